@@ -1,0 +1,49 @@
+# Every target below needs nothing but Python 3.10 or newer, `venv` and this file: it makes .venv from constraints.txt
+# first, once, and again only when setup.cfg, pyproject.toml or constraints.txt changes. pip's own settings (a mirror, a
+# wheel folder, the CPU-only build of torch) are read from pip's configuration or PIP_* variables as always.
+
+PYTHON ?= python3
+VENV ?= .venv
+# test processes; each of them computes on one thread
+TEST_JOBS ?= 2
+TEST_TIMEOUT ?= 300
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PACKAGE_FILES := setup.cfg pyproject.toml constraints.txt
+PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-full check bench
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed-demo  ## train on generated stories and search them; DATA=folder takes your own videos
+	$(BIN)/python examples/demo/run_demo.py --output outputs/demo $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.installed-test  ## the fast tests, with the core dependencies; ARGS=... goes to pytest
+	$(PYTEST) $(ARGS)
+
+test-full: $(VENV)/.installed-test-full  ## every test, with every extra: the slow and the browser ones too
+	$(PYTEST) -m "" $(ARGS)
+
+check: $(VENV)/.installed-check  ## lint, format and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+bench: $(VENV)/.installed-demo  ## time and peak memory of a training step and of the video tower
+	$(BIN)/python benchmarks/training_step.py $(ARGS)
+
+# torch goes in first and alone, so that the packages that need it find it there and do not choose another build.
+$(VENV)/.installed-torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet torch --constraint constraints.txt
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed-torch $(PACKAGE_FILES)
+	$(PIP) install --quiet --editable '.[$*]' --constraint constraints.txt
+	@touch $@
