@@ -1,0 +1,150 @@
+"""The command line: the table of sub-commands, what it imports, how errors reach the shell.
+
+What each sub-command does is tested beside the module that implements it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lfvila_hf.cli as cli
+
+CLI_FILE = Path(cli.__file__)
+
+
+@pytest.fixture
+def failing_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add sub-commands that end in each kind of exception."""
+    for name in ("value_error", "os_error", "interrupt", "bug"):
+        monkeypatch.setitem(cli.COMMANDS, name, cli.Command(f"{__name__}:raise_{name}", "fail"))
+
+
+def raise_value_error(arguments: list[str]) -> None:
+    raise ValueError("num_frames is 30, expected a multiple of num_clips = 4")
+
+
+def raise_os_error(arguments: list[str]) -> None:
+    raise FileNotFoundError(2, "No such file or directory", "a.mp4")
+
+
+def raise_interrupt(arguments: list[str]) -> None:
+    raise KeyboardInterrupt
+
+
+def raise_bug(arguments: list[str]) -> None:
+    raise RuntimeError("a bug")
+
+
+def test_help_lists_every_command_and_imports_no_heavy_library() -> None:
+    program = (
+        f"import runpy, sys\nsys.argv = ['lfvila-hf', '--help']\n"
+        f"try:\n    runpy.run_path({str(CLI_FILE)!r}, run_name='__main__')\n"
+        f"except SystemExit as end:\n    assert not end.code\n"
+        f"heavy = {{'torch', 'transformers', 'datasets', 'numpy', 'av'}} & set(sys.modules)\n"
+        f"assert not heavy, heavy\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name}" in run.stdout
+        assert command.summary in run.stdout
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_can_be_loaded_and_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert not end.value.code
+    assert f"usage: lfvila-hf {name}" in capsys.readouterr().out
+
+
+def test_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == cli.package_version("lfvila_hf") != "not installed"
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"lfvila-hf {printed}"
+
+
+def test_env_names_the_libraries_that_decide_results(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    import transformers
+
+    assert cli.main(["env"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert lines["transformers"] == transformers.__version__
+    assert "not installed" not in lines.values()
+
+
+def test_a_missing_package_is_reported_not_raised() -> None:
+    assert cli.package_version("a-distribution-that-nobody-made") == "not installed"
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["version", "too", "much"], ["--no-such-option"]])
+def test_wrong_arguments_end_in_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "usage: lfvila-hf" in capsys.readouterr().err
+
+
+def test_options_of_a_command_reach_it_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[list[str]] = []
+    monkeypatch.setattr(cli, "run_version", received.append)
+    words = ["--version", "--traceback", "-x", "--", "a b", "--help"]
+    assert cli.main(["version", *words]) == 0
+    assert received == [words]
+
+
+@pytest.mark.usefixtures("failing_command")
+def test_what_a_user_can_put_right_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["value_error"]) == 1
+    message = "lfvila-hf value_error: error: num_frames is 30, expected a multiple of num_clips = 4\n"
+    assert capsys.readouterr().err == message
+    assert cli.main(["os_error"]) == 1
+    assert "a.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("failing_command")
+def test_traceback_option_shows_where_an_error_came_from() -> None:
+    with pytest.raises(ValueError, match="num_frames is 30"):
+        cli.main(["--traceback", "value_error"])
+
+
+@pytest.mark.usefixtures("failing_command")
+def test_a_bug_is_never_reduced_to_one_line() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["bug"])
+
+
+@pytest.mark.usefixtures("failing_command")
+def test_an_interrupt_ends_in_status_130() -> None:
+    assert cli.main(["interrupt"]) == 130
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    program = (
+        "import sys\nfrom lfvila_hf import cli\n"
+        "cli.run_version = lambda arguments: print('x' * 10**6)\n"
+        "sys.exit(cli.main(['version']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(timeout=120) == 141, errors
+    assert errors == ""
+
+
+def test_summaries_fit_the_help_page() -> None:
+    assert cli.COMMANDS, "the table is empty, so nothing above was tested"
+    for name, command in cli.COMMANDS.items():
+        assert len(command.summary) < 90 and not command.summary.endswith("."), name
