@@ -26,9 +26,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
-import numpy as np  # noqa: E402 -- the variables above come first
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import pytest
+import torch
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
