@@ -1,0 +1,320 @@
+"""Where a video comes from, what makes it unusable, and how much of a machine it may take.
+
+A *source* is anything one video can be read from: a path, bytes, an open file, an `http(s)`/`hf`/`s3` address (through
+fsspec), or the dictionary `{"path": ..., "bytes": ...}` that a `datasets` video column holds when it is not decoded.
+This file turns each of them into something that can be opened more than once, and refuses what cannot be a video
+before a decoder sees it: a missing file, a directory, a pipe, an empty file, a file over the size limit.
+
+Two things guard against hostile files. Paths are handed to FFmpeg as `file:` addresses and only demuxers of real video
+containers may open them (`FORMATS`), so that a play list that is called `clip.mp4` cannot make the reader open other
+files or the network. And `VideoLimits` bounds bytes, pixels, frames, memory and seconds; every bound has a default
+that a real video does not meet.
+
+There is one exception, `LFVilaVideoError`, for "this video cannot be used"; it names the source, the reason and, where
+there is one, the position.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    import av
+except ImportError:
+    av = None  # type: ignore[assignment]
+
+# The demuxers a source may be opened with: containers and bare streams of video, no play list, no image sequence, no
+# device.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,asf,ogg,h264,hevc,av1,obu,ivf,m4v,mjpeg,"
+    "dv,mxf,nut,rm,swf,vob,wtv,gif,apng,webp_anim,y4m,yuv4mpegpipe,h263,mpjpeg,mp3,aac,wav,flac"
+)
+ATTACHED_PICTURE = 0x400
+
+
+class LFVilaVideoError(ValueError):
+    """This video cannot be used; the message says which one, why, and where in it.
+
+    Args:
+        source: The video, as a person would name it: the path, the address, or "bytes (1234)".
+        reason: What is wrong and, where it helps, what was expected.
+        position: Where in the video, such as "frame 812 (27.1 s)"; `None` where the whole video is meant.
+    """
+
+    def __init__(self, source: str, reason: str, position: str | None = None) -> None:
+        self.source = source
+        self.reason = reason
+        self.position = position
+        where = f" at {position}" if position else ""
+        super().__init__(f"cannot use video {source}{where}: {reason}")
+
+    def __reduce__(self) -> tuple[type[LFVilaVideoError], tuple[str, str, str | None]]:
+        """Keep the three parts when the error crosses a process border."""
+        return type(self), (self.source, self.reason, self.position)
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """What one video may cost. A value of `None` lifts that limit.
+
+    Args:
+        max_bytes: Size of the file. The default, 64 GiB, is a day of 1080p at 6 Mbit/s.
+        max_bytes_in_memory: Size of a source that has to be read into memory (a stream that cannot seek). 2 GiB.
+        max_pixels: Height times width of a picture. The default, 8192 x 8192, is above 8K UHD.
+        max_frames: Frames in the video. The default, 10 million, is 92 hours at 30 frames per second.
+        max_output_bytes: Bytes of the returned frames. 8 GiB.
+        max_seconds: Wall seconds one call may read and decode, looked at between packets. 300.
+        open_timeout: Seconds that opening or one read from a network address may take. 30.
+    """
+
+    max_bytes: int | None = 64 * 2**30
+    max_bytes_in_memory: int | None = 2 * 2**30
+    max_pixels: int | None = 8192 * 8192
+    max_frames: int | None = 10_000_000
+    max_output_bytes: int | None = 8 * 2**30
+    max_seconds: float | None = 300.0
+    open_timeout: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"the limit {name} must be above 0 or None, got {value!r}")
+
+
+class Deadline:
+    """The seconds that one call has left.
+
+    Args:
+        source: Name of the video for the error.
+        seconds: Seconds from now; `None` for no end.
+    """
+
+    def __init__(self, source: str, seconds: float | None) -> None:
+        self.source = source
+        self.seconds = seconds
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    def check(self, position: str | None = None) -> None:
+        """Raise `LFVilaVideoError` where the time is over."""
+        if self.end is not None and time.monotonic() > self.end:
+            raise LFVilaVideoError(self.source, f"reading took longer than the limit of {self.seconds:g} s", position)
+
+
+class VideoSource:
+    """One video that can be opened, if need be by several decoders at once.
+
+    Args:
+        source: A path (`str`, `os.PathLike`), `bytes`, an open binary file, an address with `://`, or a mapping with
+            `path` or `bytes` as `datasets` makes it.
+        limits: Bounds; size and reading into memory are checked here.
+
+    Raises:
+        LFVilaVideoError: if there is no regular, non-empty file of an allowed size behind it.
+        ValueError: if it is of no kind that holds a video.
+    """
+
+    def __init__(self, source: Any, limits: VideoLimits) -> None:
+        self.limits = limits
+        self.path: str | None = None
+        self._data: bytes | memoryview | None = None
+        self._file: Any = None
+        self._stamp: tuple[int, int] | None = None
+        source = _unwrap_mapping(source)
+        self.name = describe_source(source)
+        if isinstance(source, (str, os.PathLike)):
+            text = os.fspath(source)
+            if isinstance(text, bytes):
+                text = os.fsdecode(text)
+            if is_address(text):
+                self._file = _open_address(text, self.name, limits)
+                self._check_file_size()
+            else:
+                self.path = os.path.abspath(text)
+                self._stamp = self._check_path()
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            self._data = bytes(source) if isinstance(source, bytearray) else source
+            self._check_size(len(self._data))
+        elif callable(getattr(source, "read", None)):
+            self._adopt_file(source)
+        else:
+            raise ValueError(
+                f"a video must be a path, bytes, an open binary file, an address or frames, got {type(source)!r}"
+            )
+
+    @property
+    def shareable(self) -> bool:
+        """Whether several decoders can read this source at the same time."""
+        return self.path is not None or self._data is not None
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """Open a fresh `av` container at the start of the video and close it afterwards.
+
+        Raises:
+            ImportError: without PyAV.
+            LFVilaVideoError: where this is no video that FFmpeg knows.
+        """
+        require_av()
+        if self.path is not None:
+            handle: Any = f"file:{self.path}"
+        elif self._data is not None:
+            handle = io.BytesIO(self._data)
+        else:
+            self._file.seek(0)
+            handle = self._file
+        limits = self.limits
+        options = {} if limits.max_pixels is None else {"max_pixels": str(limits.max_pixels)}
+        with video_errors(self.name):
+            container = av.open(
+                handle,
+                mode="r",
+                options=options,
+                container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+                metadata_errors="replace",
+                timeout=limits.open_timeout,
+            )
+        try:
+            yield container
+        finally:
+            container.close()
+
+    def check_unchanged(self) -> None:
+        """Raise `LFVilaVideoError` if the file was written to since this source was made."""
+        if self.path is not None and self._stamp is not None and self._check_path() != self._stamp:
+            raise LFVilaVideoError(self.name, "the file changed while it was read")
+
+    def _check_path(self) -> tuple[int, int]:
+        assert self.path is not None
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError as error:
+            raise LFVilaVideoError(self.name, "no such file") from error
+        except (OSError, ValueError) as error:
+            raise LFVilaVideoError(self.name, f"the file cannot be looked at ({_reason(error)})") from error
+        if stat.S_ISDIR(status.st_mode):
+            raise LFVilaVideoError(self.name, "this is a directory, a video file was expected")
+        if not stat.S_ISREG(status.st_mode):
+            raise LFVilaVideoError(self.name, "this is no regular file but a pipe, a socket or a device")
+        if not os.access(self.path, os.R_OK):
+            raise LFVilaVideoError(self.name, "no permission to read it")
+        self._check_size(status.st_size)
+        return status.st_size, status.st_mtime_ns
+
+    def _check_size(self, size: int) -> None:
+        if size == 0:
+            raise LFVilaVideoError(self.name, "it is empty (0 bytes)")
+        if self.limits.max_bytes is not None and size > self.limits.max_bytes:
+            raise LFVilaVideoError(
+                self.name, f"{size} bytes are above the limit of {self.limits.max_bytes} (max_bytes)"
+            )
+
+    def _check_file_size(self) -> None:
+        with video_errors(self.name):
+            self._check_size(self._file.seek(0, os.SEEK_END))
+            self._file.seek(0)
+
+    def _adopt_file(self, file: Any) -> None:
+        if isinstance(file, io.TextIOBase):
+            raise LFVilaVideoError(self.name, "the file is open in text mode, open it in binary mode ('rb')")
+        seekable = getattr(file, "seekable", None)
+        with video_errors(self.name):
+            if seekable is not None and seekable():
+                self._file = file
+                self._check_file_size()
+                return
+            limit = self.limits.max_bytes_in_memory
+            data = file.read() if limit is None else file.read(limit + 1)
+            if not isinstance(data, bytes):
+                raise LFVilaVideoError(self.name, f"read() gave {type(data)!r}, bytes were expected")
+            if limit is not None and len(data) > limit:
+                raise LFVilaVideoError(
+                    self.name, f"it cannot seek and has more than {limit} bytes (max_bytes_in_memory)"
+                )
+        self._data = data
+        self._check_size(len(data))
+
+
+def describe_source(source: Any) -> str:
+    """How messages and metadata name a source: the path, the address, or its kind and size."""
+    source = _unwrap_mapping(source)
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(os.fspath(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"bytes ({len(source)})"
+    shape = getattr(source, "shape", None)
+    if shape is not None:
+        return f"{type(source).__name__} {tuple(shape)}"
+    if isinstance(source, (list, tuple)):
+        return f"list of {len(source)} frames"
+    name = getattr(source, "name", None)
+    return str(name) if isinstance(name, str) else f"{type(source).__name__} object"
+
+
+def is_address(text: str) -> bool:
+    """Whether a string is an address such as `https://host/clip.mp4`, and not a path."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme.replace("+", "").replace("::", "").isalnum()
+
+
+def require_av() -> None:
+    """Raise an `ImportError` that says what to install where PyAV is missing."""
+    if av is None:
+        raise ImportError("decoding a video file needs PyAV, which is not installed: `pip install av`")
+
+
+@contextmanager
+def video_errors(name: str, position: Callable[[], str | None] | None = None) -> Iterator[None]:
+    """Turn whatever FFmpeg, PyAV or the file system raises inside into `LFVilaVideoError`.
+
+    Args:
+        name: The source.
+        position: Called for the place in the video when something goes wrong.
+    """
+    try:
+        yield
+    except (LFVilaVideoError, ImportError, TypeError, AttributeError, NameError, AssertionError):
+        raise  # ours already, or a mistake in a program and not in a video
+    except Exception as error:
+        raise LFVilaVideoError(name, _reason(error), position() if position else None) from error
+
+
+def _reason(error: BaseException) -> str:
+    if av is not None and isinstance(error, av.error.InvalidDataError):
+        return "no video data that can be decoded (FFmpeg: invalid data)"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{type(error).__name__}: {text}"
+
+
+def _unwrap_mapping(source: Any) -> Any:
+    if not isinstance(source, Mapping):
+        return source
+    for key in ("bytes", "path"):
+        if source.get(key) is not None:
+            return source[key]
+    raise ValueError(f"a video given as a mapping needs 'path' or 'bytes', got the keys {sorted(map(str, source))}")
+
+
+def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
+    try:
+        import fsspec  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(f"reading {address} needs fsspec: `pip install fsspec`") from error
+    options: dict[str, Any] = {}
+    if address.partition("://")[0] in ("http", "https") and limits.open_timeout is not None:
+        try:
+            import aiohttp
+        except ImportError as error:
+            raise ImportError(f"reading {address} needs aiohttp: `pip install fsspec[http]`") from error
+        options["client_kwargs"] = {
+            "timeout": aiohttp.ClientTimeout(sock_connect=limits.open_timeout, sock_read=limits.open_timeout)
+        }
+    with video_errors(name):
+        return fsspec.open(address, "rb", **options).open()
