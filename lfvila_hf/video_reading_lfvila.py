@@ -116,7 +116,7 @@ def uniform_indices(num_available: int, num_frames: int) -> list[int]:
 
 
 def jittered_indices(num_available: int, num_frames: int, generator: torch.Generator | None = None) -> list[int]:
-    """The released training rule: as `uniform_indices`, with both ends moved inwards by up to one interval `n // T`.
+    """The released training rule: the uniform one, both ends moved inwards by up to one interval `n // (T - 1)`.
 
     Args:
         num_available: Frames in the video, n.
@@ -124,9 +124,9 @@ def jittered_indices(num_available: int, num_frames: int, generator: torch.Gener
         generator: Where the two random numbers come from; torch's global one if left out.
     """
     _check_counts(num_available, num_frames)
-    interval = num_available // num_frames if num_frames > 1 else 0
+    interval = min(num_available // max(num_frames - 1, 1), (num_available - 1) // 2)
     start, cut = torch.randint(0, interval + 1, (2,), generator=generator).tolist()
-    return np.linspace(start, max(num_available - 1 - cut, start), num_frames).astype(int).tolist()
+    return np.linspace(start, num_available - 1 - cut, num_frames).astype(int).tolist()
 
 
 def clip_indices(num_available: int, frames_per_clip: int) -> list[int]:
