@@ -1,3 +1,4 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """The cheapest exact decode of some frames of one video, with PyAV.
 
 Which frame is "frame 57" is settled first, by a `FrameTable`: the presentation time stamp of every frame, in order.

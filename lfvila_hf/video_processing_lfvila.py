@@ -1,3 +1,4 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """From video sources to `pixel_values_videos (B, T, 3, H, W)`: sampling, geometry, normalising.
 
 Evaluation follows the released LF-VILA transforms: resize to 240 x 428, centre crop 216 x 385, resize to 192 x 320

@@ -1,3 +1,4 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Frames of a video as tensors: `read_frames`, `read_clips`, `probe_video`, and the rules that choose frames.
 
 This is the one door through which the processor, the loaders, the index and the corpus tools get pixels. Whatever the

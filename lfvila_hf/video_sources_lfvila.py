@@ -1,3 +1,4 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Where a video comes from, what makes it unusable, and how much of a machine it may take.
 
 A *source* is anything one video can be read from: a path, bytes, an open file, an `http(s)`/`hf`/`s3` address (through

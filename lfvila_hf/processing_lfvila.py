@@ -1,0 +1,289 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Paragraphs and videos to the tensors that every LF-VILA model takes, and alignments back to seconds.
+
+A paragraph is a list of sentences. More than `max_sentences` are joined, neighbours with the fewest characters first,
+as the released retrieval loader does; fewer are filled up with empty sentences whose mask is 0. Each sentence is
+padded or cut to a fixed length L, because the position of token i of sentence m is `m * L + i` in the second text
+stage: L belongs to the checkpoint and is stored here.
+
+Letters: B videos or paragraphs, N answers, M sentences, L tokens, T frames, K clips, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+
+from .alignment_lfvila import monotone_alignment
+from .video_processing_lfvila import LFVilaVideoMetadata
+
+
+class SentenceMoment(NamedTuple):
+    """When one sentence of a paragraph happens.
+
+    Args:
+        sentence: Number of the sentence, from 0, after merging.
+        start: Second at which its clip starts.
+        end: Second at which its clip ends.
+        score: Cosine of sentence and clip.
+    """
+
+    sentence: int
+    start: float
+    end: float
+    score: float
+
+
+class LFVilaProcessor(ProcessorMixin):
+    """A video processor and a tokenizer as one.
+
+    Args:
+        video_processor: `LFVilaVideoProcessor`.
+        tokenizer: Any BERT WordPiece tokenizer.
+        max_sentences: Sentences of a paragraph that are kept apart, M at most.
+        max_sentence_length: Tokens of a sentence, L, `[CLS]` and `[SEP]` included; longer ones are cut.
+        pad_to_max_sentences: Fill every paragraph up to `max_sentences` instead of to the longest of its batch.
+    """
+
+    def __init__(
+        self,
+        video_processor: Any = None,
+        tokenizer: Any = None,
+        max_sentences: int = 4,
+        max_sentence_length: int = 50,
+        pad_to_max_sentences: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        _check_sizes(max_sentences, max_sentence_length)
+        self.max_sentences = max_sentences
+        self.max_sentence_length = max_sentence_length
+        self.pad_to_max_sentences = pad_to_max_sentences
+        super().__init__(video_processor, tokenizer, **kwargs)
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        """Accept our video processor where the library's own base class is a placeholder (without torchvision)."""
+        if argument_name == "video_processor":
+            return type(argument)
+        return super().check_argument_for_proper_class(argument_name, argument)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that a call returns."""
+        return ["input_ids", "attention_mask", "pixel_values_videos"]
+
+    def __call__(
+        self,
+        text: Any = None,
+        videos: Any = None,
+        max_sentences: int | None = None,
+        max_sentence_length: int | None = None,
+        pad_to_max_sentences: bool | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Unpack[ProcessingKwargs],
+    ) -> BatchFeature:
+        """Tensors of a batch of paragraphs, of videos, or of both; their numbers need not agree.
+
+        Args:
+            text: A string (one sentence of one video), a list of strings (a batch of one-sentence paragraphs), a list
+                of lists (a batch of paragraphs), or one level deeper (the answers of multiple choice questions).
+            videos: One source, a list of sources (a batch), or a list of lists of sources (a batch of videos given as
+                clip files); what a source can be is said at `read_frames`.
+            max_sentences: The stored one if left out.
+            max_sentence_length: The stored one if left out.
+            pad_to_max_sentences: The stored one if left out.
+            generator: Randomness of frames, crops and flips.
+            kwargs: Arguments of the video processor (`training`, `seed`, `num_frames`, ...), `return_tensors` ("pt"
+                if left out), `return_metadata`; also grouped as `videos_kwargs={...}` and `text_kwargs={...}`.
+
+        Returns:
+            `input_ids` and `attention_mask` `(B, M, L)`, or `(B, N, M, L)` for multiple choice; `pixel_values_videos`
+            `(B, T, 3, H, W)`; and, with `return_metadata`, `video_metadata`.
+
+        Raises:
+            ValueError: for an empty batch, paragraph or sentence, naming it, or for text of no known shape.
+            LFVilaVideoError: for a video that cannot be used.
+        """
+        if text is None and videos is None:
+            raise ValueError("LFVilaProcessor needs text, videos or both, got neither")
+        self._check_arguments(kwargs)
+        merged = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
+        data: dict[str, Any] = {}
+        kind = merged["text_kwargs"].get("return_tensors") or merged["videos_kwargs"].get("return_tensors") or "pt"
+        if text is not None:
+            length = max_sentence_length or merged["text_kwargs"].get("max_length") or self.max_sentence_length
+            sentences = max_sentences or self.max_sentences
+            _check_sizes(sentences, length)
+            pad = self.pad_to_max_sentences if pad_to_max_sentences is None else pad_to_max_sentences
+            data.update(self._encode(text, sentences, length, pad))
+        if videos is not None:
+            options = merged["videos_kwargs"] | {"return_tensors": "pt"}
+            if generator is not None:
+                options["generator"] = generator
+            data.update(self.video_processor(videos, **options))
+        tensors = kind if kind != "pt" else None  # they are torch tensors already
+        return BatchFeature(data, tensor_type=tensors, skip_tensor_conversion=["video_metadata"])
+
+    def post_process_alignment(
+        self, outputs: Any, metadata: Sequence[LFVilaVideoMetadata]
+    ) -> list[list[SentenceMoment]]:
+        """When each sentence of each pair happens.
+
+        The sentences of a paragraph are mapped to the clips of its video in order, so that the mean cosine is
+        highest. A clip lasts from its first sampled frame to the first frame of the next clip, the last one to the
+        end of the video.
+
+        Args:
+            outputs: With `sentence_embeds (B, M, D)`, `clip_embeds (B, K, D)` and, where sentences are padded,
+                `sentence_mask (B, M)`, as attributes or keys: what `LFVilaModel` returns.
+            metadata: `video_metadata` of the same B videos.
+
+        Returns:
+            For each pair one `SentenceMoment` per real sentence, in order.
+
+        Raises:
+            ValueError: where the numbers of texts, videos and metadata differ, T is no multiple of K, or a video's
+                seconds are not known.
+        """
+        sentence_embeds, clip_embeds = _field(outputs, "sentence_embeds"), _field(outputs, "clip_embeds")
+        if not len(sentence_embeds) == len(clip_embeds) == len(metadata):
+            raise ValueError(
+                f"an alignment needs pairs, got {len(sentence_embeds)} texts, {len(clip_embeds)} videos "
+                f"and {len(metadata)} entries of metadata"
+            )
+        mask = outputs.get("sentence_mask") if isinstance(outputs, Mapping) else getattr(outputs, "sentence_mask", None)
+        similarity = torch.einsum("bmd,bkd->bmk", sentence_embeds.float(), clip_embeds.float())  # (B, M, K)
+        _, clip_index = monotone_alignment(similarity, mask)  # (B, M)
+        moments = []
+        for pair, video in enumerate(metadata):
+            bounds = _clip_bounds(video, similarity.shape[2])
+            row = []
+            for sentence, clip in enumerate(clip_index[pair].tolist()):
+                if clip >= 0:
+                    score = similarity[pair, sentence, clip].item()
+                    row.append(SentenceMoment(sentence, bounds[clip], bounds[clip + 1], score))
+            moments.append(row)
+        return moments
+
+    def _check_arguments(self, kwargs: Mapping[str, Any]) -> None:
+        known = {"text_kwargs", "videos_kwargs", "common_kwargs", "return_tensors", "max_length"}
+        known |= set(self.video_processor.valid_kwargs.__annotations__)
+        unknown = sorted(set(kwargs) - known)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} does not know the arguments {unknown}")
+        unknown = sorted(set(kwargs.get("text_kwargs") or {}) - {"max_length", "return_tensors"})
+        if unknown:
+            raise ValueError(
+                f"text_kwargs {unknown} cannot be set: sentences are always padded and cut to max_sentence_length"
+            )
+
+    def _encode(self, text: Any, max_sentences: int, length: int, pad: bool) -> dict[str, torch.Tensor]:
+        paragraphs, choices = _as_paragraphs(text)
+        merged = [merge_sentences(paragraph, max_sentences) for paragraph in paragraphs]
+        rows = max_sentences if pad else max(map(len, merged))
+        encoded = self.tokenizer(
+            [sentence for paragraph in merged for sentence in paragraph],
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_attention_mask=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        fillers = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0}
+        real = torch.tensor([row < len(paragraph) for paragraph in merged for row in range(rows)])
+        shape = (len(merged), rows, length) if choices is None else (-1, choices, rows, length)
+        tensors = {}
+        for name, filler in fillers.items():
+            values = encoded[name].new_full((len(merged) * rows, length), filler)
+            values[real] = encoded[name]
+            tensors[name] = values.reshape(shape)  # (B, M, L) or (B, N, M, L)
+        return tensors
+
+
+def merge_sentences(sentences: Sequence[str], max_sentences: int) -> list[str]:
+    """Join neighbouring sentences until at most `max_sentences` are left, always the pair with the fewest characters.
+
+    Args:
+        sentences: The paragraph.
+        max_sentences: How many may stay.
+    """
+    merged = list(sentences)
+    while len(merged) > max_sentences:
+        lengths = [len(one) + len(next_one) for one, next_one in zip(merged, merged[1:], strict=False)]
+        place = lengths.index(min(lengths))
+        merged[place : place + 2] = [f"{merged[place]} {merged[place + 1]}"]
+    return merged
+
+
+def _as_paragraphs(text: Any) -> tuple[list[list[str]], int | None]:
+    """Any allowed nesting as a flat list of paragraphs, and the number of answers N where it is multiple choice."""
+    if isinstance(text, str):
+        return [[_sentence(text, "text")]], None
+    batch = _items(text, "text")
+    if all(isinstance(item, str) for item in batch):
+        return [[_sentence(item, f"text {place}")] for place, item in enumerate(batch)], None
+    rows = [_items(item, f"text {place}") for place, item in enumerate(batch)]
+    if all(isinstance(item, str) for row in rows for item in row):
+        return [
+            [_sentence(item, f"sentence {number} of text {place}") for number, item in enumerate(row)]
+            for place, row in enumerate(rows)
+        ], None
+    counts = sorted({len(row) for row in rows})
+    if len(counts) > 1:
+        raise ValueError(f"the questions of a batch must have equally many answers, got {counts}")
+    paragraphs = []
+    for place, row in enumerate(rows):
+        for answer, paragraph in enumerate(row):
+            name = f"answer {answer} of text {place}"
+            sentences = _items(paragraph, name)
+            paragraphs.append(
+                [_sentence(item, f"sentence {number} of {name}") for number, item in enumerate(sentences)]
+            )
+    return paragraphs, counts[0]
+
+
+def _items(value: Any, name: str) -> list[Any]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be a list, as the rest of the batch is, got {value!r:.80}")
+    if not value:
+        raise ValueError(f"{name} is an empty list: at least one sentence is needed")
+    return list(value)
+
+
+def _sentence(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, got {value!r:.80}")
+    if not value.strip():
+        raise ValueError(f"{name} is empty: a sentence needs at least one character that is no space")
+    return value
+
+
+def _check_sizes(max_sentences: int, max_sentence_length: int) -> None:
+    if max_sentences < 1:
+        raise ValueError(f"max_sentences must be at least 1, got {max_sentences}")
+    if max_sentence_length < 3:
+        raise ValueError(
+            f"max_sentence_length must hold [CLS], a token and [SEP], so at least 3, got {max_sentence_length}"
+        )
+
+
+def _field(outputs: Any, name: str) -> torch.Tensor:
+    value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    if value is None:
+        raise ValueError(f"the outputs have no {name}: give what LFVilaModel returns for texts and videos together")
+    return value
+
+
+def _clip_bounds(video: LFVilaVideoMetadata, num_clips: int) -> list[float]:
+    """Seconds at which the K clips start, and the end of the video: K + 1 numbers."""
+    times, duration = video.timestamps, video.duration
+    if len(times) % num_clips:
+        raise ValueError(
+            f"{len(times)} frames of {video.source} cannot be split into {num_clips} clips of equal length"
+        )
+    step = len(times) // num_clips
+    return [*times[::step], max(duration if duration is not None else times[-1], times[-1])]
