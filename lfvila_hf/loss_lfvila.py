@@ -1,0 +1,356 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""The losses of LF-VILA as pure functions of tensors (paper section 3.3, released `lfvila_pretrain.py`).
+
+Four terms, two phases:
+
+1. contrastive phase: *global* (paragraph against video over the batch) plus 0.25 x *MTC* (sentence against clip in
+time); 2. fusion phase: *MLM* (masked tokens with the video in sight) plus 10 x *VTM* (does this video belong to this
+text?).
+
+Every function returns the unweighted term as a scalar that stays finite on degenerate batches (one video, one clip,
+nothing masked, every anchor tied) and keeps its graph there. `LFVilaLoss` puts the terms together from a model's
+outputs alone, so that `Trainer(compute_loss_func=LFVilaLoss())` needs nothing else. Memory: B x B cosines for the
+global term, B x anchors x (candidates + others) for MTC.
+
+Random choices are counter-based: a hash of (seed, step, sample, position) and no generator state, so that a draw is the
+same on every device, for every number of processes, and after a resume.
+
+Letters: B videos, K clips, M sentences, L tokens, T frames, P tokens per frame, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+
+class MTCDraw(NamedTuple):
+    """Positions drawn for MTC; all int64.
+
+    Attributes:
+        anchors: positions in time whose sentence (clip) looks for its clip (sentence), `(B, num_anchors)`.
+        candidates: positions in time to choose from, `(B, num_candidates)`.
+        others: the one position of each video that is lent to other videos as a negative, `(B,)`.
+    """
+
+    anchors: torch.Tensor
+    candidates: torch.Tensor
+    others: torch.Tensor
+
+
+def _hash32(value: torch.Tensor) -> torch.Tensor:
+    """Mix 32-bit numbers held in int64 (a two-round multiply-xorshift finaliser).
+
+    Returns the same shape, [0, 2**32).
+    """
+    value = value & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * 0x21F0AAAD) & 0xFFFFFFFF
+    value = ((value ^ (value >> 15)) * 0x735A2D97) & 0xFFFFFFFF
+    return value ^ (value >> 15)
+
+
+def random_keys(
+    seed: int | torch.Tensor, step: int | torch.Tensor, samples: torch.Tensor, count: int, stream: int
+) -> torch.Tensor:
+    """Reproducible random integers for every sample of a step.
+
+    Args:
+        seed: seed of the run.
+        step: optimisation step (0 in evaluation).
+        samples: number of each sample in the batch of all processes, `(B,)` int64.
+        count: numbers wanted per sample.
+        stream: which use they are for; different uses must not share numbers.
+
+    Returns:
+        `(B, count)` int64 in [0, 2**32).
+    """
+    state = _hash32(torch.as_tensor(seed, device=samples.device, dtype=torch.int64) + 0x9E3779B9 * (stream + 1))
+    state = _hash32(state ^ _hash32(torch.as_tensor(step, device=samples.device, dtype=torch.int64) + 0x7F4A7C15))
+    rows = _hash32(state ^ _hash32(samples.to(torch.int64) + 0x2545F491))  # (B,)
+    columns = torch.arange(count, device=samples.device)  # (count,)
+    return _hash32(rows[:, None] ^ _hash32(columns + 0x1B873593)[None])  # (B, count)
+
+
+def draw_mtc(
+    num_videos: int,
+    num_clips: int,
+    num_anchors: int = 2,
+    num_candidates: int = 2,
+    *,
+    seed: int | torch.Tensor = 0,
+    step: int | torch.Tensor = 0,
+    first_sample: int = 0,
+    device: torch.device | str | None = None,
+) -> MTCDraw:
+    """Draw MTC's positions: anchors and, independently of them, candidates, each without repetition within a video.
+
+    Args:
+        num_videos: B of the batch to draw for.
+        num_clips: K. With fewer clips than anchors (candidates) wanted, all K are drawn.
+        num_anchors: anchors per video.
+        num_candidates: candidates per video.
+        seed: seed of the run.
+        step: optimisation step.
+        first_sample: number of the first video in the batch of all processes.
+        device: where the draw lives.
+
+    Returns:
+        An `MTCDraw`, the same for the same (seed, step, sample) whatever the batch around it.
+    """
+    samples = torch.arange(num_videos, device=device) + first_sample  # (B,)
+    anchors, candidates = (
+        random_keys(seed, step, samples, num_clips, stream).argsort(dim=1)[:, :count]  # (B, count)
+        for stream, count in ((0, num_anchors), (1, num_candidates))
+    )
+    others = random_keys(seed, step, samples, 1, 2)[:, 0] % num_clips  # (B,)
+    return MTCDraw(anchors, candidates, others)
+
+
+def global_contrastive_loss(
+    text_features: torch.Tensor, video_features: torch.Tensor, temperature: float = 0.05
+) -> torch.Tensor:
+    """Paragraph against video over the whole batch, cross-entropy in both directions, summed.
+
+    Args:
+        text_features: L2-normalised paragraph features, `(B, D)`.
+        video_features: L2-normalised video features, `(B, D)`; row i belongs to paragraph i.
+        temperature: tau; logits are cosines over it.
+
+    Returns:
+        Scalar: mean over the batch of each direction, added.
+
+    Raises:
+        ValueError: the numbers of texts and videos differ, or there are none.
+    """
+    if text_features.shape != video_features.shape or text_features.ndim != 2 or len(text_features) == 0:
+        raise ValueError(
+            f"pairs are expected: text features {tuple(text_features.shape)} and video features "
+            f"{tuple(video_features.shape)} must have one and the same shape (B, D), B >= 1"
+        )
+    logits = text_features @ video_features.T / temperature  # (B, B)
+    targets = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+
+
+def mtc_loss(
+    sentence_features: torch.Tensor,
+    clip_features: torch.Tensor,
+    draw: MTCDraw,
+    temperature: float = 0.05,
+    sentence_mask: torch.Tensor | None = None,
+    other_negatives: Literal["others", "released"] = "others",
+    num_other_negatives: int = 3,
+) -> torch.Tensor:
+    """Multimodal temporal contrastive loss (paper section 3.3).
+
+    The positive of an anchor is the candidate nearest to it in time; the other candidates and clips lent by
+    `num_other_negatives` other videos are negatives. Anchors whose nearest candidates tie are left out. The same
+    draw serves sentence-to-clip and clip-to-sentence; the two cross-entropies are added.
+
+    Args:
+        sentence_features: L2-normalised sentence features, `(B, M, D)`.
+        clip_features: L2-normalised clip features, `(B, K, D)`.
+        draw: the positions, see `draw_mtc`.
+        temperature: tau.
+        sentence_mask: `(B, M)`, 1 for a real sentence. A video whose real sentences are not exactly the first K takes
+            no part in the loss: it has no anchor and lends nothing. All real where not given.
+        other_negatives: `"others"`: lent by the 1 ... min(num_other_negatives, B - 1) videos before it in the batch
+            (cyclically); `"released"`: rolled by 0 ... num_other_negatives - 1, so that the first one is the video's
+            own clip, and the mask is ignored, as the released code does.
+        num_other_negatives: how many videos lend a clip (a sentence) to each anchor.
+
+    Returns:
+        Scalar: mean over anchors of each direction, added; 0 (with a graph) when no anchor is left.
+
+    Raises:
+        ValueError: `other_negatives` is unknown, or shapes do not fit each other.
+    """
+    batch, num_sentences, width = sentence_features.shape
+    num_clips = clip_features.shape[1]
+    if clip_features.shape != (batch, num_clips, width) or len(draw.anchors) != batch:
+        raise ValueError(
+            f"sentence features {tuple(sentence_features.shape)}, clip features {tuple(clip_features.shape)} "
+            f"and a draw "
+            f"for {len(draw.anchors)} videos must agree in B and D"
+        )
+    if other_negatives not in ("others", "released"):
+        raise ValueError(f'other_negatives must be "others" or "released", got {other_negatives!r}')
+    released = other_negatives == "released"
+
+    if released or sentence_mask is None:
+        takes_part = torch.full((batch,), num_sentences == num_clips or released, device=clip_features.device)  # (B,)
+    else:
+        real = sentence_mask.bool()
+        takes_part = (real.sum(1) == num_clips) & real[:, :num_clips].all(1) & (num_sentences >= num_clips)  # (B,)
+    rolls = range(num_other_negatives) if released else range(1, min(num_other_negatives, batch - 1) + 1)
+
+    distance = (draw.anchors[:, :, None] - draw.candidates[:, None, :]).abs()  # (B, A, C)
+    nearest, positive = distance.min(dim=2)  # (B, A), (B, A)
+    tied = (distance == nearest[:, :, None]).sum(2) > 1  # (B, A)
+    counted = takes_part[:, None] & ~tied  # (B, A)
+
+    def pick(features: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Rows `positions` (B, n) of `features` (B, length, D), as (B, n, D).
+
+        Positions past the end read the last row.
+        """
+        positions = positions.clamp(max=features.shape[1] - 1)
+        return features.gather(1, positions[:, :, None].expand(-1, -1, features.shape[2]))
+
+    lends = torch.stack([takes_part.roll(roll) for roll in rolls], 1) if rolls else takes_part.new_zeros((batch, 0))
+
+    def direction(anchor_side: torch.Tensor, candidate_side: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of every anchor, (B, A)."""
+        anchors = pick(anchor_side, draw.anchors)  # (B, A, D)
+        candidates = pick(candidate_side, draw.candidates)  # (B, C, D)
+        lent = pick(candidate_side, draw.others[:, None])  # (B, 1, D)
+        lent = torch.cat([lent.roll(roll, 0) for roll in rolls], 1) if rolls else lent[:, :0]  # (B, R, D)
+        within = anchors @ candidates.transpose(1, 2)  # (B, A, C)
+        across = (anchors @ lent.transpose(1, 2)).masked_fill(~lends[:, None], float("-inf"))  # (B, A, R)
+        logits = torch.cat([within, across], dim=2) / temperature  # (B, A, C + R)
+        return F.cross_entropy(logits.flatten(0, 1), positive.flatten(), reduction="none").view_as(positive)
+
+    per_anchor = direction(sentence_features, clip_features) + direction(clip_features, sentence_features)  # (B, A)
+    per_anchor = torch.where(counted, per_anchor, per_anchor.new_zeros(()))
+    return per_anchor.sum() / counted.sum().clamp(min=1)
+
+
+def masked_language_modeling_loss(mlm_logits: torch.Tensor, mlm_targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the masked text tokens.
+
+    Args:
+        mlm_logits: `(B, 1 + M*L + T*P, vocabulary)`: paragraph token, text tokens, video tokens.
+        mlm_targets: `(B, M, L)`, the right token where one was masked, -100 elsewhere.
+
+    Returns:
+        Scalar: mean over masked tokens, 0 (with a graph) when nothing is masked.
+    """
+    targets = mlm_targets.flatten(1)  # (B, M*L)
+    logits = mlm_logits[:, 1 : 1 + targets.shape[1]]  # (B, M*L, vocabulary)
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp(min=1)
+
+
+def video_text_matching_loss(vtm_logits: torch.Tensor, vtm_targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of "does this video belong to this text": logits `(B, 2)`, targets `(B,)`, 1 for a matched pair."""
+    return F.cross_entropy(vtm_logits, vtm_targets)
+
+
+def mismatched_pairs(num_pairs: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make the mismatched half of a VTM batch: each text of the first half gets its neighbour's video.
+
+    The neighbour is the one before it, cyclically within that half; where the half is a single pair, the pair after it.
+
+    Args:
+        num_pairs: B. With one pair there is no neighbour, so it stays matched.
+        device: where the tensors live.
+
+    Returns:
+        `(video_index, vtm_targets)`, both `(B,)` int64: the video that goes with text i; 0 for mismatched, 1 for
+        matched.
+    """
+    index = torch.arange(num_pairs, device=device)
+    half = num_pairs // 2
+    return torch.where(index < half, (index - 1) % max(half, 2), index), (index >= half).long()
+
+
+def span_weights_from_targets(span_targets: torch.Tensor) -> torch.Tensor:
+    """Weights that make both sides of a span count alike: T / (2 * frames on that side), `(B, T)` from `(B, T)` 0/1."""
+    inside = span_targets.bool()
+    frames = span_targets.shape[1]
+    counts = torch.where(inside, inside.sum(1, keepdim=True), (~inside).sum(1, keepdim=True))  # (B, T)
+    return frames / (2.0 * counts.clamp(min=1))
+
+
+def span_loss(
+    span_logits: torch.Tensor, span_targets: torch.Tensor, span_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Per-frame two-class cross-entropy of the frames that answer a question, weighted per frame, mean over all frames.
+
+    Args:
+        span_logits: `(B, T, 2)`.
+        span_targets: `(B, T)`, 1 for a frame inside the span.
+        span_weights: `(B, T)`; made by `span_weights_from_targets` where not given.
+    """
+    if span_weights is None:
+        span_weights = span_weights_from_targets(span_targets)
+    per_frame = F.cross_entropy(span_logits.flatten(0, 1), span_targets.long().flatten(), reduction="none")
+    return (per_frame * span_weights.flatten()).mean()
+
+
+class LFVilaLoss:
+    """Both phases' loss, read from a model's outputs alone: `Trainer(model, ..., compute_loss_func=LFVilaLoss())`.
+
+    With transformers' own Trainer this is exact for one process without gradient accumulation; `LFVilaTrainer` is the
+    route for more. Weights and temperatures are taken from `config` where one is given, else they are the paper's.
+
+    Args:
+        config: a `LFVilaConfig`, or anything with its loss fields.
+    """
+
+    def __init__(self, config: Any = None) -> None:
+        self.temperature = 0.05 if config is None else config.temperature
+        self.temporal_temperature = 0.05 if config is None else config.temporal_temperature
+        self.num_other_negatives = 3 if config is None else config.num_other_negatives
+        self.num_anchors = 2 if config is None else config.num_anchors
+        self.num_candidates = 2 if config is None else config.num_candidates
+        self.other_negatives: Any = "others" if config is None else config.mtc_other_negatives
+        self.weights = {
+            "global_loss": 1.0 if config is None else config.global_loss_weight,
+            "mtc_loss": 0.25 if config is None else config.mtc_loss_weight,
+            "mlm_loss": 1.0 if config is None else config.mlm_loss_weight,
+            "vtm_loss": 10.0 if config is None else config.vtm_loss_weight,
+        }
+
+    def terms(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """Unweighted terms that `outputs` allow, by name.
+
+        Args:
+            outputs: a model output (mapping) with `text_embeds` and `video_embeds` `(B, D)`, perhaps `sentence_embeds`
+                `(B, M, D)`, `clip_embeds` `(B, K, D)`, `sentence_mask` and `mtc_draw`; or with `mlm_logits` and
+                `mlm_targets`, `vtm_logits` and `vtm_targets`.
+
+        Raises:
+            ValueError: none of the terms can be made from these outputs.
+        """
+        terms: dict[str, torch.Tensor] = {}
+        text, video = outputs.get("text_embeds"), outputs.get("video_embeds")
+        if text is not None and video is not None:
+            terms["global_loss"] = global_contrastive_loss(text, video, self.temperature)
+            sentences, clips = outputs.get("sentence_embeds"), outputs.get("clip_embeds")
+            if sentences is not None and clips is not None:
+                draw = outputs.get("mtc_draw")
+                if draw is None:
+                    batch, positions = clips.shape[:2]
+                    draw = draw_mtc(batch, positions, self.num_anchors, self.num_candidates, device=clips.device)
+                terms["mtc_loss"] = mtc_loss(
+                    sentences,
+                    clips,
+                    draw,
+                    self.temporal_temperature,
+                    outputs.get("sentence_mask"),
+                    self.other_negatives,
+                    self.num_other_negatives,
+                )
+        if outputs.get("mlm_logits") is not None and outputs.get("mlm_targets") is not None:
+            terms["mlm_loss"] = masked_language_modeling_loss(outputs["mlm_logits"], outputs["mlm_targets"])
+        if outputs.get("vtm_logits") is not None and outputs.get("vtm_targets") is not None:
+            terms["vtm_loss"] = video_text_matching_loss(outputs["vtm_logits"], outputs["vtm_targets"])
+        if not terms:
+            raise ValueError(
+                "outputs hold neither text_embeds with video_embeds, nor mlm_logits with mlm_targets, nor vtm_logits "
+                f"with vtm_targets; they hold {sorted(k for k, v in outputs.items() if v is not None)}"
+            )
+        return terms
+
+    def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Weighted sum of `terms`, a scalar."""
+        return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+
+    def __call__(
+        self, outputs: Any, labels: Any = None, num_items_in_batch: int | torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Loss of one batch, a scalar. `labels` and `num_items_in_batch` are the Trainer's and have no use here."""
+        return self.total(self.terms(outputs))

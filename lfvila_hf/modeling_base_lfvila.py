@@ -1,0 +1,228 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""What all LF-VILA models share: output classes, the attention function, masks, the base class.
+
+Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
+of a level, D shared width, N answers. Mask value 1 means "real", 0 means "padding".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
+from .loss_lfvila import MTCDraw
+
+
+@dataclass
+class LFVilaVideoModelOutput(ModelOutput):
+    """Output of the video tower (and of `LFVilaModel.get_video_features`).
+
+    Attributes:
+        last_hidden_state: last level after its LayerNorm, `(B, T, h, w, D)`.
+        pooler_output: mean of all pooled tokens, `(B, D)`; from `get_video_features`, its projection.
+        clip_hidden_state: clip level after its own merging and LayerNorm, `(B, T, h', w', D)`.
+        tokens: last level after max-pooling, `(B, T, P, D)`.
+        video_embeds: projected, L2-normalised video feature, `(B, D)`; only from `get_video_features`.
+        clip_embeds: projected, L2-normalised clip features, `(B, K, D)`; only from `get_video_features`.
+        hidden_states: input of the first block and output of every block, each `(B, T, h, w, C)`.
+        attentions: attention weights of every block, each `(windows, A, V, V)`; needs `attn_implementation="eager"`.
+    """
+
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]
+    clip_hidden_state: torch.Tensor = None  # type: ignore[assignment]
+    tokens: torch.Tensor = None  # type: ignore[assignment]
+    video_embeds: torch.Tensor | None = None
+    clip_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class LFVilaTextModelOutput(ModelOutput):
+    """Output of the text tower (and of `LFVilaModel.get_text_features`).
+
+    Attributes:
+        last_hidden_state: paragraph token and all text tokens after the paragraph layers, `(B, 1 + M*L, D)`.
+        pooler_output: the paragraph token, `(B, D)`; from `get_text_features`, its projection.
+        sentence_hidden_state: text tokens after the sentence layers, `(B, M, L, D)`.
+        attention_mask: mask over `last_hidden_state`, `(B, 1 + M*L)`.
+        sentence_mask: 1 for sentences with at least one real token, `(B, M)`.
+        text_embeds: projected, L2-normalised paragraph feature, `(B, D)`; only from `get_text_features`.
+        sentence_embeds: projected, L2-normalised sentence features, `(B, M, D)`; only from `get_text_features`.
+        hidden_states: input and outputs of the layers: `(B*M, L, D)` in the sentence slice, `(B, 1 + M*L, D)` after.
+        attentions: attention weights of every layer; needs `attn_implementation="eager"`.
+    """
+
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]
+    sentence_hidden_state: torch.Tensor = None  # type: ignore[assignment]
+    attention_mask: torch.Tensor = None  # type: ignore[assignment]
+    sentence_mask: torch.Tensor = None  # type: ignore[assignment]
+    text_embeds: torch.Tensor | None = None
+    sentence_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class LFVilaCrossModalOutput(ModelOutput):
+    """Output of the cross-modal encoder.
+
+    Attributes:
+        last_hidden_state: paragraph token, text tokens, video tokens, `(B, 1 + M*L + T*P, D)`.
+        pooler_output: tanh-pooled paragraph token, `(B, D)`.
+        hidden_states: input and output of every layer (of the text stream in co-attention).
+        attentions: attention weights of every layer; needs `attn_implementation="eager"`.
+    """
+
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class LFVilaOutput(ModelOutput):
+    """Output of `LFVilaModel`, and of `LFVilaForPreTraining` in both phases (fields of the other phase stay `None`).
+
+    Attributes:
+        loss: weighted sum of the phase's terms; only with `return_loss` and as many texts as videos.
+        logits_per_text: cosines over the temperature, `(texts, videos)`.
+        logits_per_video: its transpose.
+        text_embeds: paragraph features, projected and L2-normalised, `(B, D)`.
+        video_embeds: video features, projected and L2-normalised, `(B, D)`.
+        sentence_embeds: sentence features, projected and L2-normalised, `(B, M, D)`.
+        clip_embeds: clip features, projected and L2-normalised, `(B, K, D)`.
+        sentence_mask: 1 for real sentences, `(B, M)`.
+        mtc_draw: positions that MTC used, an `MTCDraw`.
+        global_loss: unweighted.
+        mtc_loss: unweighted.
+        mlm_loss: unweighted.
+        vtm_loss: unweighted.
+        mlm_logits: `(B, 1 + M*L + T*P, vocabulary)`.
+        vtm_logits: `(B, 2)`; class 1 is "belongs together".
+        mlm_targets: targets in use, `(B, M, L)`, -100 where none (also everywhere on mismatched pairs).
+        vtm_targets: targets in use, `(B,)`.
+        text_model_output: the text tower's output.
+        video_model_output: the video tower's output.
+        cross_modal_output: the cross-modal encoder's output.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    logits_per_video: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    sentence_embeds: torch.Tensor | None = None
+    clip_embeds: torch.Tensor | None = None
+    sentence_mask: torch.Tensor = None  # type: ignore[assignment]
+    mtc_draw: MTCDraw | None = None
+    global_loss: torch.Tensor | None = None
+    mtc_loss: torch.Tensor | None = None
+    mlm_loss: torch.Tensor | None = None
+    vtm_loss: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+    vtm_logits: torch.Tensor | None = None
+    mlm_targets: torch.Tensor | None = None
+    vtm_targets: torch.Tensor | None = None
+    text_model_output: LFVilaTextModelOutput | None = None
+    video_model_output: LFVilaVideoModelOutput | None = None
+    cross_modal_output: LFVilaCrossModalOutput | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """All fields that are set, nested outputs as tuples."""
+        return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in (self[k] for k in self.keys()))
+
+
+@dataclass
+class LFVilaHeadOutput(ModelOutput):
+    """Output of the task heads.
+
+    Attributes:
+        loss: task loss (with the span term where span targets are given), only with labels.
+        logits: class or choice logits, `(B, num_labels)` or `(B, N)`.
+        span_logits: `(B, T, 2)`, multiple choice only: does frame t answer the question.
+        span_loss: unweighted, multiple choice with span targets only.
+        hidden_states: of the cross-modal encoder (of the video tower in classification).
+        attentions: likewise.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    span_logits: torch.Tensor | None = None
+    span_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention: query, key, value `(B, A, L, d)` and an additive mask.
+
+    Returns `(B, L, A, d)` and the weights.
+    """
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (B, A, L, L)
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    dropped = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(dropped, value).transpose(1, 2).contiguous(), weights
+
+
+def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+    """What the attention backend in use wants for a padding mask.
+
+    Eager and sdpa get an additive mask whose padding is the smallest number of the dtype and not minus infinity: a row
+    that is all padding then attends evenly (finite; what the released model does) instead of giving NaN.
+
+    Args:
+        config: the configuration that the layers hold too, so that mask and backend cannot disagree.
+        hidden_states: `(B, L, D)`, for dtype and device.
+        attention_mask: `(B, L)`, 1 for real tokens.
+    """
+    if config._attn_implementation in (None, "eager", "sdpa"):
+        smallest = torch.finfo(hidden_states.dtype).min
+        return (1.0 - attention_mask[:, None, None].to(hidden_states.dtype)) * smallest  # (B, 1, 1, L)
+    if config.pool_padded_sentences:
+        raise ValueError(
+            f'attn_implementation="{config._attn_implementation}" cannot attend to padding as '
+            f"pool_padded_sentences=True "
+            'asks for; use "eager" or "sdpa"'
+        )
+    return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+
+
+class LFVilaPreTrainedModel(PreTrainedModel):
+    """What all LF-VILA models share: configuration, weight initialisation, attention backends."""
+
+    config: LFVilaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ["video", "text"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LFVilaVideoLayer", "LFVilaTextLayer", "LFVilaTextEmbeddings", "LFVilaCoAttentionLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = False  # the video tower adds a learned bias to its scores, which flash kernels do not take
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _input_embed_layer = "word_embeddings"
+    # Terms are means over the batch, not sums over items: the Trainer must divide by the accumulation steps itself.
+    accepts_loss_kwargs = False

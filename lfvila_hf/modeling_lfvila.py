@@ -1,0 +1,529 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""LF-VILA (Sun et al., NeurIPS 2022, arXiv 2210.06031): long videos and paragraphs in one space.
+
+Where things are:
+
+- modeling_video_lfvila.py: the video tower with hierarchical temporal window attention;
+- modeling_text_lfvila.py: the text tower and the cross-modal encoder;
+- modeling_base_lfvila.py: outputs, attention function and base class;
+- here: the two towers put together (`LFVilaModel`), both phases of pre-training, and the task heads.
+
+What the released code does otherwise, and the switch that brings it back, is listed in docs/parity.md.
+
+Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
+of a level, D shared width, N answers. Mask value 1 means "real", 0 means "padding".
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.utils.generic import can_return_tuple
+
+from .alignment_lfvila import aligned_similarity
+from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
+from .loss_lfvila import LFVilaLoss, MTCDraw, draw_mtc, mismatched_pairs, span_loss
+from .modeling_base_lfvila import (
+    LFVilaCrossModalOutput,
+    LFVilaHeadOutput,
+    LFVilaOutput,
+    LFVilaPreTrainedModel,
+    LFVilaTextModelOutput,
+    LFVilaVideoModelOutput,
+)
+from .modeling_text_lfvila import LFVilaCrossModalEncoder, LFVilaTextModel
+from .modeling_video_lfvila import LFVilaVideoModel
+
+
+class LFVilaMLMHead(nn.Module):
+    """BERT's head for masked tokens. Its decoder is not tied to the word embeddings (neither is the released one)."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(..., D)` to `(..., vocabulary)`."""
+        return self.decoder(self.LayerNorm(self.act(self.dense(hidden_states))))
+
+
+class LFVilaModel(LFVilaPreTrainedModel):
+    """Both towers and their projections: retrieval, alignment in time, embeddings.
+
+    Args:
+        config: the configuration.
+        add_text_tower: without it the model only encodes videos (classification).
+        add_projections: without them there are features, but no embeddings and no loss (question answering).
+    """
+
+    def __init__(self, config: LFVilaConfig, add_text_tower: bool = True, add_projections: bool = True) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.video_model = LFVilaVideoModel(config.video_config)
+        self.text_model: Any = LFVilaTextModel(config.text_config) if add_text_tower else None
+        self.video_projection: Any = nn.Linear(width, width) if add_projections else None
+        self.text_projection: Any = nn.Linear(width, width) if add_projections and add_text_tower else None
+        aligned = add_projections and add_text_tower and config.temporal_alignment
+        self.sentence_projection: Any = nn.Linear(width, width) if aligned else None
+        self.clip_projection: Any = nn.Linear(width, width) if aligned else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings."""
+        return self.text_model.get_input_embeddings() if self.text_model is not None else self.video_model.patch_embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        if self.text_model is None:
+            self.video_model.set_input_embeddings(value)
+        else:
+            self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> LFVilaTextModelOutput:
+        """Encode paragraphs `(B, M, L)`.
+
+        Returns:
+            The text tower's output with `text_embeds` and (with `temporal_alignment`) `sentence_embeds` filled in;
+            `pooler_output` is the projected paragraph feature before normalisation.
+        """
+        output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        output.pooler_output = self.text_projection(output.pooler_output)
+        output.text_embeds = F.normalize(output.pooler_output, dim=-1)
+        if self.sentence_projection is not None:
+            sentences = self.sentence_projection(output.sentence_hidden_state[:, :, 0])  # (B, M, D)
+            output.sentence_embeds = F.normalize(sentences, dim=-1)
+        return output
+
+    @can_return_tuple
+    def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs: Any) -> LFVilaVideoModelOutput:
+        """Encode videos `(B, T, 3, H, W)`.
+
+        Returns:
+            The video tower's output with `video_embeds` and (with `temporal_alignment`) `clip_embeds` filled in;
+            `pooler_output` is the projected video feature before normalisation.
+
+        Raises:
+            ValueError: clip features are wanted and T does not divide by K.
+        """
+        output = self.video_model(pixel_values_videos, **kwargs)
+        output.pooler_output = self.video_projection(output.pooler_output)
+        output.video_embeds = F.normalize(output.pooler_output, dim=-1)
+        if self.clip_projection is not None:
+            source = "clip_hidden_state" if self.config.clip_feature_source == "clip_level" else "last_hidden_state"
+            clips = self.video_model.clip_features(output[source])  # (B, K, D)
+            output.clip_embeds = F.normalize(self.clip_projection(clips), dim=-1)
+        return output
+
+    def get_clip_features(self, pixel_values_videos: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Projected, L2-normalised clip features `(B, K, D)` of videos `(B, T, 3, H, W)`.
+
+        Raises:
+            ValueError: the model was built without `temporal_alignment`, or T does not divide by K.
+        """
+        if self.clip_projection is None:
+            raise ValueError("this model has no clip projection (temporal_alignment=False)")
+        kwargs["return_dict"] = True
+        return self.get_video_features(pixel_values_videos, **kwargs).clip_embeds
+
+    def similarity(
+        self, text_side: Any, video_side: Any, score: Literal["global", "aligned", "both"] = "global"
+    ) -> torch.Tensor:
+        """Score every text against every video.
+
+        Args:
+            text_side: anything with `text_embeds` `(N_text, D)`, `sentence_embeds` and `sentence_mask` `(N_text, M)`:
+                outputs of this model, of `get_text_features`, of `encode_paragraphs`.
+            video_side: anything with `video_embeds` `(N_video, D)` and `clip_embeds` `(N_video, K, D)`.
+            score: `"global"`, paragraph . video; `"aligned"`, the mean over sentences of sentence . clip under the best
+                non-decreasing map of sentences to clips; `"both"`, their sum.
+
+        Returns:
+            `(N_text, N_video)`, cosines (not divided by the temperature).
+
+        Raises:
+            ValueError: unknown score, or one that needs features which are not there.
+        """
+        if score not in ("global", "aligned", "both"):
+            raise ValueError(f'score must be "global", "aligned" or "both", got {score!r}')
+        if score == "global":
+            return text_side.text_embeds @ video_side.video_embeds.T
+        sentences, clips = text_side.sentence_embeds, video_side.clip_embeds
+        if sentences is None or clips is None:
+            raise ValueError(f"score={score!r} needs sentence and clip embeddings (temporal_alignment=True)")
+        aligned = aligned_similarity(sentences, text_side.sentence_mask, clips)
+        return aligned if score == "aligned" else aligned + text_side.text_embeds @ video_side.video_embeds.T
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        return_loss: bool = True,
+        mtc_draw: MTCDraw | None = None,
+        **kwargs: Any,
+    ) -> LFVilaOutput:
+        """Embed paragraphs and videos.
+
+        Args:
+            input_ids: `(B, M, L)`.
+            attention_mask: `(B, M, L)`, 1 for real tokens.
+            pixel_values_videos: `(B', T, 3, H, W)`; B' may differ from B, then there are logits and no loss.
+            return_loss: whether to compute the loss of the contrastive phase.
+            mtc_draw: positions for MTC. Where not given: drawn from torch's generator in training, fixed in evaluation.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+
+        Raises:
+            ValueError: a modality is missing, or shapes do not fit (see the towers).
+        """
+        if input_ids is None or pixel_values_videos is None:
+            raise ValueError(
+                "input_ids and pixel_values_videos are both expected; for one side alone use get_text_features or "
+                "get_video_features"
+            )
+        text = self.get_text_features(input_ids, attention_mask, **kwargs)
+        video = self.get_video_features(pixel_values_videos, **kwargs)
+        logits = self.similarity(text, video) / self.config.temperature  # (B, B')
+        output = LFVilaOutput(
+            logits_per_text=logits,
+            logits_per_video=logits.T,
+            text_embeds=text.text_embeds,
+            video_embeds=video.video_embeds,
+            sentence_embeds=text.sentence_embeds,
+            clip_embeds=video.clip_embeds,
+            sentence_mask=text.sentence_mask,
+            text_model_output=text,
+            video_model_output=video,
+        )
+        if return_loss and len(text.text_embeds) == len(video.video_embeds):
+            if video.clip_embeds is not None:
+                output.mtc_draw = self.draw_mtc(video.clip_embeds) if mtc_draw is None else MTCDraw(*mtc_draw)
+            criterion = LFVilaLoss(self.config)
+            terms = criterion.terms(output)
+            for name, value in terms.items():
+                output[name] = value
+            output.loss = criterion.total(terms)
+        return output
+
+    def draw_mtc(self, clip_embeds: torch.Tensor) -> MTCDraw:
+        """MTC's positions for a batch `(B, K, D)`: new ones from torch's generator in training.
+
+        Always the same in eval.
+        """
+        device = clip_embeds.device
+        seed = torch.randint(2**31, (), device=device) if self.training else 0
+        batch, clips = clip_embeds.shape[:2]
+        counts = self.config.num_anchors, self.config.num_candidates
+        return draw_mtc(batch, clips, *counts, seed=seed, device=device)
+
+
+class LFVilaFusionModel(LFVilaPreTrainedModel):
+    """Base of the models that read text and video together: towers in `model`, then `cross_modal_encoder`."""
+
+    def __init__(self, config: LFVilaConfig, add_projections: bool) -> None:
+        super().__init__(config)
+        self.model = LFVilaModel(config, add_projections=add_projections)
+        fuses = config.text_config.num_cross_modal_layers > 0
+        self.cross_modal_encoder: Any = LFVilaCrossModalEncoder(config) if fuses else None
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.model.set_input_embeddings(value)
+
+    def fuse(self, text: LFVilaTextModelOutput, video: LFVilaVideoModelOutput, **kwargs: Any) -> LFVilaCrossModalOutput:
+        """Run the cross-modal encoder on the towers' outputs, pair by pair.
+
+        Raises:
+            ValueError: there is no cross-modal encoder, or the numbers of texts and videos differ.
+        """
+        if self.cross_modal_encoder is None:
+            raise ValueError("this model has no cross-modal encoder (text_config.num_cross_modal_layers = 0)")
+        if len(text.last_hidden_state) != len(video.tokens):
+            raise ValueError(
+                f"texts and videos are read in pairs, got {len(text.last_hidden_state)} texts and "
+                f"{len(video.tokens)} videos"
+            )
+        return self.cross_modal_encoder(text.last_hidden_state, text.attention_mask, video.tokens, **kwargs)
+
+
+class LFVilaForPreTraining(LFVilaFusionModel):
+    """Both phases of pre-training, with the heads for masked tokens and for video-text matching.
+
+    Args:
+        config: the configuration; with `num_cross_modal_layers = 0` only the contrastive phase exists.
+    """
+
+    def __init__(self, config: LFVilaConfig) -> None:
+        super().__init__(config, add_projections=True)
+        fuses = self.cross_modal_encoder is not None
+        self.mlm_head: Any = LFVilaMLMHead(config.text_config) if fuses else None
+        self.vtm_head: Any = nn.Linear(config.hidden_size, 2) if fuses else None
+        self._frozen_towers = False
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The MLM decoder."""
+        return None if self.mlm_head is None else self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the MLM decoder."""
+        self.mlm_head.decoder = new_embeddings
+
+    def set_training_phase(self, phase: Literal["contrastive", "fusion"]) -> None:
+        """Say which phase is trained: freeze what it does not train, and keep frozen towers in evaluation mode.
+
+        Contrastive: the towers and projections learn. Fusion: the cross-modal encoder and the heads learn.
+
+        Raises:
+            ValueError: unknown phase, or fusion without a cross-modal encoder.
+        """
+        self._check_phase(phase)
+        self.config.training_phase = phase
+        fusion = phase == "fusion"
+        self.model.requires_grad_(not fusion)
+        for part in (self.cross_modal_encoder, self.mlm_head, self.vtm_head):
+            if part is not None:
+                part.requires_grad_(fusion)
+        self._frozen_towers = fusion
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LFVilaForPreTraining:
+        """Training or evaluation mode; towers that the fusion phase froze stay in evaluation mode."""
+        super().train(mode)
+        if mode and getattr(self, "_frozen_towers", False):
+            self.model.eval()
+        return self
+
+    def _check_phase(self, phase: str) -> None:
+        if phase not in ("contrastive", "fusion"):
+            raise ValueError(f'phase must be "contrastive" or "fusion", got {phase!r}')
+        if phase == "fusion" and self.cross_modal_encoder is None:
+            raise ValueError("the fusion phase needs text_config.num_cross_modal_layers > 0, got 0")
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        phase: Literal["contrastive", "fusion"] | None = None,
+        mlm_targets: torch.Tensor | None = None,
+        vtm_targets: torch.Tensor | None = None,
+        return_loss: bool = True,
+        mtc_draw: MTCDraw | None = None,
+        **kwargs: Any,
+    ) -> LFVilaOutput:
+        """One phase's outputs and loss.
+
+        Args:
+            input_ids: `(B, M, L)`; in the fusion phase with tokens already masked where `mlm_targets` says so.
+            attention_mask: `(B, M, L)`, 1 for real tokens.
+            pixel_values_videos: `(B, T, 3, H, W)`.
+            phase: `"contrastive"` or `"fusion"`; `config.training_phase` where not given.
+            mlm_targets: `(B, M, L)`, the right token where one was masked, -100 elsewhere. No MLM loss without.
+            vtm_targets: `(B,)`, 1 where pair i belongs together, 0 where not; the pairs are then taken as they are.
+                Without it and with `return_loss`, the first half of the batch is given its neighbour's video.
+            return_loss: whether to compute the loss; without it no pair is changed.
+            mtc_draw: see `LFVilaModel`.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+
+        Raises:
+            ValueError: unknown phase, a missing modality, or shapes that do not fit.
+        """
+        phase = self.config.training_phase if phase is None else phase
+        self._check_phase(phase)
+        if phase == "contrastive":
+            return self.model(input_ids, attention_mask, pixel_values_videos, return_loss, mtc_draw, **kwargs)
+        if input_ids is None or pixel_values_videos is None:
+            raise ValueError("the fusion phase expects input_ids and pixel_values_videos")
+        text = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        video = self.model.video_model(pixel_values_videos, **kwargs)
+        paired = video
+        if vtm_targets is None and return_loss:
+            video_index, vtm_targets = mismatched_pairs(len(video.tokens), video.tokens.device)
+            paired = LFVilaVideoModelOutput(tokens=video.tokens[video_index])
+        fused = self.fuse(text, paired, **kwargs)
+        if mlm_targets is not None and vtm_targets is not None:
+            mlm_targets = mlm_targets.masked_fill((vtm_targets == 0)[:, None, None], -100)
+        output = LFVilaOutput(
+            mlm_logits=self.mlm_head(fused.last_hidden_state),
+            vtm_logits=self.vtm_head(fused.pooler_output),
+            mlm_targets=mlm_targets,
+            vtm_targets=vtm_targets,
+            sentence_mask=text.sentence_mask,
+            text_model_output=text,
+            video_model_output=video,
+            cross_modal_output=fused,
+        )
+        if return_loss:
+            criterion = LFVilaLoss(self.config)
+            terms = criterion.terms(output)
+            for name, value in terms.items():
+                output[name] = value
+            output.loss = criterion.total(terms)
+        return output
+
+
+class LFVilaForQuestionAnswering(LFVilaFusionModel):
+    """Answers as classes: dropout and Linear(D, num_labels) on the pooled token (ActivityNet-QA, VIOLIN)."""
+
+    def __init__(self, config: LFVilaConfig) -> None:
+        super().__init__(config, add_projections=False)
+        self.dropout = nn.Dropout(config.text_config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> LFVilaHeadOutput:
+        """Answer questions about videos.
+
+        Args:
+            input_ids: `(B, M, L)`: the question, then (where there are any) subtitles, as sentences.
+            attention_mask: `(B, M, L)`, 1 for real tokens.
+            pixel_values_videos: `(B, T, 3, H, W)`.
+            labels: number of the right answer, `(B,)`.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+        """
+        text = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        video = self.model.video_model(pixel_values_videos, **kwargs)
+        fused = self.fuse(text, video, **kwargs)
+        logits = self.classifier(self.dropout(fused.pooler_output))  # (B, num_labels)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return LFVilaHeadOutput(
+            loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
+        )
+
+
+class LFVilaForMultipleChoice(LFVilaFusionModel):
+    """One score per answer, and for every frame whether it shows the answer (How2QA)."""
+
+    def __init__(self, config: LFVilaConfig) -> None:
+        super().__init__(config, add_projections=False)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.span_classifier = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        span_targets: torch.Tensor | None = None,
+        span_weights: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> LFVilaHeadOutput:
+        """Choose among answers.
+
+        Args:
+            input_ids: `(B, N, M, L)`: for every answer the question, the answer, then subtitles, as sentences.
+            attention_mask: `(B, N, M, L)`, 1 for real tokens.
+            pixel_values_videos: `(B, T, 3, H, W)`.
+            labels: number of the right answer, `(B,)`.
+            span_targets: `(B, T)`, 1 for frames inside the span that the question is about.
+            span_weights: `(B, T)`; made from the targets where not given, so that both sides count alike.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+
+        Raises:
+            ValueError: `input_ids` is not four-dimensional.
+        """
+        if input_ids.ndim != 4:
+            raise ValueError(f"input_ids of a multiple choice must be (B, N, M, L), got {tuple(input_ids.shape)}")
+        choices = input_ids.shape[1]
+        mask = None if attention_mask is None else attention_mask.flatten(0, 1)
+        text = self.model.text_model(input_ids=input_ids.flatten(0, 1), attention_mask=mask, **kwargs)
+        video = self.model.video_model(pixel_values_videos, **kwargs)
+        # The video is encoded once and read once per answer.
+        repeated = LFVilaVideoModelOutput(tokens=video.tokens.repeat_interleave(choices, 0))  # (B*N, T, P, D)
+        fused = self.fuse(text, repeated, **kwargs)
+        logits = self.classifier(fused.pooler_output).view(-1, choices)  # (B, N)
+        frames, places = video.tokens.shape[1:3]
+        seen = fused.last_hidden_state[:, -frames * places :].unflatten(1, (frames, places)).mean(2)  # (B*N, T, D)
+        span_logits = self.span_classifier(seen).unflatten(0, (-1, choices)).amax(1)  # (B, T, 2)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        span_term = None
+        if span_targets is not None:
+            span_term = span_loss(span_logits, span_targets, span_weights)
+            if loss is not None:
+                loss = loss + self.config.span_loss_weight * span_term
+        return LFVilaHeadOutput(
+            loss=loss,
+            logits=logits,
+            span_logits=span_logits,
+            span_loss=span_term,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+        )
+
+
+class LFVilaForVideoClassification(LFVilaPreTrainedModel):
+    """Linear(D, num_labels) on the projected, normalised video feature (COIN, LVU)."""
+
+    main_input_name = "pixel_values_videos"
+    input_modalities = ["video"]
+
+    def __init__(self, config: LFVilaConfig) -> None:
+        super().__init__(config)
+        self.model = LFVilaModel(config, add_text_tower=False)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The stem of the video tower."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the stem."""
+        self.model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values_videos: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> LFVilaHeadOutput:
+        """Classify videos.
+
+        Args:
+            pixel_values_videos: `(B, T, 3, H, W)`.
+            labels: `(B,)` class numbers (or what `config.problem_type` asks for).
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+        """
+        video = self.model.get_video_features(pixel_values_videos, **kwargs)
+        logits = self.classifier(video.video_embeds)  # (B, num_labels)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return LFVilaHeadOutput(
+            loss=loss, logits=logits, hidden_states=video.hidden_states, attentions=video.attentions
+        )
+
+
+__all__ = [
+    "LFVilaForMultipleChoice",
+    "LFVilaForPreTraining",
+    "LFVilaForQuestionAnswering",
+    "LFVilaForVideoClassification",
+    "LFVilaModel",
+    "LFVilaPreTrainedModel",
+    "LFVilaTextModel",
+    "LFVilaVideoModel",
+]

@@ -1,0 +1,417 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""The text tower and the cross-modal encoder: BERT's layers in three slices.
+
+Paper section 3.2; released `src/modeling/text_encoder.py` (microsoft/XPretrain, LF-VILA, MIT). The first slice reads
+each sentence on its own, the second the paragraph, the third paragraph and video together. Parameter names inside a
+layer are BERT's, so that a BERT checkpoint maps onto the slices by prefix.
+
+Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
+of a level, D shared width, N answers,
+A attention heads. Mask value 1 means "real", 0 means "padding".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
+from .modeling_base_lfvila import (
+    LFVilaCrossModalOutput,
+    LFVilaPreTrainedModel,
+    LFVilaTextModelOutput,
+    eager_attention_forward,
+    padding_mask,
+)
+
+
+class LFVilaTextSelfAttention(nn.Module):
+    """BERT's attention; keys and values may come from another sequence (co-attention)."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        source: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(B, L, D)` attends to `source` `(B, L', D)`, by default to itself; returns `(B, L, D)` and the weights."""
+        source = hidden_states if source is None else source
+        query, key, value = (
+            linear(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, A, L, d)
+            for linear, states in ((self.query, hidden_states), (self.key, source), (self.value, source))
+        )
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        out, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs)
+        return out.reshape(hidden_states.shape).contiguous(), weights
+
+
+class LFVilaTextResidual(nn.Module):
+    """Linear, dropout, residual, LayerNorm: the second half of BERT's attention and of its feed-forward network."""
+
+    def __init__(self, config: LFVilaTextConfig, in_features: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """`(B, L, in)` and `(B, L, D)` to `(B, L, D)`."""
+        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+
+
+class LFVilaTextAttention(nn.Module):
+    """Attention with its residual; parameter names are BERT's."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.self = LFVilaTextSelfAttention(config)
+        self.output = LFVilaTextResidual(config, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        source: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """`(B, L, D)` to the same shape; see `LFVilaTextSelfAttention`."""
+        attended, _ = self.self(hidden_states, attention_mask, source, **kwargs)
+        return self.output(attended, hidden_states)
+
+
+class LFVilaTextIntermediate(nn.Module):
+    """Linear and activation."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, L, D)` to `(B, L, intermediate)`."""
+        return self.act(self.dense(hidden_states))
+
+
+class LFVilaTextLayer(GradientCheckpointingLayer):
+    """BERT's layer (post-norm), under BERT's parameter names."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.attention = LFVilaTextAttention(config)
+        self.intermediate = LFVilaTextIntermediate(config)
+        self.output = LFVilaTextResidual(config, config.intermediate_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """`(B, L, D)` to the same shape."""
+        hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
+        return self.output(self.intermediate(hidden_states), hidden_states)
+
+
+class LFVilaTextEmbeddings(nn.Module):
+    """BERT's embeddings of one sentence: words, positions that restart per sentence, token type 0."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids `(B*M, L)`, or word vectors `(B*M, L, D)` in their place, to `(B*M, L, D)`."""
+        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        positions = self.position_embeddings.weight[: words.shape[1]]  # (L, D)
+        return self.dropout(self.LayerNorm(words + positions + self.token_type_embeddings.weight[0]))
+
+
+class LFVilaParagraphEmbeddings(nn.Module):
+    """Tells the tokens of a paragraph apart by position (running over all M*L of them) and by sentence."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.segment_embeddings = nn.Embedding(config.max_sentences, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, sentence_states: torch.Tensor) -> torch.Tensor:
+        """`(B, M, L, D)` to `(B, M*L, D)`.
+
+        Raises:
+            ValueError: more sentences than segment embeddings, or more tokens than position embeddings.
+        """
+        sentences, tokens = sentence_states.shape[1:3]
+        if sentences > self.segment_embeddings.num_embeddings:
+            raise ValueError(
+                f"the paragraph has {sentences} sentences, the model has {self.segment_embeddings.num_embeddings} "
+                f"segment embeddings (text_config.max_sentences)"
+            )
+        if sentences * tokens > self.position_embeddings.num_embeddings:
+            raise ValueError(
+                f"{sentences} sentences of {tokens} tokens need {sentences * tokens} positions, the model has "
+                f"{self.position_embeddings.num_embeddings} (text_config.max_position_embeddings)"
+            )
+        positions = self.position_embeddings.weight[: sentences * tokens].unflatten(0, (sentences, tokens))
+        places = positions + self.segment_embeddings.weight[:sentences, None]  # (M, L, D)
+        return self.dropout(self.LayerNorm((sentence_states + places).flatten(1, 2)))
+
+
+class LFVilaTextModel(LFVilaPreTrainedModel):
+    """The text tower: sentence layers, then paragraph layers."""
+
+    config: LFVilaTextConfig  # type: ignore[assignment]
+    base_model_prefix = "text_model"
+    input_modalities = ["text"]
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _can_record_outputs = {
+        "hidden_states": LFVilaTextLayer,
+        "attentions": OutputRecorder(LFVilaTextSelfAttention, index=1),
+    }
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__(config)
+        self.embeddings = LFVilaTextEmbeddings(config)
+        self.sentence_layers = nn.ModuleList(LFVilaTextLayer(config) for _ in range(config.num_sentence_layers))
+        self.paragraph_embeddings = LFVilaParagraphEmbeddings(config)
+        self.paragraph_layers = nn.ModuleList(LFVilaTextLayer(config) for _ in range(config.num_paragraph_layers))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
+        """Replace the word embeddings."""
+        self.embeddings.word_embeddings = value
+
+    def encode_sentences(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Read each sentence on its own: ids and mask `(B, M, L)` to states `(B, M, L, D)`."""
+        batch = attention_mask.shape[0]
+        hidden = self.embeddings(
+            None if input_ids is None else input_ids.flatten(0, 1),
+            None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
+        )  # (B*M, L, D)
+        mask = padding_mask(self.config, hidden, attention_mask.flatten(0, 1))
+        for layer in self.sentence_layers:
+            hidden = layer(hidden, mask, **kwargs)
+        return hidden.unflatten(0, (batch, -1))
+
+    def encode_paragraph(
+        self, sentence_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the paragraph: states `(B, M, L, D)` and mask `(B, M, L)` to `(B, 1 + M*L, D)` and its mask."""
+        hidden = self.paragraph_embeddings(sentence_states)  # (B, M*L, D)
+        # The paragraph token averages the sentences' [CLS] once they know their place in the paragraph.
+        first = hidden.unflatten(1, sentence_states.shape[1:3])[:, :, 0]  # (B, M, D)
+        if self.config.pool_padded_sentences:
+            paragraph = first.mean(1, keepdim=True)  # (B, 1, D)
+        else:
+            real = attention_mask.any(-1)[..., None].to(first.dtype)  # (B, M, 1)
+            paragraph = (first * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)  # (B, 1, D)
+        hidden = torch.cat([paragraph, hidden], dim=1)  # (B, 1 + M*L, D)
+        tokens = attention_mask.flatten(1)  # (B, M*L)
+        full_mask = torch.cat([tokens.new_ones((len(tokens), 1)), tokens], dim=1)  # (B, 1 + M*L)
+        mask = padding_mask(self.config, hidden, full_mask)
+        for layer in self.paragraph_layers:
+            hidden = layer(hidden, mask, **kwargs)
+        return hidden, full_mask
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> LFVilaTextModelOutput:
+        """Encode paragraphs.
+
+        Args:
+            input_ids: `(B, M, L)`; `(B, L)` is taken as one sentence per paragraph.
+            attention_mask: same shape, 1 for real tokens; all real where not given.
+            inputs_embeds: word vectors with a last axis D, in place of `input_ids`.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+
+        Raises:
+            ValueError: both or neither of ids and vectors are given, shapes do not fit, or a paragraph is too long.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds is expected")
+        if input_ids is not None:
+            shape, device = input_ids.shape, input_ids.device
+        else:
+            shape, device = inputs_embeds.shape[:-1], inputs_embeds.device  # type: ignore[union-attr]
+        if len(shape) not in (2, 3) or 0 in shape:
+            raise ValueError(f"input_ids must be (B, M, L) or (B, L), none of them 0, got {tuple(shape)}")
+        if attention_mask is None:
+            attention_mask = torch.ones(shape, dtype=torch.long, device=device)
+        if attention_mask.shape != shape:
+            raise ValueError(f"attention_mask {tuple(attention_mask.shape)} must have the shape {tuple(shape)}")
+        if len(shape) == 2:
+            attention_mask = attention_mask[:, None]
+            input_ids = None if input_ids is None else input_ids[:, None]
+            inputs_embeds = None if inputs_embeds is None else inputs_embeds[:, None]
+        sentences = self.encode_sentences(input_ids, attention_mask, inputs_embeds, **kwargs)  # (B, M, L, D)
+        hidden, full_mask = self.encode_paragraph(sentences, attention_mask, **kwargs)  # (B, 1 + M*L, D)
+        return LFVilaTextModelOutput(
+            last_hidden_state=hidden,
+            pooler_output=hidden[:, 0],
+            sentence_hidden_state=sentences,
+            attention_mask=full_mask,
+            sentence_mask=attention_mask.any(-1).long(),
+        )
+
+
+class LFVilaVideoTokenEmbeddings(nn.Module):
+    """Tells video tokens apart by place (P) and time (T), then LayerNorm."""
+
+    def __init__(self, config: LFVilaConfig) -> None:
+        super().__init__()
+        video = config.video_config
+        self.spatial_position_embeddings = nn.Parameter(torch.zeros(video.num_frame_tokens, config.hidden_size))
+        self.temporal_position_embeddings = nn.Parameter(torch.zeros(video.num_frames, config.hidden_size))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.video_position_layer_norm_eps)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`(B, T, P, D)` to `(B, T*P, D)`.
+
+        Raises:
+            ValueError: T or P differ from the numbers of position embeddings.
+        """
+        frames, places = len(self.temporal_position_embeddings), len(self.spatial_position_embeddings)
+        if tuple(tokens.shape[1:3]) != (frames, places):
+            raise ValueError(
+                f"the video has {tokens.shape[1]} frames of {tokens.shape[2]} tokens, the cross-modal encoder has "
+                f"positions for {frames} frames of {places} tokens (video_config.num_frames and image_size)"
+            )
+        positions = self.temporal_position_embeddings[:, None] + self.spatial_position_embeddings  # (T, P, D)
+        return self.norm((tokens + positions).flatten(1, 2))
+
+
+class LFVilaCoAttentionLayer(GradientCheckpointingLayer):
+    """Two streams: each attends to itself, then to the other one.
+
+    (as both were before this layer), then feeds forward.
+    """
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.text_layer = LFVilaTextLayer(config)
+        self.video_layer = LFVilaTextLayer(config)
+        self.text_to_video = LFVilaTextAttention(config)
+        self.video_to_text = LFVilaTextAttention(config)
+
+    def forward(
+        self, text: torch.Tensor, video: torch.Tensor, text_mask: torch.Tensor | None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Streams `(B, 1 + M*L, D)` and `(B, T*P, D)` to the same shapes."""
+        new_text = self.text_layer.attention(text, text_mask, **kwargs)
+        new_text = self.text_to_video(new_text, None, video, **kwargs)
+        new_video = self.video_layer.attention(video, None, **kwargs)
+        new_video = self.video_to_text(new_video, text_mask, text, **kwargs)
+        new_text = self.text_layer.output(self.text_layer.intermediate(new_text), new_text)
+        new_video = self.video_layer.output(self.video_layer.intermediate(new_video), new_video)
+        return new_text, new_video
+
+
+class LFVilaPooler(nn.Module):
+    """Linear and tanh on the first token."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, L, D)` to `(B, D)`."""
+        return torch.tanh(self.dense(hidden_states[:, 0]))
+
+
+class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
+    """Reads paragraph and video together: BERT's upper layers over one merged sequence, or two co-attending streams."""
+
+    base_model_prefix = "cross_modal_encoder"
+    _can_record_outputs = {
+        "hidden_states": [LFVilaTextLayer, LFVilaCoAttentionLayer],
+        "attentions": OutputRecorder(LFVilaTextSelfAttention, index=1),
+    }
+
+    def __init__(self, config: LFVilaConfig) -> None:
+        super().__init__(config)
+        text = config.text_config
+        if text.num_cross_modal_layers == 0:
+            raise ValueError("a cross-modal encoder needs text_config.num_cross_modal_layers > 0, got 0")
+        layer = {"merged": LFVilaTextLayer, "co_attention": LFVilaCoAttentionLayer}[config.cross_modal_fusion]
+        self.video_embeddings = LFVilaVideoTokenEmbeddings(config)
+        self.layers = nn.ModuleList(layer(text) for _ in range(text.num_cross_modal_layers))
+        self.pooler = LFVilaPooler(text)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """New weights."""
+        super()._init_weights(module)
+        if isinstance(module, LFVilaVideoTokenEmbeddings):
+            init.trunc_normal_(module.spatial_position_embeddings, std=0.02)
+            init.trunc_normal_(module.temporal_position_embeddings, std=0.02)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, text_states: torch.Tensor, text_mask: torch.Tensor, video_tokens: torch.Tensor, **kwargs: Any
+    ) -> LFVilaCrossModalOutput:
+        """Fuse.
+
+        Args:
+            text_states: paragraph token and text tokens, `(B, 1 + M*L, D)`.
+            text_mask: `(B, 1 + M*L)`, 1 for real tokens.
+            video_tokens: `(B, T, P, D)`.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+        """
+        video = self.video_embeddings(video_tokens)  # (B, T*P, D)
+        if self.config.cross_modal_fusion == "merged":
+            hidden = torch.cat([text_states, video], dim=1)  # (B, 1 + M*L + T*P, D)
+            real = torch.cat([text_mask, text_mask.new_ones(video.shape[:2])], dim=1)  # (B, 1 + M*L + T*P)
+            mask = padding_mask(self.config.text_config, hidden, real)
+            for layer in self.layers:
+                hidden = layer(hidden, mask, **kwargs)
+        else:
+            mask = padding_mask(self.config.text_config, text_states, text_mask)
+            for layer in self.layers:
+                text_states, video = layer(text_states, video, mask, **kwargs)
+            hidden = torch.cat([text_states, video], dim=1)  # (B, 1 + M*L + T*P, D)
+        return LFVilaCrossModalOutput(last_hidden_state=hidden, pooler_output=self.pooler(hidden))

@@ -1,0 +1,436 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""The video tower: hierarchical temporal window attention (HTWA).
+
+Paper section 3.2; released `src/modeling/video_encoder.py` (microsoft/XPretrain, LF-VILA, MIT), which builds on Swin
+Transformer. A Swin pyramid over space and time whose attention windows reach further in time level by level: while
+grids are large the windows are short, and where windows are long the grids are small.
+
+Memory is bounded by the first two levels (their grids hold three quarters of all activations) and by the attention
+bias of the widest windows; nothing here grows faster than linearly in the number of frames.
+
+Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
+of a level, D shared width, N answers.
+Windows: t r c are frames, rows and columns of one window, V its t*r*c cells, S windows that tile one frame's grid,
+A attention heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_lfvila import LFVilaVideoConfig
+from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
+
+
+def relative_position_index(window: tuple[int, int, int]) -> torch.Tensor:
+    """Row of the bias table for every pair of cells of a window `(t, r, c)`, as `(t, r, c, t, r, c)` int64.
+
+    The table is ordered by time offset, then row offset, then column offset, each from -(size - 1) to size - 1.
+    Slicing every axis to a smaller window gives that window's right rows of the same table.
+    """
+    frames, rows, columns = window
+    index = torch.zeros(window + window, dtype=torch.int64)
+    for axis, stride in enumerate(((2 * rows - 1) * (2 * columns - 1), 2 * columns - 1, 1)):
+        position = torch.arange(window[axis])
+        offset = position[:, None] - position[None, :] + window[axis] - 1  # (size, size)
+        shape = [1] * 6
+        shape[axis], shape[axis + 3] = window[axis], window[axis]
+        index = index + stride * offset.view(shape)
+    return index
+
+
+def shifted_window_mask(
+    grid: tuple[int, int], window: tuple[int, int, int], shift: tuple[int, int], like: torch.Tensor
+) -> torch.Tensor:
+    """Additive mask that keeps apart what a cyclic shift has brought together.
+
+    Args:
+        grid: padded rows and columns of the grid.
+        window: (t, r, c).
+        shift: rows and columns that the grid was rolled up and left by.
+        like: gives dtype and device.
+
+    Returns:
+        `(S, V, V)`: 0 for cells of one region of the unrolled grid, -100 (as released) for cells of different ones.
+    """
+    regions = []
+    for size, cells, step in zip(grid, window[1:], shift, strict=True):
+        position = torch.arange(size, device=like.device)
+        # Three stretches: windows untouched by the roll, the last window's own part, what came round from the start.
+        stretch = (position >= size - cells).long() + (position >= size - step).long() if step else position * 0
+        regions.append(stretch.view(-1, cells))  # (windows along this axis, cells)
+    rows, columns = regions
+    region = rows[:, None, :, None] * 3 + columns[None, :, None, :]  # (nr, nc, r, c)
+    region = region.reshape(-1, 1, window[1] * window[2])  # (S, 1, r*c)
+    region = region.expand(-1, window[0], -1).flatten(1)  # (S, V)
+    return (region[:, :, None] != region[:, None, :]).to(like.dtype) * -100.0
+
+
+class LFVilaDropPath(nn.Module):
+    """Stochastic depth: in training, drops a branch for whole samples and scales what is left (mean unchanged)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, ...)` to the same shape."""
+        if not self.training or self.rate == 0.0:
+            return hidden_states
+        keep = 1.0 - self.rate
+        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
+        return hidden_states * (torch.rand(shape, device=hidden_states.device) < keep).to(hidden_states.dtype) / keep
+
+    def extra_repr(self) -> str:
+        """The rate."""
+        return f"rate={self.rate:.3f}"
+
+
+class LFVilaPatchStem(nn.Module):
+    """Frames to patches by one convolution whose kernel is its stride (released stem), then LayerNorm."""
+
+    def __init__(self, config: LFVilaVideoConfig) -> None:
+        super().__init__()
+        self.patch_shape = config.patch_shape
+        kernel = (1, *self.patch_shape)
+        self.proj = nn.Conv3d(config.num_channels, config.embed_dim, kernel_size=kernel, stride=kernel)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """`(B, T, 3, H, W)` with H and W multiples of the patch, to `(B, T, h, w, C)`."""
+        batch, frames, channels, height, width = pixel_values_videos.shape
+        rows, columns = self.patch_shape
+        # Kernel equals stride, so the convolution is one matrix product over patches laid out channels-last.
+        patches = pixel_values_videos.reshape(batch, frames, channels, height // rows, rows, width // columns, columns)
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)  # (B, T, h, w, 3*rows*columns)
+        return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
+
+
+class LFVilaConvStem(nn.Module):
+    """Frames to patches by overlapping 3 x 3 x 3 convolutions that each halve height and width, then LayerNorm.
+
+    Time is cut into stretches of one level-0 window first, so that no information crosses a clip where windows do not.
+    """
+
+    def __init__(self, config: LFVilaVideoConfig) -> None:
+        super().__init__()
+        self.stretch = config.temporal_windows[0]
+        steps = config.patch_shape[0].bit_length() - 1
+        widths = [max(config.embed_dim >> (steps - 1 - i), 4) for i in range(steps - 1)] + [config.embed_dim]
+        if steps == 0:
+            widths = [config.embed_dim]
+        stride = (1, 2, 2) if steps else (1, 1, 1)
+        sources = [config.num_channels, *widths[:-1]]
+        self.convolutions = nn.ModuleList(
+            nn.Conv3d(a, b, kernel_size=3, stride=stride, padding=1) for a, b in zip(sources, widths, strict=True)
+        )
+        self.act = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """`(B, T, 3, H, W)` with H and W multiples of the patch, to `(B, T, h, w, C)`."""
+        batch, frames = pixel_values_videos.shape[:2]
+        missing = -frames % self.stretch
+        hidden = F.pad(pixel_values_videos, (0, 0, 0, 0, 0, 0, 0, missing))
+        hidden = hidden.unflatten(1, (-1, self.stretch)).flatten(0, 1).transpose(1, 2)  # (B*stretches, 3, t, H, W)
+        for index, convolution in enumerate(self.convolutions):
+            hidden = convolution(hidden if index == 0 else self.act(hidden))
+        hidden = hidden.permute(0, 2, 3, 4, 1).unflatten(0, (batch, -1)).flatten(1, 2)  # (B, T + missing, h, w, C)
+        return self.norm(hidden[:, :frames])
+
+
+class LFVilaPatchMerging(nn.Module):
+    """Joins 2 x 2 neighbours of the grid: LayerNorm(4C), Linear(4C, out) without bias. Odd grids are padded by one."""
+
+    def __init__(self, config: LFVilaVideoConfig, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * channels, eps=config.layer_norm_eps)
+        self.reduction = nn.Linear(4 * channels, out_channels, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, T, h, w, C)` to `(B, T, ceil(h/2), ceil(w/2), out)`."""
+        rows, columns = hidden_states.shape[2:4]
+        if rows % 2 or columns % 2:
+            hidden_states = F.pad(hidden_states, (0, 0, 0, columns % 2, 0, rows % 2))
+        hidden_states = hidden_states.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, T, h/2, 2, w/2, 2, C)
+        # Neighbours in the released order: (0, 0), (1, 0), (0, 1), (1, 1) as (row, column).
+        hidden_states = hidden_states.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)  # (B, T, h/2, w/2, 4C)
+        return self.reduction(self.norm(hidden_states))
+
+
+class LFVilaVideoAttention(nn.Module):
+    """Multi-head attention inside windows, with a learned bias per head and relative position in.
+
+    (time, row, column).
+    """
+
+    def __init__(self, config: LFVilaVideoConfig, channels: int, num_heads: int, window: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.head_dim = channels // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.attention_dropout = config.attention_probs_dropout_prob
+        table_rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(table_rows, num_heads))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=config.qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, windows: torch.Tensor, position_index: torch.Tensor, shift_mask: torch.Tensor | None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend inside every window.
+
+        Args:
+            windows: `(groups, S, V, C)`: one group is one stretch of time of one video, S windows tile its grid.
+            position_index: rows of the bias table, `(V*V,)`.
+            shift_mask: `(S, V, V)` for shifted windows, else `None`.
+            **kwargs: passed to the attention backend.
+
+        Returns:
+            `(groups, S, V, C)` and the weights `(groups * S, A, V, V)` where the backend gives them.
+        """
+        groups, tiles, cells, channels = windows.shape
+        bias = self.relative_position_bias_table[position_index]  # (V*V, A)
+        bias = bias.T.reshape(1, self.num_heads, cells, cells)  # (1, A, V, V)
+        qkv = self.qkv(windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
+        if shift_mask is None:
+            # Windows are the batch, and one bias serves them all.
+            query, key, value = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (groups*S, A, V, d)
+        else:
+            # Every tile has its own mask. With tiles among the heads, the mask is stored once for all groups.
+            query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
+            bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
+        if shift_mask is not None:
+            out = out.view(groups, cells, tiles, channels).transpose(1, 2)  # (groups, S, V, C)
+            weights = weights if weights is None else weights.reshape(-1, self.num_heads, cells, cells)
+        out = self.proj(out.reshape(groups, tiles, cells, channels))
+        return self.dropout(out), weights
+
+
+class LFVilaVideoMLP(nn.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(self, config: LFVilaVideoConfig, channels: int) -> None:
+        super().__init__()
+        hidden = int(channels * config.mlp_ratio)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(hidden, channels)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(..., C)` to the same shape."""
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(hidden_states)))))
+
+
+class LFVilaVideoLayer(GradientCheckpointingLayer):
+    """One block: `x + attention(norm1(x))` inside windows, then `x + mlp(norm2(x))`."""
+
+    def __init__(
+        self,
+        config: LFVilaVideoConfig,
+        channels: int,
+        num_heads: int,
+        window: tuple[int, int, int],
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        self.attn = LFVilaVideoAttention(config, channels, num_heads, window)
+        self.norm2 = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        self.mlp = LFVilaVideoMLP(config, channels)
+        self.drop_path = LFVilaDropPath(drop_path_rate)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        window: tuple[int, int, int],
+        shift: tuple[int, int],
+        position_index: torch.Tensor,
+        shift_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """`(B, T, h, w, C)` to the same shape.
+
+        Args:
+            hidden_states: the grid.
+            window: (t, r, c) in force for this grid.
+            shift: rows and columns that windows are shifted by.
+            position_index: see `LFVilaVideoAttention`.
+            shift_mask: see `LFVilaVideoAttention`; `None` exactly where nothing is shifted.
+            **kwargs: passed to the attention backend.
+        """
+        batch, frames, rows, columns, channels = hidden_states.shape
+        t, r, c = window
+        grid = self.norm1(hidden_states)
+        if frames % t or rows % r or columns % c:
+            grid = F.pad(grid, (0, 0, 0, -columns % c, 0, -rows % r, 0, -frames % t))
+        if shift_mask is not None:
+            grid = grid.roll((-shift[0], -shift[1]), (2, 3))
+        nt, nr, nc = grid.shape[1] // t, grid.shape[2] // r, grid.shape[3] // c
+        windows = grid.view(batch, nt, t, nr, r, nc, c, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
+        windows = windows.reshape(batch * nt, nr * nc, t * r * c, channels)  # (B*nt, S, V, C)
+
+        windows, _ = self.attn(windows, position_index, shift_mask, **kwargs)
+
+        grid = windows.view(batch, nt, nr, nc, t, r, c, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        grid = grid.reshape(batch, nt * t, nr * r, nc * c, channels)  # (B, T + pad, h + pad, w + pad, C)
+        if shift_mask is not None:
+            grid = grid.roll(shift, (2, 3))
+        hidden_states = hidden_states + self.drop_path(grid[:, :frames, :rows, :columns])
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+class LFVilaVideoLevel(nn.Module):
+    """Blocks that share one temporal window; what depends on the grid's shape alone is made once for all of them."""
+
+    relative_position_index: torch.Tensor
+
+    def __init__(self, config: LFVilaVideoConfig, level: int, drop_path_rates: list[float]) -> None:
+        super().__init__()
+        self.window = (config.temporal_windows[level], *config.spatial_window)
+        self.blocks = nn.ModuleList(
+            LFVilaVideoLayer(config, config.channels[level], config.num_heads[level], self.window, rate)
+            for rate in drop_path_rates
+        )
+        self.register_buffer("relative_position_index", relative_position_index(self.window), persistent=False)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """`(B, T, h, w, C)` to the same shape."""
+        sizes = hidden_states.shape[1:4]
+        t, r, c = window = tuple(min(cells, size) for cells, size in zip(self.window, sizes, strict=True))
+        # An axis that one window covers is not shifted; time never is.
+        half = (r // 2 if sizes[1] > r else 0, c // 2 if sizes[2] > c else 0)
+        index = self.relative_position_index[:t, :r, :c, :t, :r, :c].flatten()  # (V*V,)
+        mask = None
+        if any(half) and len(self.blocks) > 1:
+            padded = (sizes[1] + -sizes[1] % r, sizes[2] + -sizes[2] % c)
+            mask = shifted_window_mask(padded, window, half, hidden_states)  # (S, V, V)
+        for number, block in enumerate(self.blocks):
+            block_mask = mask if number % 2 else None
+            hidden_states = block(hidden_states, window, half, index, block_mask, **kwargs)
+        return hidden_states
+
+
+class LFVilaVideoModel(LFVilaPreTrainedModel):
+    """The video tower: hierarchical temporal window attention."""
+
+    config: LFVilaVideoConfig  # type: ignore[assignment]
+    base_model_prefix = "video_model"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ["video"]
+    _can_record_outputs = {"hidden_states": LFVilaVideoLayer, "attentions": LFVilaVideoAttention}
+
+    def __init__(self, config: LFVilaVideoConfig) -> None:
+        super().__init__(config)
+        stem = {"patch": LFVilaPatchStem, "conv": LFVilaConvStem}[config.video_stem]
+        self.patch_embed = stem(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        depth = sum(config.depths)
+        rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        starts = [sum(config.depths[:level]) for level in range(len(config.depths))]
+        self.levels = nn.ModuleList(
+            LFVilaVideoLevel(config, level, rates[start : start + config.depths[level]])
+            for level, start in enumerate(starts)
+        )
+        self.merging = nn.ModuleDict(
+            {
+                str(level): LFVilaPatchMerging(config, config.channels[level], 2 * config.channels[level])
+                for level in config.merge_after
+            }
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.clip_merging = LFVilaPatchMerging(config, config.channels[config.clip_level], config.hidden_size)
+        self.clip_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """New weights, and the buffers that no checkpoint holds (models are built without memory first)."""
+        super()._init_weights(module)
+        if isinstance(module, LFVilaVideoAttention):
+            init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        elif isinstance(module, LFVilaVideoLevel):
+            init.copy_(module.relative_position_index, relative_position_index(module.window))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The stem."""
+        return self.patch_embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the stem."""
+        self.patch_embed = value
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Any) -> LFVilaVideoModelOutput:
+        """Encode frames.
+
+        Args:
+            pixel_values_videos: normalised frames `(B, T, 3, H, W)`; any T, H and W.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+
+        Raises:
+            ValueError: the frames are not `(B, T, channels, H, W)` with at least one frame.
+        """
+        shape = pixel_values_videos.shape
+        if len(shape) != 5 or shape[2] != self.config.num_channels or shape[1] == 0:
+            raise ValueError(
+                f"pixel_values_videos must be (B, T, {self.config.num_channels}, H, W) with T >= 1, got {tuple(shape)}"
+            )
+        rows, columns = self.config.patch_shape
+        pixels = pixel_values_videos.to(self.norm.weight.dtype)
+        if shape[3] % rows or shape[4] % columns:
+            pixels = F.pad(pixels, (0, -shape[4] % columns, 0, -shape[3] % rows))
+        hidden = self.dropout(self.patch_embed(pixels))  # (B, T, h, w, C)
+        for level, blocks in enumerate(self.levels):
+            hidden = blocks(hidden, **kwargs)
+            if level == self.config.clip_level:
+                clip_level = hidden
+            if str(level) in self.merging:
+                hidden = self.merging[str(level)](hidden)
+        last = self.norm(hidden)  # (B, T, h, w, D)
+        tokens = self.pool(last)  # (B, T, P, D)
+        return LFVilaVideoModelOutput(
+            last_hidden_state=last,
+            pooler_output=tokens.mean((1, 2)),  # (B, D)
+            clip_hidden_state=self.clip_norm(self.clip_merging(clip_level)),  # (B, T, h', w', D)
+            tokens=tokens,
+        )
+
+    def pool(self, grid: torch.Tensor) -> torch.Tensor:
+        """Max-pool with stride 1: `(B, T, h, w, D)` to the tokens of each frame, `(B, T, P, D)`."""
+        batch, frames, rows, columns, width = grid.shape
+        kernel = (min(self.config.pool_size[0], rows), min(self.config.pool_size[1], columns))
+        pooled = grid.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1)  # (B, T, h', w', D, kr, kc)
+        return pooled.amax((-2, -1)).flatten(2, 3)
+
+    def clip_features(self, grid: torch.Tensor) -> torch.Tensor:
+        """Mean of each clip's pooled tokens: `(B, T, h, w, D)` to `(B, K, D)`.
+
+        Raises:
+            ValueError: T does not divide by K.
+        """
+        frames, clips = grid.shape[1], self.config.num_clips
+        if frames % clips:
+            raise ValueError(f"clip features need T frames that divide by K clips, got T = {frames} and K = {clips}")
+        return self.pool(grid).unflatten(1, (clips, frames // clips)).mean((2, 3))
