@@ -1,11 +1,11 @@
 """The command `lfvila-hf`: a table of sub-commands, each imported only when it is the one that runs.
 
-This module imports nothing but the standard library, so that `lfvila-hf --help` answers at once. A sub-command is one
-row of `COMMANDS`: its name, the function that runs it as `module:function`, and the line that `--help` prints. The
-function takes the arguments after the sub-command's name as a list of strings, parses them with a parser of its own
-(whose `prog` is `lfvila-hf NAME`) and returns an exit status, or None for success. What a user can put right, a
-`ValueError` or an `OSError`, is printed as one line without a traceback and ends in status 1; `--traceback` before the
-sub-command shows where it came from. Wrong arguments end in status 2, as `argparse` has it.
+This module imports nothing but the standard library, so that listing the sub-commands costs no import of torch. A
+sub-command is one row of `COMMANDS`: its name, the function that runs it as `module:function`, and the line that
+`--help` prints. The function takes the arguments after the sub-command's name as a list of strings, parses them with a
+parser of its own (whose `prog` is `lfvila-hf NAME`) and returns an exit status, or None for success. What a user can
+put right, a `ValueError` or an `OSError`, is printed as one line without a traceback and ends in status 1;
+`--traceback` before the sub-command shows where it came from. Wrong arguments end in status 2, as `argparse` has it.
 """
 
 from __future__ import annotations
