@@ -1,0 +1,156 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""What happens to a sample that cannot be used: `raise`, or `skip` with a count, a log, a report and a ceiling.
+
+One policy object, `SkipLog`, serves annotation rows and videos alike. Skipped samples are written to a journal file,
+one JSON line each, because loader workers are other processes: appending a short line is atomic, so that the processes
+need no lock, and every one of them sees all skips when it compares their number with the ceiling. A sample that is
+skipped in every epoch counts once. Memory is bounded by the number of distinct skipped samples.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import weakref
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+logger = logging.getLogger(__name__)
+
+OnError = Literal["raise", "skip"]
+
+MIN_ROWS_FOR_CEILING = 1000
+"""A stream does not know its length: its ceiling is taken of the rows read so far, but of no fewer than this."""
+
+
+@dataclass(frozen=True)
+class SkippedSample:
+    """One sample that was left out.
+
+    Attributes:
+        sample: Its id, as far as it could be read.
+        place: Annotation file and line, `train.jsonl:12`.
+        reason: Why.
+    """
+
+    sample: str
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SkipReport:
+    """All that was left out so far, by every process that shares the journal.
+
+    Attributes:
+        skipped: Each sample once, in the order of being skipped first.
+        total: Samples in all, skipped ones included; `None` for a stream.
+    """
+
+    skipped: tuple[SkippedSample, ...]
+    total: int | None
+
+    def __len__(self) -> int:
+        return len(self.skipped)
+
+    def __str__(self) -> str:
+        if not self.skipped:
+            return "no sample was skipped"
+        lines = [f"{len(self.skipped)} of {self.total if self.total is not None else 'the'} samples were skipped:"]
+        lines += [f"  {one.place} ({one.sample}): {one.reason}" for one in self.skipped]
+        return "\n".join(lines)
+
+
+class SkipLog:
+    """The policy of one data set, its counters and its ceiling.
+
+    Args:
+        on_error: `"raise"`: the error goes to the caller. `"skip"`: it is written down and logged as a warning.
+        max_skip_fraction: Ceiling for `"skip"`, a part of all samples; one more skip is an error.
+        total: Samples in all; `None` for a stream, whose ceiling is taken of the rows read so far by one process, but
+            of no fewer than `MIN_ROWS_FOR_CEILING`.
+        journal: File to append to, kept afterwards; a temporary one that goes with this object where left out. A file
+            that is there is read on, so that a resumed run goes on counting.
+
+    Raises:
+        ValueError: For an unknown policy or a fraction outside 0 to 1.
+    """
+
+    def __init__(
+        self,
+        on_error: OnError = "raise",
+        max_skip_fraction: float = 0.01,
+        total: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
+        if not 0 <= max_skip_fraction <= 1:
+            raise ValueError(f"max_skip_fraction must lie in 0 to 1, got {max_skip_fraction}")
+        self.on_error = on_error
+        self.max_skip_fraction = max_skip_fraction
+        self.total = total
+        if journal is None:
+            handle, name = tempfile.mkstemp(prefix="lfvila_hf_skipped_", suffix=".jsonl")
+            os.close(handle)
+            # Only here, not where a worker unpickles its copy: the file goes with the object that made it.
+            weakref.finalize(self, _remove, name, os.getpid())
+        else:
+            name = os.fspath(journal)
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+        self.journal = Path(name)
+
+    def handle(self, error: Exception, *, sample: str, place: str, rows_read: int = 0) -> None:
+        """Raise the error, or write it down and raise only where the ceiling is passed.
+
+        Args:
+            error: What made the sample unusable.
+            sample: Its id.
+            place: Annotation file and line.
+            rows_read: Rows read so far, for a stream.
+
+        Raises:
+            ValueError: Too many samples are skipped; names how many, the ceiling and the last reason.
+            Exception: `error`, where the policy is to raise.
+        """
+        if self.on_error == "raise":
+            raise error
+        skip = SkippedSample(sample, place, str(error))
+        before = self.report()
+        known = {(one.sample, one.place) for one in before.skipped}
+        if (sample, place) not in known:
+            logger.warning("skipped %s of %s: %s", sample, place, skip.reason)
+            with self.journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(skip)) + "\n")
+        self._check_ceiling(len(known | {(sample, place)}), rows_read, skip)
+
+    def report(self) -> SkipReport:
+        """What was skipped so far, each sample once."""
+        samples: dict[tuple[str, str], SkippedSample] = {}
+        if self.journal.exists():
+            for line in self.journal.read_text(encoding="utf-8").splitlines():
+                one = SkippedSample(**json.loads(line))
+                samples.setdefault((one.sample, one.place), one)
+        return SkipReport(tuple(samples.values()), self.total)
+
+    def reasons(self) -> Counter[str]:
+        """How often each reason occurs."""
+        return Counter(one.reason for one in self.report().skipped)
+
+    def _check_ceiling(self, count: int, rows_read: int, last: SkippedSample) -> None:
+        total = self.total if self.total is not None else max(rows_read, MIN_ROWS_FOR_CEILING)
+        if count > self.max_skip_fraction * total:
+            raise ValueError(
+                f"{count} of {total} samples could not be used, more than max_skip_fraction={self.max_skip_fraction:g} "
+                f"allows; the last was {last.sample} of {last.place}: {last.reason}"
+            )
+
+
+def _remove(name: str, owner: int) -> None:
+    """Remove the journal in the process that made it, not in a forked worker that exits."""
+    if os.getpid() == owner:
+        Path(name).unlink(missing_ok=True)
