@@ -213,6 +213,8 @@ class LFVilaPreTrainedModel(PreTrainedModel):
     """What all LF-VILA models share: configuration, weight initialisation, attention backends."""
 
     config: LFVilaConfig
+    # transformers reads the class from the annotation where it can; postponed annotations are strings, so it is said here.
+    config_class: Any = LFVilaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ["video", "text"]

@@ -187,6 +187,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
     """The text tower: sentence layers, then paragraph layers."""
 
     config: LFVilaTextConfig  # type: ignore[assignment]
+    config_class = LFVilaTextConfig
     base_model_prefix = "text_model"
     input_modalities = ["text"]
     _supports_flash_attn = True

@@ -335,6 +335,7 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
     """The video tower: hierarchical temporal window attention."""
 
     config: LFVilaVideoConfig  # type: ignore[assignment]
+    config_class = LFVilaVideoConfig
     base_model_prefix = "video_model"
     main_input_name = "pixel_values_videos"
     input_modalities = ["video"]
