@@ -9,6 +9,8 @@ release's.
 Letters: T frames, K clips, M sentences, L tokens, H and W pixels, D shared width.
 """
 
+import dataclasses
+import difflib
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -16,6 +18,38 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+
+def _refuse_strangers(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
+    """Refuse keywords that are no field of `config` and cannot be meant as they are.
+
+    transformers keeps any other keyword as an attribute, and so do we: a file of a newer release, `auto_map` and the
+    like must load.
+
+    Raises:
+        ValueError: the fields are another model's, one is derived from others, or one is a misspelt field.
+    """
+    own = type(config)
+    model_type = fields.get("model_type", own.model_type)
+    if model_type != own.model_type:
+        raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
+    names = [field.name for field in dataclasses.fields(config)]
+    for name in fields:
+        derived = getattr(own, name, None)
+        if isinstance(derived, property) and derived.fset is None:
+            raise ValueError(
+                f"{name} follows from the other fields of {own.__name__} and cannot be given: {derived.__doc__}"
+            )
+        if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
+            raise ValueError(f"{own.__name__} has no field {name!r}; is {meant[0]!r} meant?")
+
+
+def _check_range(config: PreTrainedConfig, low: int, high: float, *names: str) -> None:
+    """Raise `ValueError` naming the first of the fields `names` that is not in [low, high]."""
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            at_most = "" if high == float("inf") else f" and at most {high}"
+            raise ValueError(f"{name} must be at least {low}{at_most}, got {getattr(config, name)}")
 
 
 @strict
@@ -80,6 +114,7 @@ class LFVilaVideoConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Bring sizes to lists and check that the fields fit each other."""
+        _refuse_strangers(self, kwargs)
         for name in (
             "image_size",
             "depths",
@@ -102,6 +137,10 @@ class LFVilaVideoConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Raise `ValueError` where fields disagree, warn where clip features would see other clips."""
+        _check_range(self, 1, float("inf"), "num_frames", "num_clips", "num_channels", "embed_dim")
+        _check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}")
         for name in ("image_size", "patch_size", "spatial_window", "pool_size"):
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:
@@ -120,9 +159,6 @@ class LFVilaVideoConfig(PreTrainedConfig):
         for level, (channels, heads) in enumerate(zip(self.channels, self.num_heads, strict=True)):
             if channels % heads:
                 raise ValueError(f"level {level}: {channels} channels do not divide by num_heads[{level}] = {heads}")
-        for name in ("num_frames", "num_clips", "num_channels", "embed_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         rows, columns = self.patch_shape
         if self.video_stem == "conv" and (rows != columns or rows & (rows - 1)):
             raise ValueError(
@@ -225,15 +261,25 @@ class LFVilaTextConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check that the fields fit each other."""
+        _refuse_strangers(self, kwargs)
+        _check_range(
+            self,
+            1,
+            float("inf"),
+            "vocab_size",
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "max_sentences",
+            "type_vocab_size",
+        )
+        _check_range(self, 0, float("inf"), "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
+        _check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size = {self.hidden_size} does not divide by num_attention_heads = {self.num_attention_heads}"
             )
-        for name in ("num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.max_sentences < 1:
-            raise ValueError(f"max_sentences must be positive, got {self.max_sentences}")
         super().__post_init__(**kwargs)
 
     @property
@@ -296,6 +342,7 @@ class LFVilaConfig(PreTrainedConfig):
         "vtm_loss",
         "span_loss",
         "span_logits",
+        "mtc_draw",
         "text_model_output",
         "video_model_output",
         "cross_modal_output",
@@ -306,8 +353,8 @@ class LFVilaConfig(PreTrainedConfig):
     # Any, because they are given as dict, configuration or None and are configurations from __post_init__ on.
     text_config: Any = None
     video_config: Any = None
-    temperature: float = 0.05
-    temporal_temperature: float = 0.05
+    temperature: float | int = 0.05
+    temporal_temperature: float | int = 0.05
     global_loss_weight: float | int = 1.0
     mtc_loss_weight: float | int = 0.25
     mlm_loss_weight: float | int = 1.0
@@ -326,14 +373,11 @@ class LFVilaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the two tower configurations and check that they fit each other."""
+        _refuse_strangers(self, kwargs)
         for name, tower in (("text_config", LFVilaTextConfig), ("video_config", LFVilaVideoConfig)):
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
-                fields = dict(value or {})
-                found = fields.pop("model_type", tower.model_type)
-                if found != tower.model_type:
-                    raise ValueError(f'{name} is of model_type "{found}", expected "{tower.model_type}"')
-                setattr(self, name, tower(**fields))
+                setattr(self, name, tower(**(value or {})))
             elif getattr(value, "model_type", None) != tower.model_type:
                 raise ValueError(f"{name} must be a {tower.__name__} or its fields, got {type(value).__name__}")
         if self.text_config.hidden_size != self.video_config.hidden_size:
@@ -346,9 +390,8 @@ class LFVilaConfig(PreTrainedConfig):
         for name in ("temperature", "temporal_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("num_anchors", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        _check_range(self, 1, float("inf"), "num_anchors", "num_candidates")
+        _check_range(self, 0, float("inf"), "num_other_negatives")
         super().__post_init__(**kwargs)
 
     @classmethod
