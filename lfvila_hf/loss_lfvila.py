@@ -171,10 +171,11 @@ def mtc_loss(
     num_clips = clip_features.shape[1]
     if clip_features.shape != (batch, num_clips, width) or len(draw.anchors) != batch:
         raise ValueError(
-            f"sentence features {tuple(sentence_features.shape)}, clip features {tuple(clip_features.shape)} "
-            f"and a draw "
-            f"for {len(draw.anchors)} videos must agree in B and D"
+            f"sentence features {tuple(sentence_features.shape)}, clip features {tuple(clip_features.shape)} and a "
+            f"draw for {len(draw.anchors)} videos must agree in B and D"
         )
+    if sentence_mask is not None and sentence_mask.shape != (batch, num_sentences):
+        raise ValueError(f"sentence_mask must be ({batch}, {num_sentences}), got {tuple(sentence_mask.shape)}")
     if other_negatives not in ("others", "released"):
         raise ValueError(f'other_negatives must be "others" or "released", got {other_negatives!r}')
     released = other_negatives == "released"

@@ -186,25 +186,31 @@ def eager_attention_forward(
     return torch.matmul(dropped, value).transpose(1, 2).contiguous(), weights
 
 
+def takes_additive_mask(config: LFVilaTextConfig) -> bool:
+    """Whether the attention backend in use adds the mask to the scores."""
+    return config._attn_implementation in (None, "eager", "sdpa")
+
+
 def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> Any:
     """What the attention backend in use wants for a padding mask.
 
-    Eager and sdpa get an additive mask whose padding is the smallest number of the dtype and not minus infinity: a row
-    that is all padding then attends evenly (finite; what the released model does) instead of giving NaN.
+    Eager and sdpa get an additive mask whose padding is half the smallest number of the dtype and not minus infinity: a
+    row that is all padding then attends evenly (finite; what the released model does) instead of giving NaN, and adding
+    a negative score to it does not overflow in float16. Under autocast the dtype is autocast's, which sdpa casts to.
 
     Args:
         config: the configuration that the layers hold too, so that mask and backend cannot disagree.
         hidden_states: `(B, L, D)`, for dtype and device.
         attention_mask: `(B, L)`, 1 for real tokens.
     """
-    if config._attn_implementation in (None, "eager", "sdpa"):
-        smallest = torch.finfo(hidden_states.dtype).min
-        return (1.0 - attention_mask[:, None, None].to(hidden_states.dtype)) * smallest  # (B, 1, 1, L)
+    if takes_additive_mask(config):
+        device = hidden_states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        return (1.0 - attention_mask[:, None, None].to(dtype)) * (torch.finfo(dtype).min / 2)  # (B, 1, 1, L)
     if config.pool_padded_sentences:
         raise ValueError(
             f'attn_implementation="{config._attn_implementation}" cannot attend to padding as '
-            f"pool_padded_sentences=True "
-            'asks for; use "eager" or "sdpa"'
+            'pool_padded_sentences=True asks for; use "eager" or "sdpa"'
         )
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
 
@@ -213,7 +219,7 @@ class LFVilaPreTrainedModel(PreTrainedModel):
     """What all LF-VILA models share: configuration, weight initialisation, attention backends."""
 
     config: LFVilaConfig
-    # transformers reads the class from the annotation where it can; postponed annotations are strings, so it is said here.
+    # transformers would read the class from the annotation above, but a postponed annotation is a string.
     config_class: Any = LFVilaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
@@ -228,3 +234,13 @@ class LFVilaPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "word_embeddings"
     # Terms are means over the batch, not sums over items: the Trainer must divide by the accumulation steps itself.
     accepts_loss_kwargs = False
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        # By model_type, because remote code may hold the configuration class in another module than this one.
+        expected, found = self.config_class.model_type, getattr(config, "model_type", None)
+        if found != expected:
+            raise ValueError(
+                f"{type(self).__name__} takes a {self.config_class.__name__} (model_type {expected!r}), got a "
+                f"{type(config).__name__} (model_type {found!r})"
+            )
+        super().__init__(config, *args, **kwargs)

@@ -54,6 +54,17 @@ class LFVilaMLMHead(nn.Module):
         return self.decoder(self.LayerNorm(self.act(self.dense(hidden_states))))
 
 
+def add_loss(output: LFVilaOutput, config: LFVilaConfig) -> LFVilaOutput:
+    """The same output with its unweighted terms and the loss filled in.
+
+    It is built anew, because a field that is set later goes to the end, and callers that ask for a tuple read the loss
+    from its first place.
+    """
+    criterion = LFVilaLoss(config)
+    terms = criterion.terms(output)
+    return LFVilaOutput(loss=criterion.total(terms), **{**output, **terms})
+
+
 class LFVilaModel(LFVilaPreTrainedModel):
     """Both towers and their projections: retrieval, alignment in time, embeddings.
 
@@ -95,8 +106,13 @@ class LFVilaModel(LFVilaPreTrainedModel):
         Returns:
             The text tower's output with `text_embeds` and (with `temporal_alignment`) `sentence_embeds` filled in;
             `pooler_output` is the projected paragraph feature before normalisation.
+
+        Raises:
+            ValueError: the model was built without text projection, or shapes do not fit (see the text tower).
         """
-        output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        if self.text_projection is None:
+            raise ValueError("this model was built without a text tower or its projection, there are no text features")
+        output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         output.pooler_output = self.text_projection(output.pooler_output)
         output.text_embeds = F.normalize(output.pooler_output, dim=-1)
         if self.sentence_projection is not None:
@@ -113,9 +129,12 @@ class LFVilaModel(LFVilaPreTrainedModel):
             `pooler_output` is the projected video feature before normalisation.
 
         Raises:
-            ValueError: clip features are wanted and T does not divide by K.
+            ValueError: the model was built without video projection, or clip features are wanted and T does not divide
+                by K.
         """
-        output = self.video_model(pixel_values_videos, **kwargs)
+        if self.video_projection is None:
+            raise ValueError("this model was built without a video projection, there are no video features")
+        output = self.video_model(pixel_values_videos, return_dict=True, **kwargs)
         output.pooler_output = self.video_projection(output.pooler_output)
         output.video_embeds = F.normalize(output.pooler_output, dim=-1)
         if self.clip_projection is not None:
@@ -191,8 +210,8 @@ class LFVilaModel(LFVilaPreTrainedModel):
                 "input_ids and pixel_values_videos are both expected; for one side alone use get_text_features or "
                 "get_video_features"
             )
-        text = self.get_text_features(input_ids, attention_mask, **kwargs)
-        video = self.get_video_features(pixel_values_videos, **kwargs)
+        text = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
+        video = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
         logits = self.similarity(text, video) / self.config.temperature  # (B, B')
         output = LFVilaOutput(
             logits_per_text=logits,
@@ -208,11 +227,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
         if return_loss and len(text.text_embeds) == len(video.video_embeds):
             if video.clip_embeds is not None:
                 output.mtc_draw = self.draw_mtc(video.clip_embeds) if mtc_draw is None else MTCDraw(*mtc_draw)
-            criterion = LFVilaLoss(self.config)
-            terms = criterion.terms(output)
-            for name, value in terms.items():
-                output[name] = value
-            output.loss = criterion.total(terms)
+            output = add_loss(output, self.config)
         return output
 
     def draw_mtc(self, clip_embeds: torch.Tensor) -> MTCDraw:
@@ -257,7 +272,20 @@ class LFVilaFusionModel(LFVilaPreTrainedModel):
                 f"texts and videos are read in pairs, got {len(text.last_hidden_state)} texts and "
                 f"{len(video.tokens)} videos"
             )
-        return self.cross_modal_encoder(text.last_hidden_state, text.attention_mask, video.tokens, **kwargs)
+        return self.cross_modal_encoder(
+            text.last_hidden_state, text.attention_mask, video.tokens, return_dict=True, **kwargs
+        )
+
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pixel_values_videos: Any, **kwargs: Any
+    ) -> tuple[LFVilaTextModelOutput, LFVilaVideoModelOutput]:
+        """Run both towers, without their projections.
+
+        Raises:
+            ValueError: a modality is missing, or shapes do not fit (see the towers).
+        """
+        text = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        return text, self.model.video_model(pixel_values_videos, return_dict=True, **kwargs)
 
 
 class LFVilaForPreTraining(LFVilaFusionModel):
@@ -347,18 +375,23 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         phase = self.config.training_phase if phase is None else phase
         self._check_phase(phase)
         if phase == "contrastive":
+            kwargs["return_dict"] = True
             return self.model(input_ids, attention_mask, pixel_values_videos, return_loss, mtc_draw, **kwargs)
-        if input_ids is None or pixel_values_videos is None:
-            raise ValueError("the fusion phase expects input_ids and pixel_values_videos")
-        text = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        video = self.model.video_model(pixel_values_videos, **kwargs)
+        text, video = self.encode(input_ids, attention_mask, pixel_values_videos, **kwargs)
+        if mlm_targets is not None and mlm_targets.shape != input_ids.shape:
+            raise ValueError(
+                f"mlm_targets {tuple(mlm_targets.shape)} must have the shape of input_ids {tuple(input_ids.shape)}"
+            )
+        if vtm_targets is not None and vtm_targets.shape != input_ids.shape[:1]:
+            raise ValueError(f"vtm_targets must be ({len(input_ids)},), one per pair, got {tuple(vtm_targets.shape)}")
         paired = video
         if vtm_targets is None and return_loss:
             video_index, vtm_targets = mismatched_pairs(len(video.tokens), video.tokens.device)
             paired = LFVilaVideoModelOutput(tokens=video.tokens[video_index])
         fused = self.fuse(text, paired, **kwargs)
         if mlm_targets is not None and vtm_targets is not None:
-            mlm_targets = mlm_targets.masked_fill((vtm_targets == 0)[:, None, None], -100)
+            mismatched = (vtm_targets == 0).view(-1, *(1 for _ in mlm_targets.shape[1:]))  # (B, 1, 1)
+            mlm_targets = mlm_targets.masked_fill(mismatched, -100)
         output = LFVilaOutput(
             mlm_logits=self.mlm_head(fused.last_hidden_state),
             vtm_logits=self.vtm_head(fused.pooler_output),
@@ -369,13 +402,7 @@ class LFVilaForPreTraining(LFVilaFusionModel):
             video_model_output=video,
             cross_modal_output=fused,
         )
-        if return_loss:
-            criterion = LFVilaLoss(self.config)
-            terms = criterion.terms(output)
-            for name, value in terms.items():
-                output[name] = value
-            output.loss = criterion.total(terms)
-        return output
+        return add_loss(output, self.config) if return_loss else output
 
 
 class LFVilaForQuestionAnswering(LFVilaFusionModel):
@@ -405,8 +432,7 @@ class LFVilaForQuestionAnswering(LFVilaFusionModel):
             labels: number of the right answer, `(B,)`.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
         """
-        text = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        video = self.model.video_model(pixel_values_videos, **kwargs)
+        text, video = self.encode(input_ids, attention_mask, pixel_values_videos, **kwargs)
         fused = self.fuse(text, video, **kwargs)
         logits = self.classifier(self.dropout(fused.pooler_output))  # (B, num_labels)
         loss = None if labels is None else F.cross_entropy(logits, labels)
@@ -447,14 +473,17 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
 
         Raises:
-            ValueError: `input_ids` is not four-dimensional.
+            ValueError: `input_ids` is not four-dimensional, or the numbers of questions and videos differ.
         """
         if input_ids.ndim != 4:
             raise ValueError(f"input_ids of a multiple choice must be (B, N, M, L), got {tuple(input_ids.shape)}")
         choices = input_ids.shape[1]
         mask = None if attention_mask is None else attention_mask.flatten(0, 1)
-        text = self.model.text_model(input_ids=input_ids.flatten(0, 1), attention_mask=mask, **kwargs)
-        video = self.model.video_model(pixel_values_videos, **kwargs)
+        text, video = self.encode(input_ids.flatten(0, 1), mask, pixel_values_videos, **kwargs)
+        if len(video.tokens) != len(input_ids):
+            raise ValueError(
+                f"one video per question is expected, got {len(input_ids)} questions and {len(video.tokens)} videos"
+            )
         # The video is encoded once and read once per answer.
         repeated = LFVilaVideoModelOutput(tokens=video.tokens.repeat_interleave(choices, 0))  # (B*N, T, P, D)
         fused = self.fuse(text, repeated, **kwargs)
@@ -509,7 +538,7 @@ class LFVilaForVideoClassification(LFVilaPreTrainedModel):
             labels: `(B,)` class numbers (or what `config.problem_type` asks for).
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
         """
-        video = self.model.get_video_features(pixel_values_videos, **kwargs)
+        video = self.model.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
         logits = self.classifier(video.video_embeds)  # (B, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return LFVilaHeadOutput(

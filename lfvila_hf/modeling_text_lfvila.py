@@ -31,6 +31,7 @@ from .modeling_base_lfvila import (
     LFVilaTextModelOutput,
     eager_attention_forward,
     padding_mask,
+    takes_additive_mask,
 )
 
 
@@ -145,8 +146,17 @@ class LFVilaTextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
-        """Token ids `(B*M, L)`, or word vectors `(B*M, L, D)` in their place, to `(B*M, L, D)`."""
+        """Token ids `(B*M, L)`, or word vectors `(B*M, L, D)` in their place, to `(B*M, L, D)`.
+
+        Raises:
+            ValueError: a sentence has more tokens than there are position embeddings.
+        """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if words.shape[1] > self.position_embeddings.num_embeddings:
+            raise ValueError(
+                f"the sentences have {words.shape[1]} tokens, the model has {self.position_embeddings.num_embeddings} "
+                f"positions (text_config.max_position_embeddings)"
+            )
         positions = self.position_embeddings.weight[: words.shape[1]]  # (L, D)
         return self.dropout(self.LayerNorm(words + positions + self.token_type_embeddings.weight[0]))
 
@@ -279,6 +289,11 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
             shape, device = inputs_embeds.shape[:-1], inputs_embeds.device  # type: ignore[union-attr]
         if len(shape) not in (2, 3) or 0 in shape:
             raise ValueError(f"input_ids must be (B, M, L) or (B, L), none of them 0, got {tuple(shape)}")
+        if inputs_embeds is not None and inputs_embeds.shape[-1] != self.config.hidden_size:
+            raise ValueError(
+                f"inputs_embeds must be {self.config.hidden_size} wide (text_config.hidden_size), "
+                f"got {tuple(inputs_embeds.shape)}"
+            )
         if attention_mask is None:
             attention_mask = torch.ones(shape, dtype=torch.long, device=device)
         if attention_mask.shape != shape:
@@ -391,7 +406,7 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
             init.trunc_normal_(module.temporal_position_embeddings, std=0.02)
 
     @merge_with_config_defaults
-    @capture_outputs
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self, text_states: torch.Tensor, text_mask: torch.Tensor, video_tokens: torch.Tensor, **kwargs: Any
     ) -> LFVilaCrossModalOutput:
@@ -402,6 +417,9 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
             text_mask: `(B, 1 + M*L)`, 1 for real tokens.
             video_tokens: `(B, T, P, D)`.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+
+        Raises:
+            ValueError: T or P differ from the numbers of positions, or the backend cannot mask co-attention.
         """
         video = self.video_embeddings(video_tokens)  # (B, T*P, D)
         if self.config.cross_modal_fusion == "merged":
@@ -411,6 +429,12 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
             for layer in self.layers:
                 hidden = layer(hidden, mask, **kwargs)
         else:
+            if not takes_additive_mask(self.config.text_config):
+                # Their masks belong to as many queries as keys, here the video's tokens attend to the text's.
+                raise ValueError(
+                    f'cross_modal_fusion="co_attention" needs attn_implementation "eager" or "sdpa" for the text side, '
+                    f"got {self.config.text_config._attn_implementation!r}"
+                )
             mask = padding_mask(self.config.text_config, text_states, text_mask)
             for layer in self.layers:
                 text_states, video = layer(text_states, video, mask, **kwargs)

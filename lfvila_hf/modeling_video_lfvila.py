@@ -391,12 +391,20 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
 
         Raises:
-            ValueError: the frames are not `(B, T, channels, H, W)` with at least one frame.
+            ValueError: the frames are missing, not `(B, T, channels, H, W)`, empty, or of an integer type.
         """
+        if pixel_values_videos is None:
+            raise ValueError("pixel_values_videos (B, T, channels, H, W) is expected, got None")
         shape = pixel_values_videos.shape
-        if len(shape) != 5 or shape[2] != self.config.num_channels or shape[1] == 0:
+        if len(shape) != 5 or shape[2] != self.config.num_channels or 0 in shape:
             raise ValueError(
-                f"pixel_values_videos must be (B, T, {self.config.num_channels}, H, W) with T >= 1, got {tuple(shape)}"
+                f"pixel_values_videos must be (B, T, {self.config.num_channels}, H, W), none of them 0, "
+                f"got {tuple(shape)}"
+            )
+        if not pixel_values_videos.is_floating_point():
+            raise ValueError(
+                f"pixel_values_videos must be normalised floating-point pixels (the processor's output), "
+                f"got {pixel_values_videos.dtype}"
             )
         rows, columns = self.config.patch_shape
         pixels = pixel_values_videos.to(self.norm.weight.dtype)
