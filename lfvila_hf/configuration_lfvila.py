@@ -115,15 +115,8 @@ class LFVilaVideoConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Bring sizes to lists and check that the fields fit each other."""
         _refuse_strangers(self, kwargs)
-        for name in (
-            "image_size",
-            "depths",
-            "num_heads",
-            "temporal_windows",
-            "spatial_window",
-            "merge_after",
-            "pool_size",
-        ):
+        per_level = ("depths", "num_heads", "temporal_windows", "merge_after")
+        for name in (*per_level, "image_size", "spatial_window", "pool_size"):
             setattr(self, name, list(getattr(self, name)))
         if isinstance(self.patch_size, int):
             self.patch_size = [self.patch_size, self.patch_size]
@@ -262,18 +255,8 @@ class LFVilaTextConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Check that the fields fit each other."""
         _refuse_strangers(self, kwargs)
-        _check_range(
-            self,
-            1,
-            float("inf"),
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "max_sentences",
-            "type_vocab_size",
-        )
+        _check_range(self, 1, float("inf"), "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
+        _check_range(self, 1, float("inf"), "max_position_embeddings", "max_sentences", "type_vocab_size")
         _check_range(self, 0, float("inf"), "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
         _check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
         if self.hidden_size % self.num_attention_heads:
