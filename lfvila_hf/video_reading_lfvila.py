@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .video_decoding_lfvila import DecodedVideo, FrameTable, PictureMaker, decode_video
+from .video_decoding_lfvila import DecodedVideo, PictureMaker, decode_video
 from .video_sources_lfvila import (
     Deadline,
     LFVilaVideoError,
@@ -30,6 +30,7 @@ from .video_sources_lfvila import (
     VideoSource,
     describe_source,
 )
+from .video_tables_lfvila import FrameTable
 
 __all__ = [
     "LFVilaVideoError",
@@ -376,7 +377,7 @@ def _frames_of_array(
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be above 0, got {fps}")
     count = len(array)
-    table = FrameTable(np.arange(count, dtype=np.int64), 1 / Fraction(fps or 1), count, "frames")
+    table = FrameTable(np.arange(count, dtype=np.int64), 1 / Fraction(fps or 1), count, "array")
     indices = [int(index) for index in choose(table)]
     for index in indices:
         if not 0 <= index < count:

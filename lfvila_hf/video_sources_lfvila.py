@@ -290,6 +290,8 @@ def video_errors(name: str, position: Callable[[], str | None] | None = None) ->
 def _reason(error: BaseException) -> str:
     if av is not None and isinstance(error, av.error.InvalidDataError):
         return "no video data that can be decoded (FFmpeg: invalid data)"
+    if av is not None and isinstance(error, av.error.ArgumentError):
+        return "not a video that may be opened (pictures, play lists and device files are refused)"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{type(error).__name__}: {text}"
 

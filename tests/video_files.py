@@ -138,5 +138,94 @@ def sequential_frames(path: str | Path, stream_index: int | None = None) -> list
     return frames
 
 
+def copy_packets(
+    source: str | Path, target: str | Path, *, delay: int = 0, container_format: str | None = None
+) -> Path:
+    """Write the packets of a video into another container, `delay` ticks later (negative: an edit list hides some)."""
+    with av.open(str(source)) as reader, av.open(str(target), "w", format=container_format) as writer:
+        stream = reader.streams.video[0]
+        copied = writer.add_stream_from_template(stream)
+        for packet in reader.demux(stream):
+            if packet.dts is None:
+                continue
+            packet.pts += delay
+            packet.dts += delay
+            packet.stream = copied
+            writer.mux(packet)
+    return Path(target)
+
+
+def write_sound(path: str | Path, *, cover: bool = False) -> Path:
+    """An audio file, with a cover picture if asked for."""
+    with av.open(str(path), "w", format="mp4") as container:
+        picture = None
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 64, 64, "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+        sound = container.add_stream("aac", rate=44100, layout="mono")
+        if picture is not None:
+            frame = av.VideoFrame.from_ndarray(barcode_picture(999, 64, 64), format="rgb24").reformat(format="yuvj420p")
+            frame.pts = 0
+            container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
+        for number in range(20):
+            block = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            block.rate, block.pts = 44100, number * 1024
+            container.mux(sound.encode(block))
+        container.mux(sound.encode(None))
+    return Path(path)
+
+
+def write_streams(path: str | Path, sizes: Sequence[tuple[int, int]], *, cover: bool = False, count: int = 20) -> Path:
+    """Several video streams in one file, picture numbers from 0, 100, 200, ..., and a cover picture if asked for."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for height, width in sizes:
+            stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            streams.append(stream)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 64, 64, "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+            frame = av.VideoFrame.from_ndarray(barcode_picture(999, 64, 64), format="rgb24").reformat(format="yuvj420p")
+            frame.pts = 0
+            container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
+        for position in range(count):
+            for number, ((height, width), stream) in enumerate(zip(sizes, streams, strict=True)):
+                frame = av.VideoFrame.from_ndarray(
+                    barcode_picture(100 * number + position, height, width), format="rgb24"
+                )
+                frame.pts = position
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return Path(path)
+
+
+def boxes(data: bytes, start: int = 0, end: int | None = None) -> list[tuple[str, int, int]]:
+    """The boxes of an mp4 between two offsets: name, start and end."""
+    found = []
+    end = len(data) if end is None else end
+    while start + 8 <= end:
+        size = int.from_bytes(data[start : start + 4], "big") or end - start
+        found.append((data[start + 4 : start + 8].decode("latin-1"), start, start + size))
+        start += size
+    return found
+
+
+def move_metadata_first(path: Path) -> None:
+    """Put the `udta` box of an mp4 first in `moov`: its cover picture becomes the first video stream."""
+    data = path.read_bytes()
+    name, start, end = next(box for box in boxes(data) if box[0] == "moov")
+    children = boxes(data, start + 8, end)
+    ordered = sorted(children, key=lambda box: box[0] != "udta")
+    assert ordered != children, f"{name} has no udta box to move"
+    moved = b"".join(data[first:last] for _, first, last in ordered)
+    path.write_bytes(data[: start + 8] + moved + data[end:])
+
+
 def _checksum(number: int) -> int:
     return (number ^ number >> 4 ^ number >> 8 ^ 0b1010) & 0b1111
