@@ -9,51 +9,18 @@ release's.
 Letters: T frames, K clips, M sentences, L tokens, H and W pixels, D shared width.
 """
 
-import dataclasses
-import difflib
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
+
+from .configuration_base_lfvila import LFVilaBaseConfig, check_range, refuse_strangers
 
 logger = logging.get_logger(__name__)
 
 
-def _refuse_strangers(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
-    """Refuse keywords that are no field of `config` and cannot be meant as they are.
-
-    transformers keeps any other keyword as an attribute, and so do we: a file of a newer release, `auto_map` and the
-    like must load.
-
-    Raises:
-        ValueError: the fields are another model's, one is derived from others, or one is a misspelt field.
-    """
-    own = type(config)
-    model_type = fields.get("model_type", own.model_type)
-    if model_type != own.model_type:
-        raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
-    names = [field.name for field in dataclasses.fields(config)]
-    for name in fields:
-        derived = getattr(own, name, None)
-        if isinstance(derived, property) and derived.fset is None:
-            raise ValueError(
-                f"{name} follows from the other fields of {own.__name__} and cannot be given: {derived.__doc__}"
-            )
-        if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
-            raise ValueError(f"{own.__name__} has no field {name!r}; is {meant[0]!r} meant?")
-
-
-def _check_range(config: PreTrainedConfig, low: int, high: float, *names: str) -> None:
-    """Raise `ValueError` naming the first of the fields `names` that is not in [low, high]."""
-    for name in names:
-        if not low <= getattr(config, name) <= high:
-            at_most = "" if high == float("inf") else f" and at most {high}"
-            raise ValueError(f"{name} must be at least {low}{at_most}, got {getattr(config, name)}")
-
-
 @strict
-class LFVilaVideoConfig(PreTrainedConfig):
+class LFVilaVideoConfig(LFVilaBaseConfig):
     r"""Video tower with hierarchical temporal window attention (HTWA; paper section 3.2, released `VideoEncoder`).
 
     Lists with one entry per level must have the same length; `ValueError` names those that do not.
@@ -73,6 +40,8 @@ class LFVilaVideoConfig(PreTrainedConfig):
         spatial_window: rows and columns of patches in an attention window, for all levels.
         merge_after: levels followed by a 2 x 2 patch merging.
         clip_level: the level whose output becomes the clip features of MTC: the last one whose window fits in a clip.
+        clip_after_merging: whether that output is read after the level's patch merging, where it has one. Only
+            released models whose `local_window` ends at such a level need it.
         pool_size: kernel of the stride-1 max-pooling over the last grid; what is left are the P tokens of a frame.
         mlp_ratio: hidden width of a block's MLP over its channels.
         qkv_bias: whether the query, key and value projections have a bias.
@@ -101,6 +70,7 @@ class LFVilaVideoConfig(PreTrainedConfig):
     spatial_window: list[int] | tuple[int, ...] = (3, 5)
     merge_after: list[int] | tuple[int, ...] = (0, 1, 4)
     clip_level: int = 2
+    clip_after_merging: bool = False
     pool_size: list[int] | tuple[int, ...] = (2, 3)
     mlp_ratio: float | int = 4.0
     qkv_bias: bool = True
@@ -114,7 +84,7 @@ class LFVilaVideoConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Bring sizes to lists and check that the fields fit each other."""
-        _refuse_strangers(self, kwargs)
+        refuse_strangers(self, kwargs)
         per_level = ("depths", "num_heads", "temporal_windows", "merge_after")
         for name in (*per_level, "image_size", "spatial_window", "pool_size"):
             setattr(self, name, list(getattr(self, name)))
@@ -130,8 +100,8 @@ class LFVilaVideoConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Raise `ValueError` where fields disagree, warn where clip features would see other clips."""
-        _check_range(self, 1, float("inf"), "num_frames", "num_clips", "num_channels", "embed_dim")
-        _check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
+        check_range(self, 1, float("inf"), "num_frames", "num_clips", "num_channels", "embed_dim")
+        check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}")
         for name in ("image_size", "patch_size", "spatial_window", "pool_size"):
@@ -181,6 +151,12 @@ class LFVilaVideoConfig(PreTrainedConfig):
         return [self.embed_dim * 2 ** sum(m < level for m in self.merge_after) for level in range(len(self.depths))]
 
     @property
+    def clip_channels(self) -> int:
+        """C of what the clip features are made from."""
+        merged = self.clip_after_merging and self.clip_level in self.merge_after
+        return self.channels[self.clip_level] * (2 if merged else 1)
+
+    @property
     def hidden_size(self) -> int:
         """D, channels after the last level (and its merging, if it has one)."""
         return self.embed_dim * 2 ** len(self.merge_after)
@@ -199,14 +175,20 @@ class LFVilaVideoConfig(PreTrainedConfig):
         return rows, columns
 
     @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens left of one frame of `image_size` after pooling."""
+        rows, columns = (max(n - kernel + 1, 1) for n, kernel in zip(self.last_grid, self.pool_size, strict=True))
+        return rows, columns
+
+    @property
     def num_frame_tokens(self) -> int:
         """P, tokens left of one frame of `image_size` after pooling."""
-        rows, columns = self.last_grid
-        return max(rows - self.pool_size[0] + 1, 1) * max(columns - self.pool_size[1] + 1, 1)
+        rows, columns = self.token_grid
+        return rows * columns
 
 
 @strict
-class LFVilaTextConfig(PreTrainedConfig):
+class LFVilaTextConfig(LFVilaBaseConfig):
     r"""Text tower and cross-modal encoder: BERT's fields, with its layers in three slices (paper section 3.2).
 
     Attributes:
@@ -254,11 +236,11 @@ class LFVilaTextConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check that the fields fit each other."""
-        _refuse_strangers(self, kwargs)
-        _check_range(self, 1, float("inf"), "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
-        _check_range(self, 1, float("inf"), "max_position_embeddings", "max_sentences", "type_vocab_size")
-        _check_range(self, 0, float("inf"), "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
-        _check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
+        refuse_strangers(self, kwargs)
+        check_range(self, 1, float("inf"), "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
+        check_range(self, 1, float("inf"), "max_position_embeddings", "max_sentences", "type_vocab_size")
+        check_range(self, 0, float("inf"), "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
+        check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size = {self.hidden_size} does not divide by num_attention_heads = {self.num_attention_heads}"
@@ -272,7 +254,7 @@ class LFVilaTextConfig(PreTrainedConfig):
 
 
 @strict
-class LFVilaConfig(PreTrainedConfig):
+class LFVilaConfig(LFVilaBaseConfig):
     r"""LF-VILA: two towers, four losses, one cross-modal encoder.
 
     Presets:
@@ -356,7 +338,7 @@ class LFVilaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the two tower configurations and check that they fit each other."""
-        _refuse_strangers(self, kwargs)
+        refuse_strangers(self, kwargs)
         for name, tower in (("text_config", LFVilaTextConfig), ("video_config", LFVilaVideoConfig)):
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
@@ -373,8 +355,8 @@ class LFVilaConfig(PreTrainedConfig):
         for name in ("temperature", "temporal_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        _check_range(self, 1, float("inf"), "num_anchors", "num_candidates")
-        _check_range(self, 0, float("inf"), "num_other_negatives")
+        check_range(self, 1, float("inf"), "num_anchors", "num_candidates")
+        check_range(self, 0, float("inf"), "num_other_negatives")
         super().__post_init__(**kwargs)
 
     @classmethod

@@ -7,6 +7,7 @@ of a level, D shared width, N answers. Mask value 1 means "real", 0 means "paddi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
 from .loss_lfvila import MTCDraw
+from .resizing_lfvila import resize_model
 
 
 @dataclass
@@ -244,3 +246,61 @@ class LFVilaPreTrainedModel(PreTrainedModel):
                 f"{type(config).__name__} (model_type {found!r})"
             )
         super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        num_frames: int | None = None,
+        temporal_windows: Sequence[int] | None = None,
+        image_size: Sequence[int] | None = None,
+        spatial_window: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model as in transformers; at its stored size of video, which is then changed if another is given.
+
+        Args:
+            pretrained_model_name_or_path: folder, repository on the Hub, or `None` with a `state_dict`.
+            *model_args: handed on to transformers.
+            num_frames: T; see `set_num_frames`.
+            temporal_windows: windows per level; see `set_num_frames`.
+            image_size: height and width of a frame; see `set_image_size`.
+            spatial_window: rows and columns of a window; see `set_image_size`.
+            **kwargs: handed on to transformers.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if any(size is not None for size in (num_frames, temporal_windows, image_size, spatial_window)):
+            resize_model(model, num_frames, temporal_windows, image_size, spatial_window)
+        return loaded
+
+    def set_num_frames(self, num_frames: int, temporal_windows: Sequence[int] | None = None) -> None:
+        """Read videos of another number of frames T from now on.
+
+        Bias tables are resized where windows change, temporal positions are interpolated, the configuration follows.
+        Parameters that change are new objects: make the optimizer afterwards. The processor samples frames on its own
+        account and has to be told too.
+
+        Args:
+            num_frames: the new T.
+            temporal_windows: windows per level. By default a last window that spans the video goes on doing so up to 64
+                frames ([2, 4, 8, 16, 32, 64] for 64 of a released model); longer videos are cut into several windows.
+
+        Raises:
+            ValueError: no positive number, not divisible by K in a model that makes clip features, or one window per
+                level is not what was given. The model is unchanged then.
+        """
+        resize_model(self, num_frames=num_frames, temporal_windows=temporal_windows)
+
+    def set_image_size(self, image_size: Sequence[int], spatial_window: Sequence[int] | None = None) -> None:
+        """Read frames of another height and width from now on; positions of a frame's tokens are interpolated.
+
+        Args:
+            image_size: height and width in pixels.
+            spatial_window: rows and columns of a window, as they are by default; bias tables are resized otherwise.
+
+        Raises:
+            ValueError: not two positive numbers. The model is unchanged then.
+        """
+        resize_model(self, image_size=image_size, spatial_window=spatial_window)

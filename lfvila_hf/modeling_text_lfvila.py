@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
+from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig, LFVilaVideoConfig
 from .modeling_base_lfvila import (
     LFVilaCrossModalOutput,
     LFVilaPreTrainedModel,
@@ -33,6 +33,7 @@ from .modeling_base_lfvila import (
     padding_mask,
     takes_additive_mask,
 )
+from .resizing_lfvila import resize_token_positions
 
 
 class LFVilaTextSelfAttention(nn.Module):
@@ -322,6 +323,10 @@ class LFVilaVideoTokenEmbeddings(nn.Module):
         self.spatial_position_embeddings = nn.Parameter(torch.zeros(video.num_frame_tokens, config.hidden_size))
         self.temporal_position_embeddings = nn.Parameter(torch.zeros(video.num_frames, config.hidden_size))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.video_position_layer_norm_eps)
+
+    def resize_video(self, old: LFVilaVideoConfig, new: LFVilaVideoConfig) -> None:
+        """Fit the positions to the T and P of `new`; see `resizing_lfvila.resize_model`, which calls it."""
+        resize_token_positions(self, old, new)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """`(B, T, P, D)` to `(B, T*P, D)`.

@@ -31,23 +31,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lfvila import LFVilaVideoConfig
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
-
-
-def relative_position_index(window: tuple[int, int, int]) -> torch.Tensor:
-    """Row of the bias table for every pair of cells of a window `(t, r, c)`, as `(t, r, c, t, r, c)` int64.
-
-    The table is ordered by time offset, then row offset, then column offset, each from -(size - 1) to size - 1.
-    Slicing every axis to a smaller window gives that window's right rows of the same table.
-    """
-    frames, rows, columns = window
-    index = torch.zeros(window + window, dtype=torch.int64)
-    for axis, stride in enumerate(((2 * rows - 1) * (2 * columns - 1), 2 * columns - 1, 1)):
-        position = torch.arange(window[axis])
-        offset = position[:, None] - position[None, :] + window[axis] - 1  # (size, size)
-        shape = [1] * 6
-        shape[axis], shape[axis + 3] = window[axis], window[axis]
-        index = index + stride * offset.view(shape)
-    return index
+from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
 
 
 def shifted_window_mask(
@@ -314,6 +298,17 @@ class LFVilaVideoLevel(nn.Module):
         )
         self.register_buffer("relative_position_index", relative_position_index(self.window), persistent=False)
 
+    def set_window(self, window: tuple[int, int, int]) -> None:
+        """Attend in windows of another size `(t, r, c)`; bias tables are resized."""
+        layer: Any
+        for layer in self.blocks:
+            table = layer.attn.relative_position_bias_table
+            resized = resize_bias_table(table, self.window, window)
+            layer.attn.relative_position_bias_table = resized_parameter(table, resized)
+        device = self.relative_position_index.device
+        self.relative_position_index = relative_position_index(window).to(device)
+        self.window = window
+
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """`(B, T, h, w, C)` to the same shape."""
         sizes = hidden_states.shape[1:4]
@@ -360,7 +355,7 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
             }
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.clip_merging = LFVilaPatchMerging(config, config.channels[config.clip_level], config.hidden_size)
+        self.clip_merging = LFVilaPatchMerging(config, config.clip_channels, config.hidden_size)
         self.clip_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -372,6 +367,14 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
             init.trunc_normal_(module.relative_position_bias_table, std=0.02)
         elif isinstance(module, LFVilaVideoLevel):
             init.copy_(module.relative_position_index, relative_position_index(module.window))
+
+    def resize_video(self, old: LFVilaVideoConfig, new: LFVilaVideoConfig) -> None:
+        """Fit what depends on the size of the video to `new`; see `resizing_lfvila.resize_model`, which calls it."""
+        level: Any
+        for level, frames in zip(self.levels, new.temporal_windows, strict=True):
+            level.set_window((frames, *new.spatial_window))
+        if isinstance(self.patch_embed, LFVilaConvStem):
+            self.patch_embed.stretch = new.temporal_windows[0]
 
     def get_input_embeddings(self) -> nn.Module:
         """The stem."""
@@ -413,10 +416,11 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
         hidden = self.dropout(self.patch_embed(pixels))  # (B, T, h, w, C)
         for level, blocks in enumerate(self.levels):
             hidden = blocks(hidden, **kwargs)
-            if level == self.config.clip_level:
-                clip_level = hidden
+            before_merging = hidden
             if str(level) in self.merging:
                 hidden = self.merging[str(level)](hidden)
+            if level == self.config.clip_level:
+                clip_level = hidden if self.config.clip_after_merging else before_merging
         last = self.norm(hidden)  # (B, T, h, w, D)
         tokens = self.pool(last)  # (B, T, P, D)
         return LFVilaVideoModelOutput(
