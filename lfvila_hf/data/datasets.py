@@ -278,9 +278,16 @@ class StreamedDataset(torch.utils.data.IterableDataset[VideoTextSample]):
         rows: A `datasets.IterableDataset`, shuffled or not.
         reader: What a row becomes: `RetrievalReader(...)` or `PreTrainingReader(...)`.
         skips: Policy for samples that cannot be used; raises where left out.
+
+    Raises:
+        ValueError: For rows that are no such stream: every worker would read all of them.
     """
 
     def __init__(self, rows: Any, reader: RowReader, skips: SkipLog | None = None) -> None:
+        from datasets import IterableDataset
+
+        if not isinstance(rows, IterableDataset):
+            raise ValueError(f"rows of a stream: expected a datasets.IterableDataset, got {type(rows).__name__}")
         self.rows = rows
         self.reader = reader
         self.skips = skips or SkipLog("raise")

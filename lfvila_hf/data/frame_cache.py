@@ -162,7 +162,7 @@ class FrameCache:
         """Frames of one video, from the cache or through it.
 
         Args:
-            source: A path.
+            source: Path of a file on this machine.
             choose: From the number of frames n, the wanted frames.
             num_frames: T of a whole video, T / K of a clip file.
             rule: What `choose` is for: `"video"` (uniform or jittered) or `"clip"`.
@@ -175,10 +175,12 @@ class FrameCache:
 
         Raises:
             LFVilaVideoError: Where the video cannot be used.
-            ValueError: Where the source is not a path.
+            ValueError: Where the source is not such a path.
         """
-        if not isinstance(source, (str, os.PathLike)):
-            raise ValueError(f"a frame cache holds frames of files: expected a path, got {type(source).__name__}")
+        if not isinstance(source, (str, os.PathLike)) or "://" in os.fspath(source):
+            raise ValueError(
+                f"a frame cache holds frames of files on this machine, expected a path, got {source!r:.80}"
+            )
         path = os.path.abspath(os.fspath(source))
         held = max(self.frames_per_video or 4 * num_frames, num_frames)
         what = {
@@ -187,6 +189,7 @@ class FrameCache:
             "frames_per_video": None if rule == "clip" else held,
             "size": list(reduced_size) if self.resolution == "reduced" else None,
             "accept_truncated": bool(options.get("accept_truncated")),
+            "decoder_size": list(options["size"]) if options.get("size") else None,
         }
         entry = self._entry(path, what)
         frames = None if entry is None else self._take(entry, choose)
@@ -236,7 +239,7 @@ class FrameCache:
 
     def _open(self, entry: Path) -> CachedVideo | None:
         try:
-            pictures = np.load(entry, mmap_mode="r", allow_pickle=False)
+            pictures = np.lib.format.open_memmap(entry, mode="r")
             with entry.open("rb") as file:
                 file.seek(pictures.offset + pictures.nbytes)
                 described = json.loads(file.read())

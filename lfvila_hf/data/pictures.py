@@ -34,6 +34,8 @@ class PictureReader:
     def __init__(self, video_processor: Any, frame_cache: FrameCache | None = None) -> None:
         if not (video_processor.do_sample_frames and video_processor.do_resize):
             raise ValueError("a data set needs a video processor with do_sample_frames and do_resize")
+        if frame_cache is not None and frame_cache.resolution == "source" and video_processor.scale_in_decoder:
+            raise ValueError('resolution="source" keeps pictures as they are, so scale_in_decoder must be False')
         self.video_processor = video_processor
         self.frame_cache = frame_cache
 
@@ -92,6 +94,7 @@ class PictureReader:
             rule=rule,
             reduced_size=self._scaled(RESIZE_OVER_TARGET),
             resize=self._resize,
+            size=self._scaled(RESIZE_OVER_TARGET) if processor.scale_in_decoder else None,
             accept_truncated=processor.accept_truncated,
             num_threads=processor.num_decoding_threads,
         )
