@@ -71,7 +71,7 @@ class LFVilaCollator:
         if not kept:
             raise ValueError(
                 f"all {len(samples)} samples of a batch were skipped, at least one is needed: take larger batches, or "
-                "leave the samples of the data set's skip_report() out of its rows"
+                "go on with the data set's without_skipped()"
             )
         pictures = torch.stack([sample.pictures for sample in kept])  # (B, T, 3, H, W)
         text = self.processor(text=[list(sample.sentences) for sample in kept])
@@ -106,11 +106,7 @@ class LFVilaCollator:
         count = input_ids[0].numel()
 
         def drawn(stream: int) -> torch.Tensor:
-            rows = [
-                random_keys(self.seed, epoch, number[None], count, stream)[0]
-                for number, epoch in zip(numbers, epochs, strict=True)
-            ]
-            return torch.stack(rows).view_as(input_ids)  # (B, M, L), 0 ... 2**32 - 1
+            return random_keys(self.seed, epochs, numbers, count, stream).view_as(input_ids)  # (B, M, L) in 0 ... 2**32
 
         fate = drawn(FATE_STREAM) / 2**32
         chosen = (drawn(CHOICE_STREAM) < self.mlm_probability * 2**32) & ~torch.isin(input_ids, self._special)

@@ -16,6 +16,7 @@ batch that much smaller. It is never another sample.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +31,8 @@ from .frame_cache import FrameCache
 from .pictures import PictureReader
 from .skipping import OnError, SkipLog, SkipReport
 
-# Streams of `random_keys`; the losses use 0 to 2.
-VIDEO_STREAM, START_STREAM = 16, 17
+SAMPLE_STREAM = 16
+"""Stream of `random_keys` that samples are made from; the losses use 0 to 2."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class VideoTextSample:
 class RowReader:
     """What one kind of row becomes; subclasses say which files and sentences.
 
+    Attributes:
+        columns: What a row must have.
+
     Args:
         processor: `LFVilaProcessor`.
         training: Random choices, or the evaluation's fixed ones.
@@ -71,18 +75,19 @@ class RowReader:
         frame_cache: Where decoded frames are kept.
     """
 
+    columns: tuple[str, ...] = ("id", "sentences", "place")
+
     def __init__(self, processor: Any, *, training: bool, seed: int = 0, frame_cache: FrameCache | None = None) -> None:
         self.pictures = PictureReader(processor.video_processor, frame_cache)
         self.training = training
         self.seed = seed
 
-    def select(self, row: dict[str, Any], number: int, epoch: int) -> tuple[str | list[str], Sequence[str]]:
+    def select(self, row: dict[str, Any], key: int) -> tuple[str | list[str], Sequence[str]]:
         """The file or clip files of a row, and the sentences that go with them.
 
         Args:
             row: An annotation row.
-            number: The sample's number.
-            epoch: The epoch.
+            key: A random integer in 0 ... 2**32 - 1 that belongs to this sample and epoch.
         """
         raise NotImplementedError
 
@@ -92,10 +97,15 @@ class RowReader:
         Raises:
             LFVilaVideoError: Names the video, and the row it belongs to.
             AnnotationError: Where the row does not fit the model.
+            ValueError: Where a column is missing.
         """
+        missing = [name for name in self.columns if name not in row]
+        if missing:
+            raise ValueError(f"a row lacks {missing}, it has {sorted(row)}: expected rows as the loaders make them")
         number = zlib.crc32(f"{row['id']}:{row['place'].rpartition(':')[2]}".encode())
-        source, sentences = self.select(row, number, epoch)
-        high, low = self.keys(epoch, number, 2, VIDEO_STREAM)
+        keys = random_keys(self.seed, epoch, torch.tensor([number]), 3, SAMPLE_STREAM)
+        high, low, key = keys[0].tolist()
+        source, sentences = self.select(row, key)
         try:
             read = self.pictures.read(source, training=self.training, seed=high << 30 ^ low)
         except LFVilaVideoError as error:
@@ -113,15 +123,13 @@ class RowReader:
             row=row,
         )
 
-    def keys(self, epoch: int, number: int, count: int, stream: int) -> list[int]:
-        """Reproducible random integers of a sample in 0 ... 2**32 - 1."""
-        return random_keys(self.seed, epoch, torch.tensor([number]), count, stream)[0].tolist()
-
 
 class RetrievalReader(RowReader):
     """Rows of `load_retrieval`: a whole video and all its sentences."""
 
-    def select(self, row: dict[str, Any], number: int, epoch: int) -> tuple[str, Sequence[str]]:
+    columns = (*RowReader.columns, "video")
+
+    def select(self, row: dict[str, Any], key: int) -> tuple[str, Sequence[str]]:
         """The video and its paragraph, as they are."""
         return row["video"], row["sentences"]
 
@@ -139,6 +147,8 @@ class PreTrainingReader(RowReader):
         ValueError: Where T is no multiple of K, or the processor would join some of the K sentences.
     """
 
+    columns = (*RowReader.columns, "clips")
+
     def __init__(self, processor: Any, **options: Any) -> None:
         super().__init__(processor, **options)
         self.num_clips = int(processor.video_processor.num_clips)
@@ -151,14 +161,14 @@ class PreTrainingReader(RowReader):
                 f"expected at least num_clips={self.num_clips}: one for each clip"
             )
 
-    def select(self, row: dict[str, Any], number: int, epoch: int) -> tuple[list[str], Sequence[str]]:
+    def select(self, row: dict[str, Any], key: int) -> tuple[list[str], Sequence[str]]:
         """K clips from a random (in evaluation: the first) start on, and their sentences."""
         starts = len(row["clips"]) - self.num_clips + 1
         if starts < 1:
             raise AnnotationError(
                 row["place"], f"{row['id']!r} has {len(row['clips'])} clips, expected at least {self.num_clips}"
             )
-        start = self.keys(epoch, number, 1, START_STREAM)[0] % starts if self.training else 0
+        start = key % starts if self.training else 0
         return row["clips"][start : start + self.num_clips], row["sentences"][start : start + self.num_clips]
 
 
@@ -206,6 +216,14 @@ class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
         """What was skipped so far, in this process and its workers."""
         return self.skips.report()
 
+    def without_skipped(self) -> VideoTextDataset:
+        """A data set like this one without the rows that were skipped so far, whose batches are therefore full."""
+        skipped = {(one.sample, one.place) for one in self.skip_report().skipped}
+        kept = [index for index, row in enumerate(self.rows) if (row["id"], row["place"]) not in skipped]
+        smaller = copy.copy(self)
+        smaller.rows = torch.utils.data.Subset(self.rows, kept)
+        return smaller
+
 
 class RetrievalDataset(VideoTextDataset):
     """Whole videos and their paragraphs.
@@ -218,7 +236,8 @@ class RetrievalDataset(VideoTextDataset):
         on_error: `"raise"` or `"skip"`, see `SkipLog`.
         max_skip_fraction: Ceiling for `"skip"`.
         frame_cache: Where decoded frames are kept; every read decodes where left out.
-        skip_journal: File that keeps what was skipped; a temporary one where left out.
+        skip_journal: File that keeps what was skipped, the same for all processes of a distributed run; a temporary
+            one where left out.
     """
 
     def __init__(
@@ -248,7 +267,8 @@ class PreTrainingDataset(VideoTextDataset):
         on_error: `"raise"` or `"skip"`, see `SkipLog`.
         max_skip_fraction: Ceiling for `"skip"`.
         frame_cache: Where decoded frames are kept; every read decodes where left out.
-        skip_journal: File that keeps what was skipped; a temporary one where left out.
+        skip_journal: File that keeps what was skipped, the same for all processes of a distributed run; a temporary
+            one where left out.
     """
 
     def __init__(

@@ -2,9 +2,10 @@
 """What happens to a sample that cannot be used: `raise`, or `skip` with a count, a log, a report and a ceiling.
 
 One policy object, `SkipLog`, serves annotation rows and videos alike. Skipped samples are written to a journal file,
-one JSON line each, because loader workers are other processes: appending a short line is atomic, so that the processes
-need no lock, and every one of them sees all skips when it compares their number with the ceiling. A sample that is
-skipped in every epoch counts once. Memory is bounded by the number of distinct skipped samples.
+one JSON line each, because loader workers are other processes: a line is appended in one piece, so that the processes
+need no lock, and every one of them sees all skips when it compares their number with the ceiling. The processes of a
+distributed run count together if they are given the same journal file. A sample that is skipped in every epoch counts
+once. Memory is bounded by the number of distinct skipped samples.
 """
 
 from __future__ import annotations
@@ -94,15 +95,17 @@ class SkipLog:
         self.on_error = on_error
         self.max_skip_fraction = max_skip_fraction
         self.total = total
-        if journal is None:
+        self.journal: Path | None = None if journal is None else Path(journal)
+        if self.journal is not None:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+        elif on_error == "skip":
             handle, name = tempfile.mkstemp(prefix="lfvila_hf_skipped_", suffix=".jsonl")
             os.close(handle)
+            self.journal = Path(name)
             # Only here, not where a worker unpickles its copy: the file goes with the object that made it.
             weakref.finalize(self, _remove, name, os.getpid())
-        else:
-            name = os.fspath(journal)
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-        self.journal = Path(name)
+        self._skipped: dict[tuple[str, str], SkippedSample] = {}
+        self._read_to = 0
 
     def handle(self, error: Exception, *, sample: str, place: str, rows_read: int = 0) -> None:
         """Raise the error, or write it down and raise only where the ceiling is passed.
@@ -117,37 +120,54 @@ class SkipLog:
             ValueError: Too many samples are skipped; names how many, the ceiling and the last reason.
             Exception: `error`, where the policy is to raise.
         """
-        if self.on_error == "raise":
+        if self.on_error == "raise" or self.journal is None:
             raise error
-        skip = SkippedSample(sample, place, str(error))
-        before = self.report()
-        known = {(one.sample, one.place) for one in before.skipped}
-        if (sample, place) not in known:
+        self._read_journal()
+        if (sample, place) not in self._skipped:
+            skip = SkippedSample(sample, place, str(error))
             logger.warning("skipped %s of %s: %s", sample, place, skip.reason)
-            with self.journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(skip)) + "\n")
-        self._check_ceiling(len(known | {(sample, place)}), rows_read, skip)
+            _append(self.journal, json.dumps(asdict(skip)))
+            self._read_journal()
+        self._check_ceiling(rows_read, self._skipped[sample, place])
 
     def report(self) -> SkipReport:
         """What was skipped so far, each sample once."""
-        samples: dict[tuple[str, str], SkippedSample] = {}
-        if self.journal.exists():
-            for line in self.journal.read_text(encoding="utf-8").splitlines():
-                one = SkippedSample(**json.loads(line))
-                samples.setdefault((one.sample, one.place), one)
-        return SkipReport(tuple(samples.values()), self.total)
+        self._read_journal()
+        return SkipReport(tuple(self._skipped.values()), self.total)
 
     def reasons(self) -> Counter[str]:
         """How often each reason occurs."""
         return Counter(one.reason for one in self.report().skipped)
 
-    def _check_ceiling(self, count: int, rows_read: int, last: SkippedSample) -> None:
+    def _read_journal(self) -> None:
+        """Take in the lines that this or other processes have written since the last time."""
+        if self.journal is None or not self.journal.exists():
+            return
+        with self.journal.open("rb") as file:
+            file.seek(self._read_to)
+            new, newline, _ = file.read().rpartition(b"\n")
+        self._read_to += len(new) + len(newline)
+        for line in new.splitlines():
+            one = SkippedSample(**json.loads(line))
+            self._skipped.setdefault((one.sample, one.place), one)
+
+    def _check_ceiling(self, rows_read: int, last: SkippedSample) -> None:
+        count = len(self._skipped)
         total = self.total if self.total is not None else max(rows_read, MIN_ROWS_FOR_CEILING)
         if count > self.max_skip_fraction * total:
             raise ValueError(
                 f"{count} of {total} samples could not be used, more than max_skip_fraction={self.max_skip_fraction:g} "
                 f"allows; the last was {last.sample} of {last.place}: {last.reason}"
             )
+
+
+def _append(journal: Path, line: str) -> None:
+    """Add a line in one write, so that lines of several processes do not mix."""
+    descriptor = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
 
 
 def _remove(name: str, owner: int) -> None:

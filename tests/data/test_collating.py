@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from small_corpus import make_processor, write_retrieval
+from torch.utils.data import DataLoader
 
 from lfvila_hf.data.annotations import load_retrieval
 from lfvila_hf.data.collating import LFVilaCollator
@@ -156,6 +157,20 @@ def test_masking_needs_a_mask_token(processor: LFVilaProcessor, monkeypatch: pyt
     monkeypatch.setattr(type(processor.tokenizer), "mask_token_id", None, raising=False)
     with pytest.raises(ValueError, match="a tokenizer with a mask token"):
         LFVilaCollator(processor, 0.15)
+
+
+def test_batches_of_workers_are_those_of_this_process(tmp_path: Path, processor: LFVilaProcessor) -> None:
+    path, videos = write_retrieval(tmp_path, count=5, frames=6)
+    dataset = RetrievalDataset(load_retrieval(path, videos), processor, training=True, seed=3)
+    collator = LFVilaCollator(processor, 0.3, seed=4, return_ids=True)
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        batches = [list(DataLoader(dataset, 2, collate_fn=collator, num_workers=workers)) for workers in (0, 2)]
+        assert [len(batch["input_ids"]) for batch in batches[1]] == [2, 2, 1]
+        for here, there in zip(*batches, strict=True):
+            assert here.pop("sample_ids") == there.pop("sample_ids")
+            assert here.keys() == there.keys() == {"input_ids", "attention_mask", "pixel_values_videos", "mlm_targets"}
+            assert all(torch.equal(here[name], there[name]) for name in here)
 
 
 # -- with transformers' Trainer --------------------------------------------------------------------------------------

@@ -285,6 +285,24 @@ def test_more_broken_videos_than_the_ceiling_are_an_error(
         samples_of(dataset, num_workers=workers)
 
 
+def test_the_data_set_without_what_was_skipped_has_full_batches(broken_rows: Any, processor: LFVilaProcessor) -> None:
+    dataset = RetrievalDataset(broken_rows, processor, training=True, on_error="skip", max_skip_fraction=0.25)
+    dataset.set_epoch(3)
+    expected = [sample for sample in samples_of(dataset) if sample is not None]
+    smaller = dataset.without_skipped()
+    assert len(smaller) == len(expected) == 6
+    assert all(same(smaller[index], sample) for index, sample in enumerate(expected))
+    smaller.set_epoch(4)
+    assert smaller[0].epoch == 4
+    assert len(smaller.skip_report()) == 2
+
+
+def test_rows_without_the_columns_of_the_loaders_are_an_error(processor: LFVilaProcessor) -> None:
+    dataset = RetrievalDataset([{"id": "a", "sentences": ["A."], "video": "a.mp4"}], processor, training=True)
+    with pytest.raises(ValueError, match=r"a row lacks \['place'\], it has \['id', 'sentences', 'video'\]"):
+        dataset[0]
+
+
 def test_an_error_that_is_not_the_videos_is_never_skipped(
     rows: Any, processor: LFVilaProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,28 @@ def test_a_kept_journal_is_read_on_by_the_next_run(tmp_path: Path) -> None:
     assert [one.sample for one in SkipLog("skip", 1.0, total=5, journal=path).report().skipped] == ["a"]
 
 
+def test_a_line_that_is_still_being_written_is_read_later(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    one, other = (SkipLog("skip", 1.0, total=5, journal=path) for _ in range(2))
+    one.handle(ValueError("x"), sample="a", place="f:1")
+    line = path.read_bytes()
+    path.write_bytes(line + line.replace(b"f:1", b"f:2")[:-10])
+    assert [skip.place for skip in other.report().skipped] == ["f:1"]
+    path.write_bytes(line + line.replace(b"f:1", b"f:2"))
+    assert [skip.place for skip in other.report().skipped] == ["f:1", "f:2"]
+
+
+def test_many_skips_are_read_once_each(tmp_path: Path) -> None:
+    log = SkipLog("skip", 1.0, total=3000, journal=tmp_path / "skipped.jsonl")
+    other = SkipLog("skip", 1.0, total=3000, journal=tmp_path / "skipped.jsonl")
+    for number in range(1000):
+        log.handle(ValueError("x"), sample=f"a{number}", place=f"f:{number}")
+        other.handle(ValueError("x"), sample=f"b{number}", place=f"f:{number}")
+        log.handle(ValueError("x"), sample="a0", place="f:0")
+    assert len(log.report()) == len(other.report()) == 2000
+    assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 2000
+
+
 def test_an_unknown_policy_and_an_impossible_ceiling_are_errors() -> None:
     with pytest.raises(ValueError, match='"raise" or "skip", got \'ignore\''):
         SkipLog("ignore")  # type: ignore[arg-type]  # a wrong value is the point
