@@ -4,7 +4,7 @@
 Masking follows BERT: a token that is no special token and no padding is chosen with the given probability (15 %); of
 the chosen ones 80 % become `[MASK]`, 10 % a random word piece that is no special token, 10 % stay. Every choice is a
 function of the seed, the sample's number and epoch and the token's position (`loss_lfvila.random_keys`), so that batch
-size, order, workers and a resumed run do not change it. Memory: one batch of pictures twice.
+size, order, workers and a resumed run do not change it. Memory: the samples, and the batch made of them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class LFVilaCollator:
             masking `mlm_targets` `(B, M, L)`, the token that was there or -100.
 
         Raises:
-            ValueError: Where every sample of the batch was skipped.
+            ValueError: Where every sample of the batch was skipped, or samples differ in shape.
         """
         kept = [sample for sample in samples if sample is not None]
         if not kept:
@@ -73,12 +73,11 @@ class LFVilaCollator:
                 f"all {len(samples)} samples of a batch were skipped, at least one is needed: take larger batches, or "
                 "go on with the data set's without_skipped()"
             )
-        pictures = torch.stack([sample.pictures for sample in kept])  # (B, T, 3, H, W)
         text = self.processor(text=[list(sample.sentences) for sample in kept])
         batch: dict[str, Any] = {
             "input_ids": text["input_ids"],
             "attention_mask": text["attention_mask"],
-            "pixel_values_videos": self.processor.video_processor.normalize_pictures(pictures),
+            "pixel_values_videos": self._pixels(kept),
         }
         if self.mlm_probability:
             batch["input_ids"], batch["mlm_targets"] = self.mask(
@@ -89,6 +88,18 @@ class LFVilaCollator:
         if self.return_ids:
             batch["sample_ids"] = [sample.id for sample in kept]
         return batch
+
+    def _pixels(self, samples: list[VideoTextSample]) -> torch.Tensor:
+        shape = samples[0].pictures.shape
+        pixels = torch.empty((len(samples), *shape))  # (B, T, 3, H, W)
+        for row, sample in enumerate(samples):  # one by one: temporaries of a whole batch cost four times the time
+            if sample.pictures.shape != shape:
+                raise ValueError(
+                    f"pictures of one batch must have one shape, got {tuple(shape)} of {samples[0].id!r} and "
+                    f"{tuple(sample.pictures.shape)} of {sample.id!r}"
+                )
+            pixels[row] = self.processor.video_processor.normalize_pictures(sample.pictures)
+        return pixels
 
     def mask(
         self, input_ids: torch.Tensor, numbers: torch.Tensor, epochs: torch.Tensor

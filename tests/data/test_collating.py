@@ -6,6 +6,7 @@ Trainer shows that data sets, collator and model fit each other.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def test_skipped_samples_are_left_out_and_a_batch_of_nothing_else_is_an_error(pr
     assert all(torch.equal(with_holes[name], expected[name]) for name in expected)
     with pytest.raises(ValueError, match="all 3 samples of a batch were skipped"):
         collator([None, None, None])
+
+
+def test_pictures_of_several_shapes_are_an_error_that_names_two_samples(processor: LFVilaProcessor) -> None:
+    shorter = replace(make_sample(1), pictures=make_sample(1).pictures[:1])
+    with pytest.raises(ValueError, match=r"\(4, 3, 32, 48\) of 's_0' and \(1, 3, 32, 48\) of 's_1'"):
+        LFVilaCollator(processor)([make_sample(0), shorter])
 
 
 # -- masking ---------------------------------------------------------------------------------------------------------
