@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
 from .loss_lfvila import MTCDraw
 from .resizing_lfvila import resize_model
+from .towers_lfvila import from_towers
 
 
 @dataclass
@@ -274,6 +275,38 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         if any(size is not None for size in (num_frames, temporal_windows, image_size, spatial_window)):
             resize_model(model, num_frames, temporal_windows, image_size, spatial_window)
         return loaded
+
+    @classmethod
+    def from_pretrained_towers(
+        cls,
+        video: Any = None,
+        text: Any = None,
+        config: Any = None,
+        output_loading_info: bool = False,
+        **overrides: Any,
+    ) -> Any:
+        """A new model whose towers start from a 2-D Swin and a BERT.
+
+        Swin is inflated into the video tower, BERT's layers are split over the sentence, paragraph and cross-modal
+        slices; see towers_lfvila.py. What neither has (projections, segment embeddings, positions of video tokens)
+        starts from random numbers.
+
+        Args:
+            video: the `.pth` of Swin's authors, a folder or repository with a `SwinModel` of transformers, or such a
+                model; without it the video tower is new.
+            text: a folder or repository with a `BertModel`, `BertForMaskedLM` or `BertForPreTraining`, or such a model;
+                without it the text side is new.
+            config: the configuration. Without it, one is derived from both towers: Swin-B and BERT-large give the
+                released size.
+            output_loading_info: also return which parameters are new and which were of no use, a `TowerReport`.
+            **overrides: fields of the derived configuration; `video_config` and `text_config` given as dicts replace
+                single fields.
+
+        Raises:
+            ValueError: something else than a Swin or a BERT, or sizes that do not fit, all of them listed.
+        """
+        model, report = from_towers(cls, video, text, config, **overrides)
+        return (model, report) if output_loading_info else model
 
     def set_num_frames(self, num_frames: int, temporal_windows: Sequence[int] | None = None) -> None:
         """Read videos of another number of frames T from now on.

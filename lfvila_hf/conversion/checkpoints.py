@@ -1,0 +1,249 @@
+"""From a released checkpoint file to a folder that `from_pretrained` reads: configuration, safetensors, processor.
+
+The folder appears complete or not at all: everything is written to a temporary folder beside it, which takes the name
+at the very end.
+
+Memory: the checkpoint is mapped, its tensors are handed to safetensors as they are, and no model is built: about once
+the size of the checkpoint (benchmarks/conversion_memory.py measures it). A change of dtype or new parts cost a copy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfvila_hf.checkpoint_files_lfvila import read_state_dict
+from lfvila_hf.configuration_lfvila import LFVilaConfig
+from lfvila_hf.conversion.names import FUSING_TASKS, TASKS
+from lfvila_hf.conversion.original import config_from_original, processor_settings, read_original
+from lfvila_hf.conversion.released import map_checkpoint, meta_model
+from lfvila_hf.conversion.report import ConversionReport, report_on
+from lfvila_hf.processing_lfvila import LFVilaProcessor
+from lfvila_hf.swin_inflation_lfvila import quiet, read_swin
+from lfvila_hf.towers_lfvila import bert_state, read_bert
+from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
+
+# What the release used; its vocabulary is 30,522 words.
+DEFAULT_TOKENIZER = "bert-large-uncased"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+REPORT_FILE = "conversion_report.json"
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    original_config: str | Path,
+    task: str,
+    output_dir: str | Path,
+    *,
+    tokenizer: str | None = DEFAULT_TOKENIZER,
+    bert_config: str | Path | None = None,
+    bert: str | None = None,
+    swin: str | None = None,
+    dtype: str | None = None,
+    max_sentences: int | None = None,
+    max_sentence_length: int | None = None,
+    **config_overrides: Any,
+) -> ConversionReport:
+    """Convert a released checkpoint.
+
+    Args:
+        checkpoint: the released `.bin`, or a folder with one `pytorch_model.bin`.
+        original_config: the released YAML of the task.
+        task: one of `TASKS`.
+        output_dir: folder to write, which must not exist or be empty.
+        tokenizer: folder or repository of the tokenizer; `None` writes the video processor alone.
+        bert_config: the BERT json, where it is not found as the YAML names it.
+        bert: folder or repository of a BERT; cross-modal layers that the checkpoint lacks start from it.
+        swin: the Swin that pre-training started from, to tell whether the clip projection was trained.
+        dtype: "float16", "bfloat16" or "float32"; that of the checkpoint where not given.
+        max_sentences: sentences that the processor keeps apart; by default those of the released data set.
+        max_sentence_length: tokens of a sentence; by default those of the released data set.
+        **config_overrides: fields of `LFVilaConfig` that win over the YAML.
+
+    Returns:
+        What was done. It is also written to the folder, as `conversion_report.json`.
+
+    Raises:
+        ValueError: an argument, a file or its content is not what it should be. Nothing is written then.
+    """
+    output = Path(output_dir)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output}: exists and is not empty, nothing was written")
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {sorted(TASKS)}, got {task!r}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
+    with quiet(), _collected_warnings() as warnings:
+        original = read_original(original_config, bert_config)
+        config = config_from_original(original, task, **config_overrides)
+        settings = processor_settings(original, task)
+        settings["max_sentences"] = max_sentences or settings["max_sentences"]
+        settings["max_sentence_length"] = max_sentence_length or settings["max_sentence_length"]
+        processor = build_processor(config, tokenizer, settings)
+        bert_parameters = bert_state_for(config, task, bert) if bert is not None else {}
+        swin_parameters = None if swin is None else read_swin(swin)
+
+        released = read_state_dict(checkpoint)
+        mapped = map_checkpoint(released, config, task, initialise_new_parts=True, bert_layers=bert_parameters)
+        model_class = TASKS[task].__name__
+        report = report_on(mapped, released, config, str(checkpoint), task, model_class, swin_parameters)
+        mapped.state = in_one_dtype(mapped.state, DTYPES.get(dtype or ""))
+        report.dtype = str(next(iter(mapped.state.values())).dtype).removeprefix("torch.")
+        report.notes += [*warnings, *_tokenizer_notes(processor, config)]
+        report.output_dir = str(output)
+        del released
+        with complete_folder(output) as folder:
+            write_model(mapped.state, config, task, folder)
+            processor.save_pretrained(folder)
+            text = json.dumps(report.to_dict(), indent=1)
+            (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def build_processor(config: LFVilaConfig, tokenizer: str | None, settings: dict[str, int]) -> Any:
+    """The processor of a converted model.
+
+    Raises:
+        ValueError: the tokenizer is not there, or the sizes do not fit the model's positions.
+    """
+    video = config.video_config
+    size = {"height": video.image_size[0], "width": video.image_size[1]}
+    video_processor = LFVilaVideoProcessor(size=size, num_frames=video.num_frames, num_clips=video.num_clips)
+    if tokenizer is None:
+        return video_processor
+    text = config.text_config
+    tokens = settings["max_sentences"] * settings["max_sentence_length"]
+    if settings["max_sentences"] > text.max_sentences or tokens > text.max_position_embeddings:
+        raise ValueError(
+            f"{settings['max_sentences']} sentences of {settings['max_sentence_length']} tokens do not fit the model's "
+            f"{text.max_sentences} segments and {text.max_position_embeddings} positions; see --max-sentences and "
+            "--max-sentence-length"
+        )
+    return LFVilaProcessor(
+        video_processor,
+        load_tokenizer(tokenizer),
+        max_sentences=settings["max_sentences"],
+        max_sentence_length=settings["max_sentence_length"],
+    )
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder or the Hub.
+
+    Raises:
+        ValueError: it is not there, saying what works without a network.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the library raises a dozen types here, from its own to the network's
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"cannot load the tokenizer {name!r}; without a network, give a folder that holds it with --tokenizer PATH "
+            f"({reason[:300]})"
+        ) from error
+
+
+def bert_state_for(config: LFVilaConfig, task: str, bert: str) -> dict[str, torch.Tensor]:
+    """Cross-modal layers out of a BERT, under our names.
+
+    Raises:
+        ValueError: the task has no cross-modal encoder, or the BERT does not fit.
+    """
+    if config.text_config.num_cross_modal_layers == 0:
+        fusing = ", ".join((*FUSING_TASKS, "pretraining (stage: 2)"))
+        raise ValueError(f"--bert starts the cross-modal layers of {fusing}; this {task} model has none")
+    state = bert_state(*read_bert(bert), config)
+    return {name: tensor for name, tensor in state.items() if name.startswith("cross_modal_encoder.layers.")}
+
+
+def in_one_dtype(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Tensors in `dtype`, by default in the widest that they have."""
+    if dtype is None:
+        dtype = next(iter(state.values())).dtype
+        for tensor in state.values():
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return {name: tensor.to(dtype) for name, tensor in state.items()}
+
+
+def write_model(state: dict[str, torch.Tensor], config: LFVilaConfig, task: str, folder: Path) -> None:
+    """Write configuration and safetensors as `save_pretrained` does, without a model in memory."""
+    model: Any = meta_model(config, task)
+    model = model.to(next(iter(state.values())).dtype)
+    model.save_pretrained(folder, state_dict=dict(state))  # takes tensors out of the dictionary as it writes
+
+
+def push_folder(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
+    """Upload a converted folder to the Hub in one commit; returns the repository's address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    api.upload_folder(repo_id=url.repo_id, folder_path=str(folder), commit_message="Converted LF-VILA checkpoint")
+    return str(url)
+
+
+@contextmanager
+def complete_folder(output: Path) -> Iterator[Path]:
+    """A temporary folder beside `output` that becomes `output` if the block succeeds and vanishes if not."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        if output.exists():
+            output.rmdir()  # empty, as was checked
+        os.replace(folder, output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    """The process's mask, which cannot be read without being set."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """Warnings that the package logs, each once, instead of their output."""
+    messages: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if text not in messages:
+                messages.append(text)
+
+    package = logging.getLogger("lfvila_hf")
+    handler, propagate, level = Collector(logging.WARNING), package.propagate, package.level
+    package.addHandler(handler)
+    package.propagate = False
+    package.setLevel(logging.WARNING)
+    try:
+        yield messages
+    finally:
+        package.removeHandler(handler)
+        package.propagate, package.level = propagate, level
+
+
+def _tokenizer_notes(processor: Any, config: LFVilaConfig) -> list[str]:
+    """What does not fit between tokenizer and word embeddings."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    words = config.text_config.vocab_size
+    if tokenizer is None or len(tokenizer) == words:
+        return []
+    consequence = "the model cannot read all of its tokens" if len(tokenizer) > words else "some words are never used"
+    return [f"the tokenizer has {len(tokenizer)} tokens and the model {words} word embeddings: {consequence}"]
