@@ -121,6 +121,10 @@ class FrameCache:
         frames_per_video: Frames held of a long video besides those of evaluation; 4 T where left out.
         resolution: `"reduced"` or `"source"`, see the top of this file.
 
+    Attributes:
+        hits: Reads that found their entry, in this process.
+        misses: Reads that decoded, in this process.
+
     Raises:
         ValueError: For numbers below 1 or an unknown resolution.
     """

@@ -346,16 +346,20 @@ def test_a_stream_gives_the_samples_of_the_map_style_data_set(
         assert all(same(sample, expected[sample.id]) for sample in found)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}])
 def test_a_shuffled_stream_takes_another_order_in_every_epoch(
-    corpus: Path, shards: str, processor: LFVilaProcessor
+    corpus: Path, shards: str, processor: LFVilaProcessor, options: dict[str, Any]
 ) -> None:
     rows = load_retrieval(shards, corpus / "videos", streaming=True).shuffle(seed=1, buffer_size=6)
     stream = StreamedDataset(rows, RetrievalReader(processor, training=False))
+    loader = DataLoader(stream, batch_size=1, collate_fn=one_sample, **options)
     orders = []
-    for epoch in range(3):
+    for epoch in range(4):
         stream.set_epoch(epoch)
-        orders.append(tuple(sample.id for sample in stream))
-    assert len(set(orders)) > 1
+        samples = list(loader)
+        assert {sample.epoch for sample in samples} == {epoch}
+        orders.append(tuple(sample.id for sample in samples))
+    assert len(set(orders)) == 4
     assert {tuple(sorted(order)) for order in orders} == {tuple(f"v_{number}" for number in range(6))}
 
 
