@@ -26,7 +26,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .video_sources_lfvila import Deadline, LFVilaVideoError, VideoLimits, VideoSource, av, video_errors
+from .video_sources_lfvila import (
+    Deadline,
+    LFVilaVideoError,
+    VideoLimits,
+    VideoSource,
+    av,
+    caller_errors,
+    video_errors,
+)
 from .video_tables_lfvila import FrameTable, VideoSession, check_picture_size, logger
 
 # Decoders whose non-reference frames may be left out without changing any other frame.
@@ -112,7 +120,7 @@ class PictureMaker:
         picture = torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))  # (3, H, W)
         if self.transform is None:
             return picture
-        with self._lock:
+        with self._lock, caller_errors():
             return self.transform(picture)
 
 
@@ -138,6 +146,7 @@ def decode_video(
 
     Raises:
         LFVilaVideoError: where the frames cannot be had exactly.
+        CallerError: where `choose` or a transform raises something else.
     """
     claimed: FrameTable | None = None
     spent = 0
@@ -173,6 +182,18 @@ def decode_video(
         return decoder.result(table, indices, pictures, spent)
 
 
+def checked_indices(source: str, choose: Callable[[FrameTable], Sequence[int]], table: FrameTable) -> list[int]:
+    """What `choose` picks of a table, each of which the video has; what goes wrong is marked as the caller's error."""
+    with caller_errors():
+        indices = [int(index) for index in choose(table)]
+        if not indices:
+            raise ValueError(f"no frame of {source} was asked for")
+        for index in indices:
+            if not 0 <= index < len(table):
+                raise ValueError(f"frame {index} was asked for, {source} has the frames 0 to {len(table) - 1}")
+    return indices
+
+
 def _judge_missing(
     session: VideoSession, claimed: FrameTable | None, found: FrameTable, accept_truncated: bool
 ) -> None:
@@ -203,13 +224,7 @@ class _Decoder:
 
     def chosen(self, choose: Callable[[FrameTable], Sequence[int]], table: FrameTable) -> list[int]:
         """The wanted frame numbers, all of them in the video and together within the memory limit."""
-        indices = [int(index) for index in choose(table)]
-        if not indices:
-            raise ValueError(f"no frame of {self.source.name} was asked for")
-        for index in indices:
-            if not 0 <= index < len(table):
-                have = f"{self.source.name} has the frames 0 to {len(table) - 1}"
-                raise ValueError(f"frame {index} was asked for, {have}")
+        indices = checked_indices(self.source.name, choose, table)
         limit = self.source.limits.max_output_bytes
         if limit is not None and self.make_picture.transform is None:
             height, width = self.make_picture.size or (self.context.height, self.context.width)

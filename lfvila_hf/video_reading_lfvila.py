@@ -1,15 +1,14 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Frames of a video as tensors: `read_frames`, `read_clips`, `probe_video`, and the rules that choose frames.
+"""Frames of a video as tensors: `read_frames`, `read_clips`, `probe_video`.
 
 This is the one door through which the processor, the loaders, the index and the corpus tools get pixels. Whatever the
 source (a file, bytes, an open file, an address, an array, a list of pictures) the answer is the same: `VideoFrames`,
 uint8 `(T, 3, H, W)` with the true second of each frame, counted from the first one.
 
-The sampling rules are those of the released LF-VILA code: `linspace(0, n - 1, T)` truncated to integers in
-evaluation, both ends jittered by up to one interval in training, and `linspace(0, n, T / K + 1)[:-1]` inside each of
-K clip files. A video that is shorter than T frames repeats frames, as truncation makes it.
-
-How frames are found and what bounds memory and time is described in `video_decoding_lfvila` and `video_sources_lfvila`.
+The parts: `video_sources_lfvila` (what a video can be, limits, the one error), `video_tables_lfvila` (when each frame
+is shown), `video_sampling_lfvila` (which frames are taken), `video_decoding_lfvila` (getting them, and what bounds
+memory), `video_isolation_lfvila` (in a process of its own), `video_torchcodec_lfvila` (the other decoder) and
+`video_arrays_lfvila`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .video_decoding_lfvila import DecodedVideo, PictureMaker, decode_video
+from .video_arrays_lfvila import array_of_frames, is_frame_source, to_uint8
+from .video_decoding_lfvila import DecodedVideo, PictureMaker, checked_indices, decode_video
+from .video_isolation_lfvila import close_decoder_processes, run_isolated
+from .video_sampling_lfvila import FrameWish, clip_indices, draw_jitter, jittered_indices, uniform_indices
 from .video_sources_lfvila import (
+    CallerError,
     Deadline,
     LFVilaVideoError,
     VideoLimits,
@@ -31,6 +34,7 @@ from .video_sources_lfvila import (
     describe_source,
 )
 from .video_tables_lfvila import FrameTable
+from .video_torchcodec_lfvila import decode_with_torchcodec, is_torchcodec_decoder
 
 __all__ = [
     "LFVilaVideoError",
@@ -38,6 +42,7 @@ __all__ = [
     "VideoInfo",
     "VideoLimits",
     "clip_indices",
+    "close_decoder_processes",
     "describe_source",
     "is_frame_source",
     "jittered_indices",
@@ -47,7 +52,7 @@ __all__ = [
     "uniform_indices",
 ]
 
-SAMPLINGS = ("uniform", "jittered", "clip")
+BACKENDS = ("pyav", "torchcodec")
 
 
 @dataclass(frozen=True)
@@ -106,42 +111,6 @@ class VideoFrames:
         return len(self.indices)
 
 
-def uniform_indices(num_available: int, num_frames: int) -> list[int]:
-    """The released evaluation rule: `linspace(0, n - 1, T)` truncated to integers.
-
-    Args:
-        num_available: Frames in the video, n.
-        num_frames: Frames wanted, T. More than n repeats frames.
-    """
-    _check_counts(num_available, num_frames)
-    return np.linspace(0, num_available - 1, num_frames).astype(int).tolist()
-
-
-def jittered_indices(num_available: int, num_frames: int, generator: torch.Generator | None = None) -> list[int]:
-    """The released training rule: the uniform one, both ends moved inwards by up to one interval `n // (T - 1)`.
-
-    Args:
-        num_available: Frames in the video, n.
-        num_frames: Frames wanted, T.
-        generator: Where the two random numbers come from; torch's global one if left out.
-    """
-    _check_counts(num_available, num_frames)
-    interval = min(num_available // max(num_frames - 1, 1), (num_available - 1) // 2)
-    start, cut = torch.randint(0, interval + 1, (2,), generator=generator).tolist()
-    return np.linspace(start, num_available - 1 - cut, num_frames).astype(int).tolist()
-
-
-def clip_indices(num_available: int, frames_per_clip: int) -> list[int]:
-    """The released rule inside one clip file: `linspace(0, n, T / K + 1)[:-1]` truncated to integers.
-
-    Args:
-        num_available: Frames in the clip file, n.
-        frames_per_clip: Frames wanted of it, T / K.
-    """
-    _check_counts(num_available, frames_per_clip)
-    return np.linspace(0, num_available, frames_per_clip + 1)[:-1].astype(int).tolist()
-
-
 def read_frames(
     source: Any,
     *,
@@ -157,6 +126,8 @@ def read_frames(
     limits: VideoLimits | None = None,
     num_threads: int = 1,
     accept_truncated: bool = False,
+    backend: str = "pyav",
+    isolated: bool = False,
 ) -> VideoFrames:
     """Read some frames of one video. Without `num_frames`, `indices` and `times`: all of them.
 
@@ -177,6 +148,8 @@ def read_frames(
         limits: What the video may cost; `VideoLimits()` if left out.
         num_threads: Decoders at work at once, for one long video.
         accept_truncated: Take a file whose end is missing for the part that is there (noted in the metadata).
+        backend: "pyav", or "torchcodec" where that is installed (then without `times`).
+        isolated: Decode in a process of its own, which may crash, hang or run out of memory without harm to this one.
 
     Returns:
         The frames in the order asked for, with their seconds and numbers.
@@ -184,43 +157,31 @@ def read_frames(
     Raises:
         LFVilaVideoError: where the video cannot be used.
         ValueError: for arguments that make no sense, or a frame that the video does not have.
-        ImportError: where a file has to be decoded and PyAV is missing.
+        ImportError: where a file has to be decoded and PyAV (or torchcodec) is missing.
     """
     limits = limits or VideoLimits()
-    if sum(wanted is not None for wanted in (num_frames, indices, times)) > 1:
-        raise ValueError("give one of num_frames, indices and times")
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, got {num_threads}")
-
-    def choose(table: FrameTable) -> Sequence[int]:
-        if times is not None:
-            return [_index_at(table, second) for second in times]
-        return _choose(len(table), num_frames, indices, sampling, generator)
-
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "torchcodec" and times is not None:
+        raise ValueError("torchcodec does not tell which frame a second belongs to: use the backend 'pyav' with times")
+    wish = FrameWish(
+        num_frames=num_frames,
+        indices=None if indices is None else [int(index) for index in indices],
+        times=None if times is None else [float(second) for second in times],
+        sampling=sampling,
+        jitter=draw_jitter(generator) if sampling == "jittered" else None,
+    )
     if is_frame_source(source):
-        array = _array_of_frames(source, input_data_format)
+        array = array_of_frames(source, input_data_format)
         if times is not None and fps is None:
             raise ValueError("an array of frames has no seconds of its own: give fps with times")
-        return _frames_of_array(array, choose, transform, fps, describe_source(source))
-
-    opened = VideoSource(source, limits)
-    make_picture = PictureMaker(opened.name, limits, size, transform)
-    decoded = decode_video(
-        opened,
-        choose,
-        make_picture,
-        Deadline(opened.name, limits.max_seconds),
-        num_threads=num_threads,
-        accept_truncated=accept_truncated,
-    )
-    opened.check_unchanged()
-    return VideoFrames(
-        frames=_stack(opened.name, [decoded.pictures[index] for index in decoded.indices], decoded.indices),
-        times=[decoded.table.seconds(index) for index in decoded.indices],
-        indices=decoded.indices,
-        metadata=_info(opened.name, decoded),
-        decoded_frames=decoded.decoded_frames,
-    )
+        return _frames_of_array(array, wish, transform, fps, describe_source(source))
+    request = _Request(wish, size, limits, num_threads, accept_truncated, backend)
+    if isolated:
+        return _read_isolated(source, request, transform)
+    return _read_here(source, request, transform)
 
 
 def read_clips(sources: Sequence[Any], *, num_frames: int, **options: Any) -> VideoFrames:
@@ -291,46 +252,111 @@ def probe_video(source: Any, *, limits: VideoLimits | None = None) -> VideoInfo:
     return read_frames(source, indices=[0], limits=limits).metadata
 
 
-def is_frame_source(source: Any) -> bool:
-    """Whether a source is frames already: a four-axis array, or a list of three-axis arrays or PIL images."""
-    if isinstance(source, (list, tuple)):
-        return bool(source) and all(_is_picture(item) for item in source)
-    return getattr(source, "ndim", None) == 4
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `read_frames` that can travel to another process."""
+
+    wish: FrameWish
+    size: tuple[int, int] | None
+    limits: VideoLimits
+    num_threads: int
+    accept_truncated: bool
+    backend: str
 
 
-def _is_picture(item: Any) -> bool:
-    return getattr(item, "ndim", None) == 3 or (hasattr(item, "convert") and hasattr(item, "getbands"))
+def _read_here(source: Any, request: _Request, transform: Callable[[torch.Tensor], torch.Tensor] | None) -> VideoFrames:
+    limits = request.limits
+    name = describe_source(source)
+    opened: VideoSource | None = None
+    try:
+        if is_torchcodec_decoder(source) and not hasattr(source, "_hf_encoded"):
+            decoded = decode_with_torchcodec(name, source, request.wish, limits, request.size, transform)
+        else:
+            opened = VideoSource(source, limits)
+            if request.backend == "torchcodec":
+                decoded = decode_with_torchcodec(name, opened.handle(), request.wish, limits, request.size, transform)
+            else:
+                decoded = decode_video(
+                    opened,
+                    request.wish,
+                    PictureMaker(name, limits, request.size, transform),
+                    Deadline(name, limits.max_seconds),
+                    num_threads=request.num_threads,
+                    accept_truncated=request.accept_truncated,
+                )
+            opened.check_unchanged()
+    except CallerError as wrapped:
+        raise wrapped.cause from None
+    finally:
+        if opened is not None:
+            opened.close()
+    return VideoFrames(
+        frames=_stack(name, [decoded.pictures[index] for index in decoded.indices], decoded.indices),
+        times=[decoded.table.seconds(index) for index in decoded.indices],
+        indices=decoded.indices,
+        metadata=_info(name, decoded),
+        decoded_frames=decoded.decoded_frames,
+    )
 
 
-def _check_counts(num_available: int, num_frames: int) -> None:
-    if num_available < 1 or num_frames < 1:
-        raise ValueError(f"sampling needs at least 1 frame of at least 1, got {num_frames} of {num_available}")
+def _read_isolated(
+    source: Any, request: _Request, transform: Callable[[torch.Tensor], torch.Tensor] | None
+) -> VideoFrames:
+    """As `_read_here`, with the decoding in another process and the transform in this one."""
+    name = describe_source(source)
+    opened = VideoSource(source, request.limits)
+    try:
+        portable = opened.portable()
+    finally:
+        opened.close()
+    pictures: list[torch.Tensor] = []
+
+    def keep(picture: torch.Tensor) -> None:
+        pictures.append(picture if transform is None else transform(picture))
+
+    fields = {**vars(request), "wish": vars(request.wish), "limits": vars(request.limits)}
+    answer = run_isolated(name, {"source": portable, "request": fields}, keep, request.limits)
+    try:
+        frames = [pictures[number] for number in answer["order"]]
+        known = {**answer["metadata"], "source": name, "notes": tuple(map(str, answer["metadata"]["notes"]))}
+        info = VideoInfo(**known)
+        times, indices = [float(second) for second in answer["times"]], [int(index) for index in answer["indices"]]
+        if not len(frames) == len(times) == len(indices) or not frames:
+            raise ValueError("its parts differ in length")
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise LFVilaVideoError(name, f"the decoder process gave no proper answer: {error!r:.80}") from error
+    return VideoFrames(_stack(name, frames, indices), times, indices, info, answer["decoded_frames"])
 
 
-def _choose(
-    count: int,
-    num_frames: int | None,
-    indices: Sequence[int] | None,
-    sampling: str,
-    generator: torch.Generator | None,
-) -> Sequence[int]:
-    if indices is not None:
-        return indices
-    if num_frames is None:
-        return range(count)
-    if sampling == "uniform":
-        return uniform_indices(count, num_frames)
-    if sampling == "jittered":
-        return jittered_indices(count, num_frames, generator)
-    if sampling == "clip":
-        return clip_indices(count, num_frames)
-    raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {sampling!r}")
+def answer_request(message: dict[str, Any], send_picture: Callable[[torch.Tensor], None]) -> dict[str, Any]:
+    """Read frames on behalf of another process; `video_isolation_lfvila` calls this in the child.
 
+    Args:
+        message: `source` (a path or bytes) and `request` (the fields of a reading request).
+        send_picture: Takes each kept picture.
 
-def _index_at(table: FrameTable, second: float) -> int:
-    if not 0 <= second <= table.duration:
-        raise ValueError(f"second {second:g} was asked for, the video runs from 0 to {table.duration:g} s")
-    return table.index_at(second)
+    Returns:
+        Fields that JSON can carry: `order` (which sent picture is which frame), `times`, `indices`, `metadata` and
+        `decoded_frames`.
+    """
+    fields = dict(message["request"])
+    request = _Request(**{**fields, "wish": FrameWish(**fields["wish"]), "limits": VideoLimits(**fields["limits"])})
+    sent = 0
+
+    def number(picture: torch.Tensor) -> torch.Tensor:
+        nonlocal sent
+        send_picture(picture)
+        sent += 1
+        return torch.tensor([sent - 1])
+
+    read = _read_here(message["source"], request, number)
+    return {
+        "order": read.frames[:, 0].tolist(),
+        "times": read.times,
+        "indices": read.indices,
+        "metadata": vars(read.metadata),
+        "decoded_frames": read.decoded_frames,
+    }
 
 
 def _info(name: str, decoded: DecodedVideo) -> VideoInfo:
@@ -347,7 +373,7 @@ def _info(name: str, decoded: DecodedVideo) -> VideoInfo:
         width=width,
         height=height,
         rotation=decoded.rotation,
-        variable_rate=bool(len(steps)) and int(steps.max() - steps.min()) > 1,
+        variable_rate=table.origin != "torchcodec" and bool(len(steps)) and int(steps.max() - steps.min()) > 1,
         codec=decoded.codec,
         container=decoded.container,
         pixel_format=decoded.pixel_format,
@@ -369,7 +395,7 @@ def _stack(name: str, pictures: list[torch.Tensor], indices: Sequence[int]) -> t
 
 def _frames_of_array(
     array: torch.Tensor,
-    choose: Callable[[FrameTable], Sequence[int]],
+    wish: FrameWish,
     transform: Callable[[torch.Tensor], torch.Tensor] | None,
     fps: float | None,
     name: str,
@@ -378,11 +404,11 @@ def _frames_of_array(
         raise ValueError(f"fps must be above 0, got {fps}")
     count = len(array)
     table = FrameTable(np.arange(count, dtype=np.int64), 1 / Fraction(fps or 1), count, "array")
-    indices = [int(index) for index in choose(table)]
-    for index in indices:
-        if not 0 <= index < count:
-            raise ValueError(f"frame {index} was asked for, {name} has the frames 0 to {count - 1}")
-    frames = _to_uint8(array[indices], name)  # (T, 3, H, W)
+    try:
+        indices = checked_indices(name, wish, table)
+    except CallerError as wrapped:
+        raise wrapped.cause from None
+    frames = to_uint8(array[indices], name)  # (T, 3, H, W)
     if transform is not None:
         frames = _stack(name, [transform(frame) for frame in frames], indices)
     return VideoFrames(
@@ -398,44 +424,3 @@ def _frames_of_array(
             height=array.shape[2],
         ),
     )
-
-
-def _array_of_frames(source: Any, input_data_format: str | None) -> torch.Tensor:
-    """Any array of frames as a tensor `(T, 3, H, W)` of its own type."""
-    if isinstance(source, (list, tuple)):
-        pictures = [torch.as_tensor(np.asarray(_rgb(picture))) for picture in source]
-        shapes = sorted({tuple(picture.shape) for picture in pictures})
-        if len(shapes) > 1:
-            raise LFVilaVideoError(describe_source(source), f"its frames differ in shape: {shapes[0]} and {shapes[1]}")
-        array = torch.stack(pictures)
-    else:
-        array = source if isinstance(source, torch.Tensor) else torch.as_tensor(np.asarray(source))
-    name = describe_source(source)
-    if len(array) == 0:
-        raise LFVilaVideoError(name, "it has no frame")
-    first, last = array.shape[1] == 3, array.shape[3] == 3
-    if input_data_format not in (None, "channels_first", "channels_last"):
-        raise ValueError(f"input_data_format must be 'channels_first' or 'channels_last', got {input_data_format!r}")
-    if first and last and input_data_format is None:
-        raise ValueError(f"{name} could be (T, 3, H, W) or (T, H, W, 3): give input_data_format")
-    if first and input_data_format != "channels_last":
-        return array
-    if last and input_data_format != "channels_first":
-        return array.permute(0, 3, 1, 2)  # (T, 3, H, W)
-    raise LFVilaVideoError(name, "frames must be (T, 3, H, W) or (T, H, W, 3), with 3 channels")
-
-
-def _rgb(picture: Any) -> Any:
-    return picture.convert("RGB") if hasattr(picture, "getbands") else picture
-
-
-def _to_uint8(array: torch.Tensor, name: str) -> torch.Tensor:
-    if array.dtype == torch.uint8:
-        return array.cpu()
-    if not array.dtype.is_floating_point:
-        raise LFVilaVideoError(name, f"frames must be uint8 or float in 0 to 1, got {array.dtype}")
-    array = array.cpu().float()
-    low, high = array.min().item(), array.max().item()
-    if not (low >= 0 and high <= 1):  # also refuses NaN
-        raise LFVilaVideoError(name, f"frames of floats must lie in 0 to 1, got {low:g} to {high:g}")
-    return (array * 255).round().to(torch.uint8)

@@ -72,6 +72,7 @@ class VideoLimits:
         max_frames: Frames in the video. The default, 10 million, is 92 hours at 30 frames per second.
         max_output_bytes: Bytes of the returned frames. 8 GiB.
         max_seconds: Wall seconds one call may read and decode, looked at between packets. 300.
+        max_memory_bytes: What decoding in a process of its own (`isolated=True`) may allocate there. 4 GiB.
         open_timeout: Seconds that opening or one read from a network address may take. 30.
     """
 
@@ -81,6 +82,7 @@ class VideoLimits:
     max_frames: int | None = 10_000_000
     max_output_bytes: int | None = 8 * 2**30
     max_seconds: float | None = 300.0
+    max_memory_bytes: int | None = 4 * 2**30
     open_timeout: float | None = 30.0
 
     def __post_init__(self) -> None:
@@ -127,6 +129,7 @@ class VideoSource:
         self.path: str | None = None
         self._data: bytes | memoryview | None = None
         self._file: Any = None
+        self._opened: Any = None
         self._stamp: tuple[int, int] | None = None
         source = _unwrap_mapping(source)
         self.name = describe_source(source)
@@ -135,8 +138,10 @@ class VideoSource:
             if isinstance(text, bytes):
                 text = os.fsdecode(text)
             if is_address(text):
-                self._file = _open_address(text, self.name, limits)
-                self._check_file_size()
+                self._opened = _open_address(text, self.name, limits)
+                with video_errors(self.name):
+                    file = self._opened.open()
+                self._adopt_file(file)
             else:
                 self.path = os.path.abspath(text)
                 self._stamp = self._check_path()
@@ -155,6 +160,28 @@ class VideoSource:
         """Whether several decoders can read this source at the same time."""
         return self.path is not None or self._data is not None
 
+    def handle(self) -> Any:
+        """The path, the bytes, or the file at its start."""
+        if self.path is not None:
+            return self.path
+        if self._data is not None:
+            return self._data
+        self._file.seek(0)
+        return self._file
+
+    def portable(self) -> str | bytes:
+        """The path, or all bytes: what another process can read."""
+        if self._file is None:
+            return self.path if self.path is not None else bytes(self._data or b"")
+        with video_errors(self.name):
+            self._file.seek(0)
+            return self._read_all(self._file)
+
+    def close(self) -> None:
+        """Close what this object opened itself: the connection to an address."""
+        if self._opened is not None:
+            self._opened.close()
+
     @contextmanager
     def open(self) -> Iterator[Any]:
         """Open a fresh `av` container at the start of the video and close it afterwards.
@@ -164,13 +191,11 @@ class VideoSource:
             LFVilaVideoError: where this is no video that FFmpeg knows.
         """
         require_av()
+        handle = self.handle()
         if self.path is not None:
-            handle: Any = f"file:{self.path}"
+            handle = f"file:{self.path}"
         elif self._data is not None:
-            handle = io.BytesIO(self._data)
-        else:
-            self._file.seek(0)
-            handle = self._file
+            handle = io.BytesIO(handle)
         limits = self.limits
         options = {} if limits.max_pixels is None else {"max_pixels": str(limits.max_pixels)}
         with video_errors(self.name):
@@ -217,30 +242,40 @@ class VideoSource:
                 self.name, f"{size} bytes are above the limit of {self.limits.max_bytes} (max_bytes)"
             )
 
-    def _check_file_size(self) -> None:
-        with video_errors(self.name):
-            self._check_size(self._file.seek(0, os.SEEK_END))
-            self._file.seek(0)
-
     def _adopt_file(self, file: Any) -> None:
         if isinstance(file, io.TextIOBase):
             raise LFVilaVideoError(self.name, "the file is open in text mode, open it in binary mode ('rb')")
-        seekable = getattr(file, "seekable", None)
         with video_errors(self.name):
-            if seekable is not None and seekable():
+            size = _seekable_size(file)
+            if size is not None:
                 self._file = file
-                self._check_file_size()
+                self._check_size(size)
                 return
-            limit = self.limits.max_bytes_in_memory
-            data = file.read() if limit is None else file.read(limit + 1)
-            if not isinstance(data, bytes):
-                raise LFVilaVideoError(self.name, f"read() gave {type(data)!r}, bytes were expected")
-            if limit is not None and len(data) > limit:
-                raise LFVilaVideoError(
-                    self.name, f"it cannot seek and has more than {limit} bytes (max_bytes_in_memory)"
-                )
-        self._data = data
-        self._check_size(len(data))
+            self._data = self._read_all(file)
+        self._check_size(len(self._data))
+
+    def _read_all(self, file: Any) -> bytes:
+        limit = self.limits.max_bytes_in_memory
+        data = file.read() if limit is None else file.read(limit + 1)
+        if not isinstance(data, bytes):
+            raise LFVilaVideoError(self.name, f"read() gave {type(data)!r}, bytes were expected")
+        if limit is not None and len(data) > limit:
+            reason = f"it has to be read into memory and has more than {limit} bytes (max_bytes_in_memory)"
+            raise LFVilaVideoError(self.name, reason)
+        return data
+
+
+def _seekable_size(file: Any) -> int | None:
+    """The size of a file that can go back to its start, else `None`."""
+    seekable = getattr(file, "seekable", None)
+    if seekable is None or not seekable():
+        return None
+    try:
+        size = file.seek(0, os.SEEK_END)
+    except (ValueError, io.UnsupportedOperation):  # some network files say that they can seek and cannot
+        return None
+    file.seek(0)
+    return int(size)
 
 
 def describe_source(source: Any) -> str:
@@ -262,13 +297,36 @@ def describe_source(source: Any) -> str:
 def is_address(text: str) -> bool:
     """Whether a string is an address such as `https://host/clip.mp4`, and not a path."""
     scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme.replace("+", "").replace("::", "").isalnum()
+    return bool(separator) and len(scheme) > 1 and scheme.replace("+", "").replace("::", "").isalnum()
 
 
 def require_av() -> None:
     """Raise an `ImportError` that says what to install where PyAV is missing."""
     if av is None:
         raise ImportError("decoding a video file needs PyAV, which is not installed: `pip install av`")
+
+
+class CallerError(Exception):
+    """Carries an error of the caller's own code past `video_errors`.
+
+    Args:
+        cause: The error.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        super().__init__(str(cause))
+
+
+@contextmanager
+def caller_errors() -> Iterator[None]:
+    """Mark what goes wrong inside as no fault of the video: arguments, or a function of the caller's."""
+    try:
+        yield
+    except LFVilaVideoError:
+        raise
+    except Exception as error:
+        raise CallerError(error) from error
 
 
 @contextmanager
@@ -281,7 +339,7 @@ def video_errors(name: str, position: Callable[[], str | None] | None = None) ->
     """
     try:
         yield
-    except (LFVilaVideoError, ImportError, TypeError, AttributeError, NameError, AssertionError):
+    except (LFVilaVideoError, CallerError, ImportError, TypeError, AttributeError, NameError, AssertionError):
         raise  # ours already, or a mistake in a program and not in a video
     except Exception as error:
         raise LFVilaVideoError(name, _reason(error), position() if position else None) from error
@@ -292,11 +350,14 @@ def _reason(error: BaseException) -> str:
         return "no video data that can be decoded (FFmpeg: invalid data)"
     if av is not None and isinstance(error, av.error.ArgumentError):
         return "not a video that may be opened (pictures, play lists and device files are refused)"
+    if isinstance(error, (MemoryError, BlockingIOError)):  # FFmpeg says "try again" where a thread gets no memory
+        return "there is not enough memory to decode it"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{type(error).__name__}: {text}"
 
 
 def _unwrap_mapping(source: Any) -> Any:
+    source = getattr(source, "_hf_encoded", source)  # where a decoded `datasets` video came from
     if not isinstance(source, Mapping):
         return source
     for key in ("bytes", "path"):
@@ -306,6 +367,7 @@ def _unwrap_mapping(source: Any) -> Any:
 
 
 def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
+    """The address as an `fsspec` file that is yet to be opened; it has to live as long as what its `open` gives."""
     try:
         import fsspec  # type: ignore[import-untyped]
     except ImportError as error:
@@ -320,4 +382,4 @@ def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
             "timeout": aiohttp.ClientTimeout(sock_connect=limits.open_timeout, sock_read=limits.open_timeout)
         }
     with video_errors(name):
-        return fsspec.open(address, "rb", **options).open()
+        return fsspec.open(address, "rb", **options)

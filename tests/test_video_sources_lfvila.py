@@ -1,0 +1,312 @@
+"""What a video can be read from, and what is refused before a decoder sees it.
+
+Paths, bytes, files, addresses (a server on this machine), `datasets` columns; and files that are no videos, lie about
+themselves, change, or never come. Arrays and lists of frames are in `test_video_reading_lfvila.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from video_files import read_barcodes, write_video
+
+from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoFrames, VideoLimits, read_frames, uniform_indices
+from lfvila_hf.video_sources_lfvila import FORMATS, describe_source, is_address
+
+WANTED = uniform_indices(30, 5)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("videos") / "a.mp4", 30)
+
+
+def _assert_read(read: VideoFrames) -> None:
+    assert read_barcodes(read.frames) == WANTED
+
+
+# Addresses.
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Serves one file, with or without byte ranges, or stops after some bytes."""
+
+    data = b""
+    ranges = True
+    stall_after: int | None = None
+    status = 200
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        start, end, status = 0, len(self.data), self.status
+        wanted = self.headers.get("Range")
+        if wanted and self.ranges and status == 200:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end, status = int(first), min(int(last) + 1 if last else end, end), 206
+        self.send_response(status)
+        if self.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(self.data)}")
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        if not body:
+            return
+        with contextlib.suppress(OSError):
+            if self.stall_after is None:
+                self.wfile.write(self.data[start:end])
+            else:
+                self.wfile.write(self.data[start : min(start + self.stall_after, end)])
+                self.wfile.flush()
+                time.sleep(6)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def _server(data: bytes, **settings: Any) -> Iterator[str]:
+    handler = type("Handler", (_Handler,), {"data": data, **settings})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/a.mp4"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_http_address_is_a_video(video: Path, ranges: bool) -> None:
+    pytest.importorskip("aiohttp")
+    with _server(video.read_bytes(), ranges=ranges) as address:
+        read = read_frames(address, num_frames=5)
+        _assert_read(read)
+        assert read.metadata.source == address
+        _assert_read(read_frames(address, num_frames=5, num_threads=2))
+
+
+def test_an_address_that_says_no_is_the_one_error(video: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with _server(video.read_bytes(), status=404) as address, pytest.raises(LFVilaVideoError, match="/a.mp4: "):
+        read_frames(address, num_frames=5)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(LFVilaVideoError, match=f"127.0.0.1:{port}/b.mp4: "):
+        read_frames(f"http://127.0.0.1:{port}/b.mp4", num_frames=5)
+
+
+def test_an_address_that_stops_answering_ends_at_the_limit(video: Path) -> None:
+    pytest.importorskip("aiohttp")
+    start = time.monotonic()
+    with (
+        _server(video.read_bytes(), stall_after=100) as address,
+        pytest.raises(LFVilaVideoError, match="/a.mp4: "),
+    ):
+        read_frames(address, num_frames=5, limits=VideoLimits(open_timeout=1))
+    assert time.monotonic() - start < 20
+
+
+def test_any_fsspec_address_is_a_video(video: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    import fsspec
+
+    with fsspec.open("memory://clips/a.mp4", "wb") as file:
+        file.write(video.read_bytes())
+    _assert_read(read_frames("memory://clips/a.mp4", num_frames=5))
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        archive.write(video, "inner.mp4")
+    _assert_read(read_frames(f"zip://inner.mp4::{tmp_path / 'clips.zip'}", num_frames=5))
+    with pytest.raises(LFVilaVideoError, match="memory://clips/absent.mp4"):
+        read_frames("memory://clips/absent.mp4", num_frames=5)
+    with pytest.raises(LFVilaVideoError, match="nonsense://a.mp4"):
+        read_frames("nonsense://a.mp4", num_frames=5)
+
+
+def test_what_looks_like_an_address() -> None:
+    assert all(map(is_address, ["http://a/b.mp4", "hf://datasets/a/b.mp4", "zip://a.mp4::http://b", "s3://a"]))
+    assert not any(map(is_address, ["a.mp4", "/a/b.mp4", "C://a.mp4", "concat:a|b", "a b://c", "://a"]))
+
+
+# Files and datasets.
+
+
+def test_a_file_object_is_left_open_and_may_stand_anywhere(video: Path) -> None:
+    with video.open("rb") as file:
+        file.seek(100)
+        _assert_read(read_frames(file, num_frames=5))
+        _assert_read(read_frames(file, num_frames=5))
+        assert not file.closed
+        assert read_frames(file, num_frames=5).metadata.source == str(video)
+    with video.open("rb") as file, pytest.raises(LFVilaVideoError, match="open in text mode"):
+        read_frames(io.TextIOWrapper(file), num_frames=5)
+    with pytest.raises(LFVilaVideoError, match="a.mp4: "):
+        read_frames(file, num_frames=5)
+
+
+def test_a_stream_that_cannot_seek_is_read_up_to_a_limit(video: Path) -> None:
+    def pipe() -> Any:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.stdout.buffer.write(open({str(video)!r}, 'rb').read())"],
+            stdout=subprocess.PIPE,
+        )
+
+    with pipe() as process:
+        _assert_read(read_frames(process.stdout, num_frames=5))
+    with pipe() as process:
+        with pytest.raises(LFVilaVideoError, match="more than 1000 bytes \\(max_bytes_in_memory\\)"):
+            read_frames(process.stdout, num_frames=5, limits=VideoLimits(max_bytes_in_memory=1000))
+        process.stdout.read()
+
+
+def test_a_datasets_video_column_is_read(video: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"video": [str(video), {"path": None, "bytes": video.read_bytes()}]}
+    features = datasets.Features({"video": datasets.Video(decode=False)})
+    table = datasets.Dataset.from_dict(rows, features=features)
+    for row in table:
+        _assert_read(read_frames(row["video"], num_frames=5))
+
+    class Decoded:
+        """What a decoded column holds: a decoder object that remembers where it came from."""
+
+        _hf_encoded = {"path": str(video), "bytes": None}
+
+    _assert_read(read_frames(Decoded(), num_frames=5))
+    with pytest.raises(ValueError, match="needs 'path' or 'bytes', got the keys \\['bytes', 'path'\\]"):
+        read_frames({"path": None, "bytes": None}, num_frames=5)
+
+
+def test_sources_are_named_as_a_person_would() -> None:
+    assert describe_source(Path("/a/b.mp4")) == "/a/b.mp4"
+    assert describe_source(b"123") == "bytes (3)"
+    assert describe_source({"path": "c.mp4"}) == "c.mp4"
+    assert describe_source(torch.zeros(2, 3, 4, 4)) == "Tensor (2, 3, 4, 4)"
+    assert describe_source(io.BytesIO()) == "BytesIO object"
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nSECRET\n#EXT-X-ENDLIST\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nSECRET\n#EXT-X-ENDLIST\n"),
+        ("concat.mp4", "ffconcat version 1.0\nfile 'SECRET'\n"),
+        ("session.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"),
+        ("text.mp4", "no video " * 100),
+        ("scene.dash", '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>'),
+    ],
+)
+def test_play_lists_and_texts_cannot_make_other_files_be_read(
+    video: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content.replace("SECRET", str(video)))
+    with pytest.raises(LFVilaVideoError, match=f"{name}: (no video data|not a video that may be opened)"):
+        read_frames(tmp_path / name, num_frames=5)
+
+
+def test_path_names_are_never_protocols(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("concat:a|b.mp4", "http:a.mp4", "pipe:0", "-i.mp4", "a%03d.mp4", "a b\n.mp4"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+        _assert_read(read_frames(name, num_frames=5))
+    with pytest.raises(LFVilaVideoError, match="subfile.*no such file"):
+        read_frames("subfile,,start,0,end,0,,:a.mp4", num_frames=5)
+    with pytest.raises(LFVilaVideoError, match="cannot be looked at"):
+        read_frames("a\0b.mp4", num_frames=5)
+
+
+def test_a_single_picture_is_no_video(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(LFVilaVideoError, match="a.png: not a video that may be opened"):
+        read_frames(tmp_path / "a.png", num_frames=5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(LFVilaVideoError, match="pipe.mp4: this is no regular file but a pipe"):
+        read_frames(tmp_path / "pipe.mp4", num_frames=5)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_file_without_permission_is_refused(video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "locked.mp4"
+    path.write_bytes(video.read_bytes())
+    path.chmod(0)
+    with pytest.raises(LFVilaVideoError, match="locked.mp4: no permission to read it"):
+        read_frames(path, num_frames=5)
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "growing.mp4"
+    path.write_bytes(video.read_bytes())
+
+    def disturb(picture: torch.Tensor) -> torch.Tensor:
+        with path.open("ab") as file:
+            file.write(b"more")
+        return picture
+
+    with pytest.raises(LFVilaVideoError, match="growing.mp4: the file changed while it was read"):
+        read_frames(path, num_frames=5, transform=disturb)
+
+
+def test_a_claim_of_huge_pictures_is_refused_before_they_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "huge.y4m"
+    path.write_bytes(b"YUV4MPEG2 W16000 H16000 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + b"0" * 1000)
+    with pytest.raises(LFVilaVideoError, match="16000 x 16000 is above the limit of 67108864 pixels \\(max_pixels\\)"):
+        read_frames(path, num_frames=5)
+
+
+@pytest.mark.parametrize("constant_size", [False, True])
+def test_a_claim_of_a_billion_frames_costs_nothing(tmp_path: Path, constant_size: bool) -> None:
+    path = write_video(tmp_path / "billion.mp4", 10)
+    data = bytearray(path.read_bytes())
+    billion = (10**9).to_bytes(4, "big")
+    sizes, times, chunks = (data.find(name) for name in (b"stsz", b"stts", b"stsc"))
+    assert min(sizes, times, chunks) > 0
+    if constant_size:
+        data[sizes + 8 : sizes + 12] = (1).to_bytes(4, "big")
+    data[sizes + 12 : sizes + 16] = billion
+    data[times + 12 : times + 16] = billion
+    data[chunks + 16 : chunks + 20] = billion
+    path.write_bytes(data)
+    start = time.monotonic()
+    with pytest.raises(LFVilaVideoError, match="billion.mp4: "):
+        read_frames(path, num_frames=5)
+    assert time.monotonic() - start < 10
+
+
+def test_only_containers_of_video_may_be_opened() -> None:
+    import av
+
+    known = {name for entry in av.formats_available for name in entry.split(",")}
+    allowed = FORMATS.split(",")
+    assert {"mov", "mp4", "matroska", "webm", "avi", "flv", "mpegts"} <= set(allowed)
+    assert not {"hls", "dash", "concat", "image2", "sdp", "rtsp", "lavfi", "v4l2", "imf"} & set(allowed)
+    assert len(set(allowed) & known) > 20
