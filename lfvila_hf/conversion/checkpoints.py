@@ -200,7 +200,7 @@ def complete_folder(output: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         yield folder
-        folder.chmod(0o777 & ~_umask())
+        _open_as_usual(folder)
         if output.exists():
             output.rmdir()  # empty, as was checked
         os.replace(folder, output)
@@ -209,11 +209,13 @@ def complete_folder(output: Path) -> Iterator[Path]:
         raise
 
 
-def _umask() -> int:
-    """The process's mask, which cannot be read without being set."""
-    mask = os.umask(0)
+def _open_as_usual(folder: Path) -> None:
+    """Give a temporary folder and its files the permissions that new ones have (they are made for the owner alone)."""
+    mask = os.umask(0)  # cannot be read without being set
     os.umask(mask)
-    return mask
+    folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ error that names it, and so is a YAML of another model.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -264,14 +265,26 @@ def _require(mapping: Any, names: tuple[str, ...], where: str) -> None:
         )
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, in which 1e-12 is a number as it is in JSON (YAML 1.1 wants 1.0e-12 and reads a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def _read_mapping(path: Path) -> dict[str, Any]:
     """A YAML or JSON file whose top level is a mapping."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError:
+            content = yaml.load(text, _Loader)  # makes nothing but plain values
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a mapping is expected, got {type(content).__name__}")
