@@ -71,6 +71,7 @@ class VideoInfo:
         codec: Name of the codec, "" for an array.
         container: Name of the container format, "" for an array.
         pixel_format: Name of the stored pixel format, "" for an array.
+        backend: What decoded it, "pyav" or "torchcodec", "" for an array.
         notes: What is odd about it, in words (damage, made up time stamps); empty for a sound file.
     """
 
@@ -85,6 +86,7 @@ class VideoInfo:
     codec: str = ""
     container: str = ""
     pixel_format: str = ""
+    backend: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -377,6 +379,7 @@ def _info(name: str, decoded: DecodedVideo) -> VideoInfo:
         codec=decoded.codec,
         container=decoded.container,
         pixel_format=decoded.pixel_format,
+        backend="torchcodec" if table.origin == "torchcodec" else "pyav",
         notes=tuple(decoded.notes),
     )
 

@@ -1,7 +1,7 @@
 """Decoding in a process of its own: the same frames, and no harm from files that crash, hang or eat memory.
 
 The child is made to misbehave through its own process number or through what it is asked. A sample of mutated files
-(see `video_mutations`) goes through it; `make fuzz` runs many more. Damage that FFmpeg only conceals is pinned in
+(see `video_mutations`) goes through it; `fuzz_videos.py` runs many more. Damage that FFmpeg only conceals is pinned in
 `test_video_decoding_lfvila.py`.
 """
 
@@ -14,13 +14,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from fuzz_videos import fuzz
 from video_files import read_barcodes, write_video
-from video_mutations import mutate, write_seeds
 
 from lfvila_hf import video_isolation_lfvila as isolation
 from lfvila_hf.video_reading_lfvila import (
@@ -189,34 +187,10 @@ def test_a_child_that_lies_is_not_believed(video: Path, answers: list[bytes]) ->
 # Mutated files.
 
 
-def _read_mutated(seeds: dict[str, bytes], number: int, limits: VideoLimits) -> str:
-    """Read one mutated file and say how it went; anything but frames or the one exception is an error of this test."""
-    generator = np.random.default_rng(number)
-    name = sorted(seeds)[number % len(seeds)]
-    done, data = mutate(seeds[name], generator)
-    options: dict[str, Any] = [{"num_frames": 5}, {"indices": [0]}, {}, {"num_frames": 3, "num_threads": 2}][number % 4]
-    try:
-        read = read_frames(data or b"\0", limits=limits, isolated=True, **options)
-    except LFVilaVideoError as error:
-        return "crash" if "decoder process" in error.reason else "error"
-    wanted = {"num_frames": options.get("num_frames"), "indices": 1}.get(next(iter(options), ""), None)
-    assert len(read) == (wanted or read.metadata.total_num_frames), f"{name} {number}: {done}"
-    assert read.frames.ndim == 4, f"{name} {number}: {done}"
-    return "frames"
-
-
-def run_fuzzing(folder: Path, numbers: range) -> dict[str, int]:
-    """Read mutated files by their numbers; how often there were frames, errors and crashes of the child."""
-    seeds = write_seeds(folder)
-    limits = VideoLimits(max_seconds=5, max_memory_bytes=2**30, max_pixels=2**22, max_frames=100_000)
-    counts = {"frames": 0, "error": 0, "crash": 0}
-    for number in numbers:
-        counts[_read_mutated(seeds, number, limits)] += 1
-    return counts
-
-
 def test_mutated_files_give_frames_or_the_one_error(tmp_path: Path) -> None:
-    counts = run_fuzzing(tmp_path, range(500))
-    assert counts["frames"] > 50, counts
-    assert counts["error"] > 50, counts
-    assert sum(counts.values()) == 500
+    outcome = fuzz(tmp_path, range(500))
+    assert not outcome.escaped, outcome.escaped
+    assert outcome.counts["frames"] > 50
+    assert outcome.counts["error"] > 50
+    assert sum(outcome.counts.values()) == 500
+    assert outcome.slowest < 15

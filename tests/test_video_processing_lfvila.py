@@ -6,6 +6,7 @@ reference for the geometry is written out step by step with torch, and normalisi
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.nn import functional
 from video_files import barcode_picture, read_barcodes, sequential_frames, write_video
 
 from lfvila_hf.video_processing_lfvila import LFVilaVideoMetadata, LFVilaVideoProcessor, random_crop_box
-from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, uniform_indices
+from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, close_decoder_processes, uniform_indices
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -95,6 +96,15 @@ def test_scaling_in_the_decoder_is_close_and_not_the_default(videos: list[Path])
     assert exact.shape == quick.shape
     difference = ((exact - quick) * STD * 255).abs()
     assert 0 < difference.mean() < 5
+
+
+@pytest.mark.skipif(os.name != "posix", reason="decoding in a process of its own needs a POSIX system")
+def test_a_decoder_process_changes_no_pixel(videos: list[Path]) -> None:
+    processor = LFVilaVideoProcessor(**SMALL)
+    for options in ({}, {"training": True, "seed": 3}):
+        here = processor(videos, **options)["pixel_values_videos"]
+        assert torch.equal(processor(videos, isolated=True, **options)["pixel_values_videos"], here)
+    close_decoder_processes()
 
 
 # Training.
