@@ -446,11 +446,9 @@ def _center_crop(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _normalize(pictures: torch.Tensor, settings: _Settings) -> torch.Tensor:
-    pixels = pictures.float()
-    if settings["do_rescale"]:
-        pixels = pixels * settings["rescale_factor"]
+    pixels = pictures.float() * (settings["rescale_factor"] if settings["do_rescale"] else 1.0)
     if settings["do_normalize"]:
-        pixels = (pixels - _per_channel(settings["image_mean"], pixels)) / _per_channel(settings["image_std"], pixels)
+        pixels.sub_(_per_channel(settings["image_mean"], pixels)).div_(_per_channel(settings["image_std"], pixels))
     return pixels
 
 
