@@ -124,13 +124,13 @@ def global_contrastive_loss(
     Raises:
         ValueError: the numbers of texts and videos differ, or there are none.
     """
-    if text_features.shape != video_features.shape or text_features.ndim != 2 or len(text_features) == 0:
+    if text_features.shape != video_features.shape or text_features.ndim != 2 or text_features.shape[0] == 0:
         raise ValueError(
             f"pairs are expected: text features {tuple(text_features.shape)} and video features "
             f"{tuple(video_features.shape)} must have one and the same shape (B, D), B >= 1"
         )
     logits = text_features @ video_features.T / temperature  # (B, B)
-    targets = torch.arange(len(logits), device=logits.device)
+    targets = torch.arange(logits.shape[0], device=logits.device)
     return F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
 
 
@@ -169,10 +169,10 @@ def mtc_loss(
     """
     batch, num_sentences, width = sentence_features.shape
     num_clips = clip_features.shape[1]
-    if clip_features.shape != (batch, num_clips, width) or len(draw.anchors) != batch:
+    if clip_features.shape != (batch, num_clips, width) or draw.anchors.shape[0] != batch:
         raise ValueError(
             f"sentence features {tuple(sentence_features.shape)}, clip features {tuple(clip_features.shape)} and a "
-            f"draw for {len(draw.anchors)} videos must agree in B and D"
+            f"draw for {draw.anchors.shape[0]} videos must agree in B and D"
         )
     if sentence_mask is not None and sentence_mask.shape != (batch, num_sentences):
         raise ValueError(f"sentence_mask must be ({batch}, {num_sentences}), got {tuple(sentence_mask.shape)}")

@@ -224,7 +224,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
             text_model_output=text,
             video_model_output=video,
         )
-        if return_loss and len(text.text_embeds) == len(video.video_embeds):
+        if return_loss and text.text_embeds.shape == video.video_embeds.shape:
             if video.clip_embeds is not None:
                 output.mtc_draw = self.draw_mtc(video.clip_embeds) if mtc_draw is None else MTCDraw(*mtc_draw)
             output = add_loss(output, self.config)
@@ -267,11 +267,9 @@ class LFVilaFusionModel(LFVilaPreTrainedModel):
         """
         if self.cross_modal_encoder is None:
             raise ValueError("this model has no cross-modal encoder (text_config.num_cross_modal_layers = 0)")
-        if len(text.last_hidden_state) != len(video.tokens):
-            raise ValueError(
-                f"texts and videos are read in pairs, got {len(text.last_hidden_state)} texts and "
-                f"{len(video.tokens)} videos"
-            )
+        texts, videos = text.last_hidden_state.shape[0], video.tokens.shape[0]
+        if texts != videos:
+            raise ValueError(f"texts and videos are read in pairs, got {texts} texts and {videos} videos")
         return self.cross_modal_encoder(
             text.last_hidden_state, text.attention_mask, video.tokens, return_dict=True, **kwargs
         )
@@ -383,10 +381,12 @@ class LFVilaForPreTraining(LFVilaFusionModel):
                 f"mlm_targets {tuple(mlm_targets.shape)} must have the shape of input_ids {tuple(input_ids.shape)}"
             )
         if vtm_targets is not None and vtm_targets.shape != input_ids.shape[:1]:
-            raise ValueError(f"vtm_targets must be ({len(input_ids)},), one per pair, got {tuple(vtm_targets.shape)}")
+            raise ValueError(
+                f"vtm_targets must be ({input_ids.shape[0]},), one per pair, got {tuple(vtm_targets.shape)}"
+            )
         paired = video
         if vtm_targets is None and return_loss:
-            video_index, vtm_targets = mismatched_pairs(len(video.tokens), video.tokens.device)
+            video_index, vtm_targets = mismatched_pairs(video.tokens.shape[0], video.tokens.device)
             paired = LFVilaVideoModelOutput(tokens=video.tokens[video_index])
         fused = self.fuse(text, paired, **kwargs)
         if mlm_targets is not None and vtm_targets is not None:
@@ -480,10 +480,9 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
         choices = input_ids.shape[1]
         mask = None if attention_mask is None else attention_mask.flatten(0, 1)
         text, video = self.encode(input_ids.flatten(0, 1), mask, pixel_values_videos, **kwargs)
-        if len(video.tokens) != len(input_ids):
-            raise ValueError(
-                f"one video per question is expected, got {len(input_ids)} questions and {len(video.tokens)} videos"
-            )
+        questions, videos = input_ids.shape[0], video.tokens.shape[0]
+        if questions != videos:
+            raise ValueError(f"one video per question is expected, got {questions} questions and {videos} videos")
         # The video is encoded once and read once per answer.
         repeated = LFVilaVideoModelOutput(tokens=video.tokens.repeat_interleave(choices, 0))  # (B*N, T, P, D)
         fused = self.fuse(text, repeated, **kwargs)

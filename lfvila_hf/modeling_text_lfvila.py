@@ -256,7 +256,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
             paragraph = (first * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)  # (B, 1, D)
         hidden = torch.cat([paragraph, hidden], dim=1)  # (B, 1 + M*L, D)
         tokens = attention_mask.flatten(1)  # (B, M*L)
-        full_mask = torch.cat([tokens.new_ones((len(tokens), 1)), tokens], dim=1)  # (B, 1 + M*L)
+        full_mask = torch.cat([tokens.new_ones((tokens.shape[0], 1)), tokens], dim=1)  # (B, 1 + M*L)
         mask = padding_mask(self.config, hidden, full_mask)
         for layer in self.paragraph_layers:
             hidden = layer(hidden, mask, **kwargs)
