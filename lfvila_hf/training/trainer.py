@@ -80,6 +80,14 @@ class LFVilaTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Every sample is evaluated: `dataloader_drop_last`, which a contrastive batch wants, is for training only."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def compute_loss(
         self,
         model: nn.Module,
