@@ -121,8 +121,16 @@ class LFVilaModel(LFVilaPreTrainedModel):
         return output
 
     @can_return_tuple
-    def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs: Any) -> LFVilaVideoModelOutput:
-        """Encode videos `(B, T, 3, H, W)`.
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor, num_clips: int | None = None, **kwargs: Any
+    ) -> LFVilaVideoModelOutput:
+        """Encode videos.
+
+        Args:
+            pixel_values_videos: `(B, T, 3, H, W)`.
+            num_clips: K, the equal stretches of time that clip features are made for; the configuration's where not
+                given.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
 
         Returns:
             The video tower's output with `video_embeds` and (with `temporal_alignment`) `clip_embeds` filled in;
@@ -139,7 +147,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
         output.video_embeds = F.normalize(output.pooler_output, dim=-1)
         if self.clip_projection is not None:
             source = "clip_hidden_state" if self.config.clip_feature_source == "clip_level" else "last_hidden_state"
-            clips = self.video_model.clip_features(output[source])  # (B, K, D)
+            clips = self.video_model.clip_features(output[source], num_clips)  # (B, K, D)
             output.clip_embeds = F.normalize(self.clip_projection(clips), dim=-1)
         return output
 
@@ -190,6 +198,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         return_loss: bool = True,
         mtc_draw: MTCDraw | None = None,
+        num_clips: int | None = None,
         **kwargs: Any,
     ) -> LFVilaOutput:
         """Embed paragraphs and videos.
@@ -200,6 +209,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
             pixel_values_videos: `(B', T, 3, H, W)`; B' may differ from B, then there are logits and no loss.
             return_loss: whether to compute the loss of the contrastive phase.
             mtc_draw: positions for MTC. Where not given: drawn from torch's generator in training, fixed in evaluation.
+            num_clips: K of this batch where it is not the configuration's: videos made of fewer or more clips.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
 
         Raises:
@@ -211,7 +221,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
                 "get_video_features"
             )
         text = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
-        video = self.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
+        video = self.get_video_features(pixel_values_videos, num_clips, return_dict=True, **kwargs)
         logits = self.similarity(text, video) / self.config.temperature  # (B, B')
         output = LFVilaOutput(
             logits_per_text=logits,
@@ -351,6 +361,7 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         vtm_targets: torch.Tensor | None = None,
         return_loss: bool = True,
         mtc_draw: MTCDraw | None = None,
+        num_clips: int | None = None,
         **kwargs: Any,
     ) -> LFVilaOutput:
         """One phase's outputs and loss.
@@ -365,6 +376,7 @@ class LFVilaForPreTraining(LFVilaFusionModel):
                 Without it and with `return_loss`, the first half of the batch is given its neighbour's video.
             return_loss: whether to compute the loss; without it no pair is changed.
             mtc_draw: see `LFVilaModel`.
+            num_clips: see `LFVilaModel`.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
 
         Raises:
@@ -374,7 +386,9 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         self._check_phase(phase)
         if phase == "contrastive":
             kwargs["return_dict"] = True
-            return self.model(input_ids, attention_mask, pixel_values_videos, return_loss, mtc_draw, **kwargs)
+            return self.model(
+                input_ids, attention_mask, pixel_values_videos, return_loss, mtc_draw, num_clips, **kwargs
+            )
         text, video = self.encode(input_ids, attention_mask, pixel_values_videos, **kwargs)
         if mlm_targets is not None and mlm_targets.shape != input_ids.shape:
             raise ValueError(

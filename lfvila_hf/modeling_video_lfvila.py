@@ -437,13 +437,17 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
         pooled = grid.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1)  # (B, T, h', w', D, kr, kc)
         return pooled.amax((-2, -1)).flatten(2, 3)
 
-    def clip_features(self, grid: torch.Tensor) -> torch.Tensor:
+    def clip_features(self, grid: torch.Tensor, num_clips: int | None = None) -> torch.Tensor:
         """Mean of each clip's pooled tokens: `(B, T, h, w, D)` to `(B, K, D)`.
+
+        Args:
+            grid: a level's output.
+            num_clips: K; `config.num_clips` where not given.
 
         Raises:
             ValueError: T does not divide by K.
         """
-        frames, clips = grid.shape[1], self.config.num_clips
-        if frames % clips:
+        frames, clips = grid.shape[1], self.config.num_clips if num_clips is None else num_clips
+        if clips < 1 or frames % clips:
             raise ValueError(f"clip features need T frames that divide by K clips, got T = {frames} and K = {clips}")
         return self.pool(grid).unflatten(1, (clips, frames // clips)).mean((2, 3))
