@@ -177,14 +177,15 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention: query, key, value `(B, A, L, d)` and an additive mask.
+    """Plain attention: query, key, value `(B, A, L, d)` and an additive mask; softmax in float32 or wider.
 
     Returns `(B, L, A, d)` and the weights.
     """
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (B, A, L, L)
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    precision = torch.promote_types(query.dtype, torch.float32)
+    weights = F.softmax(weights, dim=-1, dtype=precision).to(query.dtype)
     dropped = F.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(dropped, value).transpose(1, 2).contiguous(), weights
 

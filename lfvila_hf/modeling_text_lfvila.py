@@ -6,8 +6,7 @@ each sentence on its own, the second the paragraph, the third paragraph and vide
 layer are BERT's, so that a BERT checkpoint maps onto the slices by prefix.
 
 Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
-of a level, D shared width, N answers,
-A attention heads. Mask value 1 means "real", 0 means "padding".
+of a level, D shared width, N answers, A attention heads. Mask value 1 means "real", 0 means "padding".
 """
 
 from __future__ import annotations
@@ -37,7 +36,11 @@ from .resizing_lfvila import resize_token_positions
 
 
 class LFVilaTextSelfAttention(nn.Module):
-    """BERT's attention; keys and values may come from another sequence (co-attention)."""
+    """BERT's attention; keys and values may come from another sequence (co-attention).
+
+    `always_eager` overrules the backend: fused kernels get the gradient of a row that is all padding wrong, because the
+    size of the mask swallows the number of tokens in their log-sum-exp.
+    """
 
     def __init__(self, config: LFVilaTextConfig) -> None:
         super().__init__()
@@ -45,6 +48,7 @@ class LFVilaTextSelfAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
+        self.always_eager = False
         self.attention_dropout = config.attention_probs_dropout_prob
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
@@ -63,9 +67,8 @@ class LFVilaTextSelfAttention(nn.Module):
             linear(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, A, L, d)
             for linear, states in ((self.query, hidden_states), (self.key, source), (self.value, source))
         )
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        backend = "eager" if self.always_eager else self.config._attn_implementation
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         out, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs)
         return out.reshape(hidden_states.shape).contiguous(), weights
@@ -214,6 +217,9 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         self.sentence_layers = nn.ModuleList(LFVilaTextLayer(config) for _ in range(config.num_sentence_layers))
         self.paragraph_embeddings = LFVilaParagraphEmbeddings(config)
         self.paragraph_layers = nn.ModuleList(LFVilaTextLayer(config) for _ in range(config.num_paragraph_layers))
+        layer: Any
+        for layer in self.sentence_layers:  # which alone see rows of nothing but padding, in released models
+            layer.attention.self.always_eager = config.pool_padded_sentences
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -345,10 +351,7 @@ class LFVilaVideoTokenEmbeddings(nn.Module):
 
 
 class LFVilaCoAttentionLayer(GradientCheckpointingLayer):
-    """Two streams: each attends to itself, then to the other one.
-
-    (as both were before this layer), then feeds forward.
-    """
+    """Two streams: each attends to itself, then to the other as it was before this layer, then feeds forward."""
 
     def __init__(self, config: LFVilaTextConfig) -> None:
         super().__init__()
