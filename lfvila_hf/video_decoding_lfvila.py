@@ -108,15 +108,15 @@ class PictureMaker:
     def __call__(self, frame: Any) -> torch.Tensor:
         """One `av.VideoFrame` to `(3, H, W)` uint8, or to what `transform` makes of that."""
         check_picture_size(self.source, frame.height, frame.width, self.limits)
-        rotation = int(frame.rotation)
-        quarter_turns = round(rotation / 90) % 4
-        self.rotation = rotation
+        self.rotation, mirrored = display_orientation(frame)
+        quarter_turns = round(self.rotation / 90) % 4
         if self.size is None:
             height, width = frame.height, frame.width
         else:
             height, width = self.size[::-1] if quarter_turns % 2 else self.size
         rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").to_ndarray()
         upright = np.rot90(rgb, quarter_turns)  # (H, W, 3)
+        upright = upright[:, ::-1] if mirrored else upright
         picture = torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))  # (3, H, W)
         if self.transform is None:
             return picture
@@ -180,6 +180,25 @@ def decode_video(
         pictures = decoder.sequential(indices)
         session.notes = notes
         return decoder.result(table, indices, pictures, spent)
+
+
+def display_orientation(frame: Any) -> tuple[int, bool]:
+    """How a stored picture is turned to be upright.
+
+    Args:
+        frame: A decoded `av.VideoFrame`.
+
+    Returns:
+        Degrees counter-clockwise, and whether it is mirrored left to right after that.
+    """
+    side_data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if side_data is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(side_data, dtype=np.int32)[:5].astype(np.float64)
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a = -a
+    return -round(float(np.degrees(np.arctan2(b, a)))), bool(mirrored)
 
 
 def checked_indices(source: str, choose: Callable[[FrameTable], Sequence[int]], table: FrameTable) -> list[int]:

@@ -121,6 +121,13 @@ def test_lesson_2_rotation_is_applied_and_scaling_knows_of_it(tmp_path: Path, an
     assert (read.frames.float() - smaller).abs().mean() < 6
 
 
+@pytest.mark.parametrize("angle", [0, 90, 180, 270])
+def test_lesson_2_a_mirrored_picture_is_mirrored_back(tmp_path: Path, angle: int) -> None:
+    stored = read_frames(write_video(tmp_path / "plain.mp4", 5)).frames
+    read = read_frames(write_video(tmp_path / "mirrored.mp4", 5, rotation=angle, mirrored=True)).frames
+    assert torch.equal(read, torch.rot90(stored, angle // 90, (2, 3)).flip(3))
+
+
 def test_lesson_3_counts_and_durations_may_be_missing(tmp_path: Path) -> None:
     bare = copy_packets(write_video(tmp_path / "a.mp4", COUNT), tmp_path / "bare.h264")
     for path in (

@@ -67,6 +67,7 @@ def write_video(
     pixel_format: str = "yuv420p",
     ticks: Sequence[int] | None = None,
     rotation: int | None = None,
+    mirrored: bool = False,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     container_format: str | None = None,
@@ -85,6 +86,7 @@ def write_video(
         pixel_format: FFmpeg's name of the pixel format.
         ticks: The time of each picture in units of `1 / fps` (variable rate, late start); `range(count)` if left out.
         rotation: Degrees of the display matrix.
+        mirrored: Whether the display matrix mirrors left to right.
         options: More options for the encoder.
         container_options: Options for the muxer.
         container_format: FFmpeg's name of the muxer.
@@ -105,8 +107,8 @@ def write_video(
             stream.codec_context.max_b_frames = bframes
             stream.bit_rate = 2_000_000
         stream.codec_context.options = settings
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
+        if rotation is not None or mirrored:
+            stream.set_display_rotation(rotation or 0, hflip=mirrored)
         for position in range(count):
             frame = av.VideoFrame.from_ndarray(barcode_picture(first_number + position, height, width), format="rgb24")
             frame.pts = position if ticks is None else ticks[position]
