@@ -8,11 +8,22 @@ frame. The text side has one layer in each slice. Everything is float32 on the C
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from lfvila_hf import LFVilaConfig, LFVilaPreTrainedModel
+from lfvila_hf import (
+    LFVilaConfig,
+    LFVilaForMultipleChoice,
+    LFVilaForPreTraining,
+    LFVilaForQuestionAnswering,
+    LFVilaForVideoClassification,
+    LFVilaModel,
+    LFVilaPreTrainedModel,
+    LFVilaTextModel,
+    LFVilaVideoModel,
+)
 
 VIDEO = {
     "image_size": [24, 40],
@@ -89,3 +100,88 @@ def tiny_batch(batch: int = 2, sentences: int = 4, tokens: int = 6, padded: bool
         "attention_mask": mask,
         "pixel_values_videos": random_videos(batch),
     }
+
+
+class Example(NamedTuple):
+    """One way to use a model: its class and configuration, a batch for it, and what of it such a step cannot train."""
+
+    model_class: type[LFVilaPreTrainedModel]
+    config: Callable[..., Any]
+    """Makes the configuration; takes the arguments of `tiny_config`."""
+    inputs: Callable[[int], dict[str, Any]]
+    """Makes a batch of that many videos, with targets where the model takes any."""
+    untrained: tuple[str, ...] = ()
+    """Beginnings of the names of parameters that get no gradient."""
+
+    def model(self, **fields: Any) -> Any:
+        """The model with weights that matter; `fields` as for `tiny_config`."""
+        return tiny_model(self.model_class, self.config(**fields))
+
+
+def _video_config(**fields: Any) -> Any:
+    return tiny_config(**fields).video_config
+
+
+def _text_config(**fields: Any) -> Any:
+    return tiny_config(**fields).text_config
+
+
+def _videos(batch: int) -> dict[str, Any]:
+    return {"pixel_values_videos": random_videos(batch)}
+
+
+def _texts(batch: int) -> dict[str, Any]:
+    both = tiny_batch(batch)
+    return {"input_ids": both["input_ids"], "attention_mask": both["attention_mask"]}
+
+
+def _fusion(batch: int) -> dict[str, Any]:
+    targets = torch.full((batch, 4, 6), -100)
+    targets[:, :, 1] = random_ids(batch, 4, seed=5)
+    pairs = torch.arange(batch) % 2 == 0
+    return tiny_batch(batch) | {"phase": "fusion", "mlm_targets": targets, "vtm_targets": pairs.long()}
+
+
+def _choices(batch: int) -> dict[str, Any]:
+    both = tiny_batch(3 * batch)
+    targets = {"labels": torch.arange(batch) % 3, "span_targets": (torch.arange(8) > 2).long().repeat(batch, 1)}
+    choices = {name: both[name].unflatten(0, (batch, 3)) for name in ("input_ids", "attention_mask")}
+    return choices | _videos(batch) | targets
+
+
+_UNUSED = ("model.video_model.clip_",)
+_UNUSED_IN_FUSION = (*_UNUSED, *(f"model.{name}_projection" for name in ("text", "video", "sentence", "clip")))
+
+
+def _without_alignment(**fields: Any) -> LFVilaConfig:
+    return tiny_config(temporal_alignment=False, **fields)
+
+
+def _conv_stem(video: dict[str, Any] | None = None, **fields: Any) -> LFVilaConfig:
+    # Stretches of two frames: of one frame, torch's bfloat16 convolution on the CPU returns uninitialised memory.
+    return tiny_config(video={"video_stem": "conv", "temporal_windows": [2, 2, 2, 8]} | (video or {}), **fields)
+
+
+def _co_attention(**fields: Any) -> LFVilaConfig:
+    return tiny_config(cross_modal_fusion="co_attention", **fields)
+
+
+EXAMPLES = {
+    "video tower": Example(LFVilaVideoModel, _video_config, _videos),
+    "text tower": Example(LFVilaTextModel, _text_config, _texts),
+    "joined": Example(LFVilaModel, tiny_config, tiny_batch),
+    "joined, conv stem": Example(LFVilaModel, _conv_stem, tiny_batch),
+    "joined, no alignment": Example(LFVilaModel, _without_alignment, tiny_batch, ("video_model.clip_",)),
+    "contrastive phase": Example(
+        LFVilaForPreTraining, tiny_config, tiny_batch, ("cross_modal_encoder", "mlm_head", "vtm_head")
+    ),
+    "fusion phase": Example(LFVilaForPreTraining, tiny_config, _fusion, _UNUSED_IN_FUSION),
+    "fusion phase, co-attention": Example(LFVilaForPreTraining, _co_attention, _fusion, _UNUSED_IN_FUSION),
+    "question answering": Example(
+        LFVilaForQuestionAnswering, tiny_config, lambda b: tiny_batch(b) | {"labels": torch.arange(b) % 2}, _UNUSED
+    ),
+    "multiple choice": Example(LFVilaForMultipleChoice, tiny_config, _choices, _UNUSED),
+    "classification": Example(
+        LFVilaForVideoClassification, tiny_config, lambda b: _videos(b) | {"labels": torch.arange(b) % 2}, _UNUSED
+    ),
+}
