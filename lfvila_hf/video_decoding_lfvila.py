@@ -104,6 +104,19 @@ class PictureMaker:
         self.transform = transform
         self.rotation = 0
         self._lock = threading.Lock()
+        self._local = threading.local()
+
+    def _converter(self) -> Any:
+        """This thread's colour converter: kept, since setting one up costs more than converting a small picture."""
+        converter = getattr(self._local, "converter", None)
+        if converter is None:
+            try:
+                from av.video.reformatter import VideoReformatter
+            except ImportError as error:
+                raise ImportError("decoding a video file needs PyAV: pip install av") from error
+
+            converter = self._local.converter = VideoReformatter()
+        return converter
 
     def __call__(self, frame: Any) -> torch.Tensor:
         """One `av.VideoFrame` to `(3, H, W)` uint8, or to what `transform` makes of that."""
@@ -114,7 +127,12 @@ class PictureMaker:
             height, width = frame.height, frame.width
         else:
             height, width = self.size[::-1] if quarter_turns % 2 else self.size
-        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").to_ndarray()
+        # One thread: the converter's own threads cost more than they give, and a caller has its own parallelism.
+        rgb = (
+            self._converter()
+            .reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
+            .to_ndarray()
+        )
         upright = np.rot90(rgb, quarter_turns)  # (H, W, 3)
         upright = upright[:, ::-1] if mirrored else upright
         picture = torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))  # (3, H, W)
