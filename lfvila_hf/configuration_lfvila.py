@@ -378,6 +378,7 @@ class LFVilaConfig(LFVilaBaseConfig):
             "num_heads": [1, 2, 4, 4, 4, 8],
             "temporal_windows": [2, 4, 4, 8, 8, 16],
             "drop_path_rate": 0.0,
+            "initializer_range": 0.1,  # narrow layers need larger weights: 0.02 suits fan-ins of a thousand
         }
         text = {
             "vocab_size": 512,
@@ -387,12 +388,13 @@ class LFVilaConfig(LFVilaBaseConfig):
             "num_cross_modal_layers": 2,
             "num_attention_heads": 4,
             "intermediate_size": 256,
+            "initializer_range": 0.05,
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         }
         video |= dict(overrides.pop("video_config", {}))
         text |= dict(overrides.pop("text_config", {}))
-        return cls(video_config=video, text_config=text, **overrides)
+        return cls(video_config=video, text_config=text, **({"initializer_range": 0.05} | overrides))
 
     @property
     def hidden_size(self) -> int:

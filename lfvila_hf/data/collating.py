@@ -62,7 +62,8 @@ class LFVilaCollator:
 
         Returns:
             `input_ids` and `attention_mask` `(B, M, L)`, `pixel_values_videos` `(B, T, 3, H, W)` float32, and with
-            masking `mlm_targets` `(B, M, L)`, the token that was there or -100.
+            masking `mlm_targets` `(B, M, L)`, the token that was there or -100; `num_clips` where the videos were put
+            together from another number of clips than the processor's.
 
         Raises:
             ValueError: Where every sample of the batch was skipped, or samples differ in shape.
@@ -79,6 +80,9 @@ class LFVilaCollator:
             "attention_mask": text["attention_mask"],
             "pixel_values_videos": self._pixels(kept),
         }
+        lengths = {sample.num_clips for sample in kept}
+        if lengths != {None} and lengths != {self.processor.video_processor.num_clips}:
+            batch["num_clips"] = kept[0].num_clips
         if self.mlm_probability:
             batch["input_ids"], batch["mlm_targets"] = self.mask(
                 batch["input_ids"],

@@ -32,6 +32,7 @@ from .pictures import PictureReader
 from .skipping import OnError, SkipLog, SkipReport
 
 SAMPLE_STREAM = 16
+ORDER_STREAM = 17
 """Stream of `random_keys` that samples are made from; the losses use 0 to 2."""
 
 
@@ -49,6 +50,7 @@ class VideoTextSample:
         number: Hash of id and line, in 0 ... 2**32 - 1; what random choices for this sample are made from.
         epoch: The epoch it was made for.
         row: The annotation row, with all its fields.
+        num_clips: Clips that the video was put together from, `None` for a whole video.
     """
 
     id: str
@@ -60,6 +62,7 @@ class VideoTextSample:
     number: int
     epoch: int
     row: dict[str, Any] = field(repr=False)
+    num_clips: int | None = None
 
 
 class RowReader:
@@ -121,6 +124,7 @@ class RowReader:
             number=number,
             epoch=epoch,
             row=row,
+            num_clips=None if isinstance(source, str) else len(source),
         )
 
 
@@ -141,17 +145,28 @@ class PreTrainingReader(RowReader):
 
     Args:
         processor: `LFVilaProcessor`; its video processor's `num_clips` is K.
+        min_clips: Rows with fewer than K clips, but at least this many, are taken whole, with T / K frames of each
+            clip; a batch then needs rows of one length (`sampling.EqualLengthSampler`). K where left out, as released.
+        shuffle_clips: In training, put the clips (and their sentences with them) in a random order. It makes an order
+            twin of every sample in every epoch, and fits texts in which no sentence refers to the one before it.
         options: As for `RowReader`.
 
     Raises:
-        ValueError: Where T is no multiple of K, or the processor would join some of the K sentences.
+        ValueError: Where T is no multiple of K, the processor would join some of the K sentences, or `min_clips` does
+            not lie in 1 to K.
     """
 
     columns = (*RowReader.columns, "clips")
 
-    def __init__(self, processor: Any, **options: Any) -> None:
+    def __init__(
+        self, processor: Any, *, min_clips: int | None = None, shuffle_clips: bool = False, **options: Any
+    ) -> None:
         super().__init__(processor, **options)
         self.num_clips = int(processor.video_processor.num_clips)
+        self.min_clips = self.num_clips if min_clips is None else min_clips
+        self.shuffle_clips = shuffle_clips
+        if not 1 <= self.min_clips <= self.num_clips:
+            raise ValueError(f"min_clips={min_clips} must lie in 1 to num_clips={self.num_clips}")
         num_frames = processor.video_processor.num_frames
         if num_frames % self.num_clips:
             raise ValueError(f"num_frames={num_frames} must be a multiple of num_clips={self.num_clips}")
@@ -163,13 +178,25 @@ class PreTrainingReader(RowReader):
 
     def select(self, row: dict[str, Any], key: int) -> tuple[list[str], Sequence[str]]:
         """K clips from a random (in evaluation: the first) start on, and their sentences."""
-        starts = len(row["clips"]) - self.num_clips + 1
-        if starts < 1:
-            raise AnnotationError(
-                row["place"], f"{row['id']!r} has {len(row['clips'])} clips, expected at least {self.num_clips}"
-            )
+        count = self.length(row)
+        starts = len(row["clips"]) - count + 1
         start = key % starts if self.training else 0
-        return row["clips"][start : start + self.num_clips], row["sentences"][start : start + self.num_clips]
+        places = list(range(start, start + count))
+        if self.training and self.shuffle_clips:
+            order = random_keys(self.seed, key, torch.tensor([0]), count, ORDER_STREAM)[0].argsort()
+            places = [places[number] for number in order.tolist()]
+        return [row["clips"][place] for place in places], [row["sentences"][place] for place in places]
+
+    def length(self, row: dict[str, Any]) -> int:
+        """How many clips of a row a sample takes: K, or all where there are fewer.
+
+        Raises:
+            AnnotationError: Where there are fewer than `min_clips`.
+        """
+        clips = len(row["clips"])
+        if clips < self.min_clips:
+            raise AnnotationError(row["place"], f"{row['id']!r} has {clips} clips, expected at least {self.min_clips}")
+        return min(clips, self.num_clips)
 
 
 class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
@@ -269,6 +296,8 @@ class PreTrainingDataset(VideoTextDataset):
         frame_cache: Where decoded frames are kept; every read decodes where left out.
         skip_journal: File that keeps what was skipped, the same for all processes of a distributed run; a temporary
             one where left out.
+        min_clips: See `PreTrainingReader`.
+        shuffle_clips: See `PreTrainingReader`.
     """
 
     def __init__(
@@ -282,9 +311,26 @@ class PreTrainingDataset(VideoTextDataset):
         max_skip_fraction: float = 0.01,
         frame_cache: FrameCache | None = None,
         skip_journal: str | None = None,
+        min_clips: int | None = None,
+        shuffle_clips: bool = False,
     ) -> None:
-        reader = PreTrainingReader(processor, training=training, seed=seed, frame_cache=frame_cache)
+        reader = PreTrainingReader(
+            processor,
+            training=training,
+            seed=seed,
+            frame_cache=frame_cache,
+            min_clips=min_clips,
+            shuffle_clips=shuffle_clips,
+        )
         super().__init__(rows, reader, SkipLog(on_error, max_skip_fraction, journal=skip_journal))
+
+    def lengths(self) -> list[int]:
+        """Clips that a sample of each row takes; what `EqualLengthSampler` goes by.
+
+        Raises:
+            AnnotationError: For a row with too few clips.
+        """
+        return [self.reader.length(row) for row in self.rows]  # type: ignore[attr-defined]  # a PreTrainingReader
 
 
 class StreamedDataset(torch.utils.data.IterableDataset[VideoTextSample]):

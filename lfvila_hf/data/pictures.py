@@ -55,7 +55,8 @@ class PictureReader:
         """
         video = source if isinstance(source, str) else list(source)
         if self.frame_cache is None:
-            return self.video_processor.read_pictures(video, training=training, seed=seed)
+            count = self._frames_of(video)
+            return self.video_processor.read_pictures(video, training=training, seed=seed, num_frames=count)
         generator = _generator_of_one_video(seed)
         read = self._read_clips(video) if isinstance(video, list) else self._read_video(video, training, generator)
         pictures = read.frames.float()  # (T, 3, h, w)
@@ -77,11 +78,17 @@ class PictureReader:
 
         return self._cached(path, choose, num_frames, "video")
 
+    def _frames_of(self, video: str | list[str]) -> int:
+        """T; for a video that is given as clip files T / K for each of them."""
+        num_frames, num_clips = self.video_processor.num_frames, self.video_processor.num_clips
+        if isinstance(video, str):
+            return num_frames
+        if not video or num_frames % num_clips:
+            raise ValueError(f"{num_frames} frames cannot be shared by {num_clips} clips, to read {len(video)} files")
+        return num_frames // num_clips * len(video)
+
     def _read_clips(self, paths: list[str]) -> VideoFrames:
-        num_frames = self.video_processor.num_frames
-        if not paths or num_frames % len(paths):
-            raise ValueError(f"{num_frames} frames cannot be shared by {len(paths)} clip files: a multiple is needed")
-        share = num_frames // len(paths)
+        share = self._frames_of(paths) // len(paths)
         return _joined([self._cached(path, lambda count: clip_indices(count, share), share, "clip") for path in paths])
 
     def _cached(self, path: str, choose: Callable[[int], Sequence[int]], num_frames: int, rule: Any) -> VideoFrames:

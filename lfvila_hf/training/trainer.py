@@ -16,18 +16,21 @@ Letters: B videos, K clips, M sentences.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
+from lfvila_hf.data.datasets import PreTrainingDataset
+from lfvila_hf.data.sampling import EqualLengthSampler
 from lfvila_hf.evaluation import RetrievalFeatures, evaluate_features
-from lfvila_hf.loss_lfvila import draw_mtc
+from lfvila_hf.loss_lfvila import LFVilaLoss, MTCDraw, draw_mtc
 from lfvila_hf.modeling_lfvila import LFVilaForPreTraining, LFVilaModel
 from lfvila_hf.training.arguments import LFVilaTrainingArguments
 from lfvila_hf.training.optimization import decayed_parameter_names, linear_schedule
@@ -53,14 +56,23 @@ class LFVilaTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.eval_twins = list(eval_twins)
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._micro_step = 0
+        self._micro_step, self._drawn_step = 0, -1
+        if isinstance(self.compute_loss_func, LFVilaLoss):
+            self.loss_is_scaled_for_ga = False  # its terms are means over one batch
         phase = self.args.training_phase
         if phase is not None:
             if not isinstance(self.model, LFVilaForPreTraining):
                 raise ValueError(
-                    f"training_phase={phase!r} is for LFVilaForPreTraining, got {type(self.model).__name__}"
+                    f"training_phase={phase!r} is for LFVilaForPreTraining, got {type(self.model).__name__}; to train "
+                    "adapters, call set_training_phase of the model before they are added"
                 )
             self.model.set_training_phase(phase)  # type: ignore[arg-type]  # checked by the arguments
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as `Trainer` does; nothing that an earlier training of this object left over is counted."""
+        self._terms.clear()
+        self._drawn_step = -1
+        return super().train(*args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that weight decay applies to."""
@@ -80,13 +92,38 @@ class LFVilaTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        """Blocks of equal length where the rows of a pre-training data set differ in their number of clips."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = dataset.lengths() if isinstance(dataset, PreTrainingDataset) else []
+        if len(set(lengths)) > 1:
+            block = self.args.train_batch_size * self.args.world_size
+            return EqualLengthSampler(lengths, block, seed=self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Every sample is evaluated: `dataloader_drop_last`, which a contrastive batch wants, is for training only."""
+        with self._keeping_the_last_batch():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Every sample is predicted, as in evaluation."""
+        with self._keeping_the_last_batch():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_the_last_batch(self) -> Iterator[None]:
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            yield
         finally:
             self.args.dataloader_drop_last = drop_last
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Also draws that come with the batch: the Trainer cannot rebuild a named tuple."""
+        if isinstance(data, MTCDraw):
+            return MTCDraw(*map(super()._prepare_input, data))
+        return super()._prepare_input(data)
 
     def compute_loss(
         self,
@@ -135,15 +172,17 @@ class LFVilaTrainer(Trainer):
 
     def _with_draw(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """`inputs` with MTC's positions for this step, unless they hold some."""
+        # Counted within the step, because the last step of an epoch may have fewer batches than the others.
+        self._micro_step = self._micro_step + 1 if self._drawn_step == self.state.global_step else 0
+        self._drawn_step = self.state.global_step
         step = self.state.global_step * self.args.gradient_accumulation_steps + self._micro_step
-        self._micro_step = (self._micro_step + 1) % self.args.gradient_accumulation_steps
         if inputs.get("mtc_draw") is not None:
             return inputs
         config: Any = self._base_model().config
         videos = inputs["pixel_values_videos"]
         draw = draw_mtc(
             len(videos),
-            config.num_clips,
+            inputs.get("num_clips") or config.num_clips,
             config.num_anchors,
             config.num_candidates,
             seed=self.args.seed,
@@ -160,22 +199,33 @@ class LFVilaTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate: retrieval and loss terms for models with embeddings, transformers' own loop for the others."""
-        if not self.args.eval_retrieval or not isinstance(self._base_model(), LFVilaModel | LFVilaForPreTraining):
+        """Evaluate: retrieval and loss terms for models with embeddings, transformers' own loop for the others.
+
+        Predictions of `predict` are then a dict of the features' arrays. A `compute_metrics` of the user's own is
+        called, as always, by transformers' loop.
+        """
+        ranks = isinstance(self._base_model(), LFVilaModel | LFVilaForPreTraining)
+        if not ranks or not self.args.eval_retrieval or self.compute_metrics is not None:
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        metrics, samples = self._evaluate_pairs(dataloader)
+        metrics, samples, features = self._evaluate_pairs(dataloader)
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        nothing: Any = None
-        return EvalLoopOutput(predictions=nothing, label_ids=None, metrics=prefixed, num_samples=samples)
+        predictions: Any = None
+        if features is not None:
+            predictions = {name: value.numpy() for name, value in vars(features).items() if value is not None}
+        return EvalLoopOutput(predictions=predictions, label_ids=None, metrics=prefixed, num_samples=samples)
 
-    def _evaluate_pairs(self, dataloader: DataLoader) -> tuple[dict[str, float], int]:
-        """Mean of every loss term, accuracy of the fusion heads, retrieval metrics; and the number of samples."""
+    def _evaluate_pairs(self, dataloader: DataLoader) -> tuple[dict[str, float], int, RetrievalFeatures | None]:
+        """Mean of every loss term, accuracy of the fusion heads, retrieval metrics; number of samples; features."""
         model: Any = self._wrap_model(self.model, training=False)  # type: ignore[arg-type]  # there is a model
         if not self.accelerator._models and model is self.model:  # evaluated without a training before
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        if not self.is_in_train and (self.args.fp16_full_eval or self.args.bf16_full_eval):
+            precision = torch.float16 if self.args.fp16_full_eval else torch.bfloat16
+            model = model.to(dtype=precision, device=self.args.device)
         model.eval()
+        self.callback_handler.eval_dataloader = dataloader
         sums: dict[str, float] = defaultdict(float)
         weights: dict[str, float] = defaultdict(float)
         parts: list[RetrievalFeatures] = []
@@ -183,12 +233,12 @@ class LFVilaTrainer(Trainer):
         for inputs in dataloader:
             batch = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
-                outputs = model(**batch)
+                loss, outputs = self.compute_loss(model, batch, return_outputs=True)
             count = len(batch["pixel_values_videos"])
             samples += count
-            for name in ("loss", *TERMS):
-                if outputs.get(name) is not None:
-                    sums[name] += outputs[name].item() * count
+            for name, value in {"loss": loss, **{name: outputs.get(name) for name in TERMS}}.items():
+                if value is not None:
+                    sums[name] += value.item() * count
                     weights[name] += count
             for name, (right, total) in fusion_accuracy(outputs).items():
                 sums[name] += right
@@ -197,9 +247,10 @@ class LFVilaTrainer(Trainer):
                 parts.append(RetrievalFeatures.from_outputs(self._gathered(outputs)))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         metrics = {name: value / max(weights[name], 1) for name, value in sums.items()}
-        if parts:
-            metrics |= self._retrieval(RetrievalFeatures.cat(parts))
-        return metrics, samples
+        if not parts:
+            return metrics, samples, None
+        features = RetrievalFeatures.cat(parts)
+        return metrics | self._retrieval(features), samples, features
 
     def _gathered(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Features of all processes.

@@ -1,0 +1,1 @@
+"""Looking at what a model found: plots, and (as it grows) the index, the search and the page."""
