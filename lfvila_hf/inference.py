@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class ParagraphEmbeddings:
 def encode_videos(
     model: LFVilaModel,
     processor: Any,
-    videos: Sequence[Any],
+    videos: Any,
     batch_size: int = 8,
     progress: bool = False,
     **kwargs: Any,
@@ -63,7 +64,8 @@ def encode_videos(
     Args:
         model: an `LFVilaModel`; it is used as it is (device, dtype) and put in evaluation mode for the call.
         processor: its `LFVilaProcessor`.
-        videos: sources as the processor takes them: paths, bytes, open files, arrays, lists of clip files.
+        videos: a list of sources as the processor takes them: paths, bytes, open files, arrays, lists of clip files;
+            a single source that is no list is a batch of one.
         batch_size: videos decoded and encoded at once.
         progress: whether to show a progress bar.
         **kwargs: for the video processor.
@@ -75,6 +77,8 @@ def encode_videos(
         ValueError: there is no video.
         LFVilaVideoError: a video cannot be used.
     """
+    if isinstance(videos, str | bytes | PathLike) or hasattr(videos, "read") or getattr(videos, "ndim", None) == 4:
+        videos = [videos]
     embeds, clips, metadata = [], [], []
     for batch in _batches(videos, batch_size, "videos", progress):
         inputs = processor(videos=batch, return_metadata=True, **kwargs)
@@ -90,7 +94,7 @@ def encode_videos(
 def encode_paragraphs(
     model: LFVilaModel,
     processor: Any,
-    paragraphs: Sequence[str | Sequence[str]],
+    paragraphs: str | Sequence[str | Sequence[str]],
     batch_size: int = 32,
     progress: bool = False,
     **kwargs: Any,
@@ -100,7 +104,7 @@ def encode_paragraphs(
     Args:
         model: an `LFVilaModel`; it is used as it is (device, dtype) and put in evaluation mode for the call.
         processor: its `LFVilaProcessor`.
-        paragraphs: one string (taken as one sentence) or one list of sentences each.
+        paragraphs: one string (taken as one sentence) or one list of sentences each; a bare string is a batch of one.
         batch_size: paragraphs encoded at once.
         progress: whether to show a progress bar.
         **kwargs: for the processor.
@@ -111,6 +115,8 @@ def encode_paragraphs(
     Raises:
         ValueError: there is no paragraph, or an empty one.
     """
+    if isinstance(paragraphs, str):
+        paragraphs = [paragraphs]
     embeds, sentences, masks = [], [], []
     for batch in _batches(paragraphs, batch_size, "paragraphs", progress):
         inputs = processor(text=[[p] if isinstance(p, str) else list(p) for p in batch], **kwargs)
@@ -144,11 +150,12 @@ def _batches(items: Sequence[Any], size: int, name: str, progress: bool) -> Iter
 
 @contextmanager
 def _evaluating(model: LFVilaModel) -> Iterator[None]:
-    """No gradients and evaluation mode inside, the model's own mode again after."""
-    was_training = model.training
+    """No gradients and evaluation mode inside, every module's own mode again after (parts may be frozen in eval)."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True

@@ -10,10 +10,8 @@ Defaults that differ from `TrainingArguments`, with their source in the release 
 | `weight_decay` | 0.0 | 0.05 | released; none for biases, norms and position tables |
 | `lr_scheduler_type` | linear to 0 | linear to `min_lr_ratio` = 1 % | released |
 | `remove_unused_columns` | True | False | collators read raw rows |
-| `label_names` | guessed | `[]` | the contrastive and fusion phases have no labels |
 
-`learning_rate` (5e-5) and `adam_epsilon` (1e-8) are the same in both. Tasks with labels set `label_names` to
-`["labels"]`.
+`learning_rate` (5e-5) and `adam_epsilon` (1e-8) are the same in both.
 """
 
 from __future__ import annotations
@@ -42,9 +40,6 @@ class LFVilaTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's weight decay; 0.05 as released."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop columns that forward does not take; collators here need the raw rows."}
-    )
-    label_names: list[str] | None = field(
-        default_factory=list, metadata={"help": "Inputs that are labels; none in both phases of pre-training."}
     )
     training_phase: str | None = field(
         default=None,
