@@ -9,7 +9,7 @@ release's.
 Letters: T frames, K clips, M sentences, L tokens, H and W pixels, D shared width.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
@@ -292,7 +292,7 @@ class LFVilaConfig(LFVilaBaseConfig):
 
     model_type = "lfvila"
     sub_configs = {"text_config": LFVilaTextConfig, "video_config": LFVilaVideoConfig}
-    sub_configs_defaults = {"text_config": LFVilaTextConfig, "video_config": LFVilaVideoConfig}  # type: ignore[dict-item]
+    sub_configs_defaults: ClassVar[Any] = {"text_config": LFVilaTextConfig, "video_config": LFVilaVideoConfig}
     keys_to_ignore_at_inference = [
         "loss",
         "logits_per_text",
@@ -348,9 +348,8 @@ class LFVilaConfig(LFVilaBaseConfig):
         if self.text_config.hidden_size != self.video_config.hidden_size:
             raise ValueError(
                 f"both towers must end at the same width: text_config.hidden_size = {self.text_config.hidden_size}, "
-                f"video_config ends at {self.video_config.hidden_size} (embed_dim = "
-                f"{self.video_config.embed_dim} doubled "
-                f"by each of {len(self.video_config.merge_after)} mergings)"
+                f"video_config ends at {self.video_config.hidden_size} (embed_dim = {self.video_config.embed_dim} "
+                f"doubled by each of {len(self.video_config.merge_after)} mergings)"
             )
         for name in ("temperature", "temporal_temperature"):
             if getattr(self, name) <= 0:

@@ -4,8 +4,8 @@
 Four terms, two phases:
 
 1. contrastive phase: *global* (paragraph against video over the batch) plus 0.25 x *MTC* (sentence against clip in
-time); 2. fusion phase: *MLM* (masked tokens with the video in sight) plus 10 x *VTM* (does this video belong to this
-text?).
+   time);
+2. fusion phase: *MLM* (masked tokens with the video in sight) plus 10 x *VTM* (does this video belong to this text?).
 
 Every function returns the unweighted term as a scalar that stays finite on degenerate batches (one video, one clip,
 nothing masked, every anchor tied) and keeps its graph there. `LFVilaLoss` puts the terms together from a model's
@@ -41,10 +41,7 @@ class MTCDraw(NamedTuple):
 
 
 def _hash32(value: torch.Tensor) -> torch.Tensor:
-    """Mix 32-bit numbers held in int64 (a two-round multiply-xorshift finaliser).
-
-    Returns the same shape, [0, 2**32).
-    """
+    """Mix 32-bit numbers held in int64 (a two-round multiply-xorshift finaliser); same shape, in [0, 2**32)."""
     value = value & 0xFFFFFFFF
     value = ((value ^ (value >> 16)) * 0x21F0AAAD) & 0xFFFFFFFF
     value = ((value ^ (value >> 15)) * 0x735A2D97) & 0xFFFFFFFF

@@ -39,10 +39,10 @@ class LFVilaVideoModelOutput(ModelOutput):
         attentions: attention weights of every block, each `(windows, A, V, V)`; needs `attn_implementation="eager"`.
     """
 
-    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
-    pooler_output: torch.Tensor = None  # type: ignore[assignment]
-    clip_hidden_state: torch.Tensor = None  # type: ignore[assignment]
-    tokens: torch.Tensor = None  # type: ignore[assignment]
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]  # always set
+    clip_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
+    tokens: torch.Tensor = None  # type: ignore[assignment]  # always set
     video_embeds: torch.Tensor | None = None
     clip_embeds: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -65,11 +65,11 @@ class LFVilaTextModelOutput(ModelOutput):
         attentions: attention weights of every layer; needs `attn_implementation="eager"`.
     """
 
-    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
-    pooler_output: torch.Tensor = None  # type: ignore[assignment]
-    sentence_hidden_state: torch.Tensor = None  # type: ignore[assignment]
-    attention_mask: torch.Tensor = None  # type: ignore[assignment]
-    sentence_mask: torch.Tensor = None  # type: ignore[assignment]
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]  # always set
+    sentence_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
+    attention_mask: torch.Tensor = None  # type: ignore[assignment]  # always set
+    sentence_mask: torch.Tensor = None  # type: ignore[assignment]  # always set
     text_embeds: torch.Tensor | None = None
     sentence_embeds: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -87,8 +87,8 @@ class LFVilaCrossModalOutput(ModelOutput):
         attentions: attention weights of every layer; needs `attn_implementation="eager"`.
     """
 
-    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
-    pooler_output: torch.Tensor = None  # type: ignore[assignment]
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]  # always set
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -127,7 +127,7 @@ class LFVilaOutput(ModelOutput):
     video_embeds: torch.Tensor | None = None
     sentence_embeds: torch.Tensor | None = None
     clip_embeds: torch.Tensor | None = None
-    sentence_mask: torch.Tensor = None  # type: ignore[assignment]
+    sentence_mask: torch.Tensor = None  # type: ignore[assignment]  # always set
     mtc_draw: MTCDraw | None = None
     global_loss: torch.Tensor | None = None
     mtc_loss: torch.Tensor | None = None

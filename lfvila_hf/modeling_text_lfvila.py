@@ -200,7 +200,7 @@ class LFVilaParagraphEmbeddings(nn.Module):
 class LFVilaTextModel(LFVilaPreTrainedModel):
     """The text tower: sentence layers, then paragraph layers."""
 
-    config: LFVilaTextConfig  # type: ignore[assignment]
+    config: LFVilaTextConfig  # type: ignore[assignment]  # a tower's own
     config_class = LFVilaTextConfig
     base_model_prefix = "text_model"
     input_modalities = ["text"]
@@ -226,7 +226,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         """Word embeddings."""
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]  # words only
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
@@ -293,7 +293,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         if input_ids is not None:
             shape, device = input_ids.shape, input_ids.device
         else:
-            shape, device = inputs_embeds.shape[:-1], inputs_embeds.device  # type: ignore[union-attr]
+            shape, device = inputs_embeds.shape[:-1], inputs_embeds.device  # type: ignore[union-attr]  # given here
         if len(shape) not in (2, 3) or 0 in shape:
             raise ValueError(f"input_ids must be (B, M, L) or (B, L), none of them 0, got {tuple(shape)}")
         if inputs_embeds is not None and inputs_embeds.shape[-1] != self.config.hidden_size:

@@ -154,10 +154,7 @@ class LFVilaPatchMerging(nn.Module):
 
 
 class LFVilaVideoAttention(nn.Module):
-    """Multi-head attention inside windows, with a learned bias per head and relative position in.
-
-    (time, row, column).
-    """
+    """Multi-head attention inside windows; a learned bias per head and relative position (time, row, column)."""
 
     def __init__(self, config: LFVilaVideoConfig, channels: int, num_heads: int, window: tuple[int, int, int]) -> None:
         super().__init__()
@@ -329,7 +326,7 @@ class LFVilaVideoLevel(nn.Module):
 class LFVilaVideoModel(LFVilaPreTrainedModel):
     """The video tower: hierarchical temporal window attention."""
 
-    config: LFVilaVideoConfig  # type: ignore[assignment]
+    config: LFVilaVideoConfig  # type: ignore[assignment]  # a tower's own
     config_class = LFVilaVideoConfig
     base_model_prefix = "video_model"
     main_input_name = "pixel_values_videos"

@@ -199,7 +199,7 @@ def test_other_negatives_are_lent_by_these_videos(batch: int, mode: str, expecte
     anchors = torch.tensor([[1]] * (batch - 1) + [[0]])
     draw = MTCDraw(anchors, torch.tensor([[0, 2]] * batch), torch.tensor([3] * batch))
     clips = unit(batch, 4, D)
-    loss = mtc_loss(unit(batch, 4, D), clips, draw, other_negatives=mode)  # type: ignore[arg-type]
+    loss = mtc_loss(unit(batch, 4, D), clips, draw, other_negatives=mode)
     (gradient,) = torch.autograd.grad(loss, clips)
     lenders = [roll for roll in range(batch) if gradient[(batch - 1 - roll) % batch, 3].any()]
     assert lenders == expected
@@ -212,18 +212,20 @@ def test_other_negatives_are_lent_by_these_videos(batch: int, mode: str, expecte
         ("every anchor tied", "others"),
         ("every anchor tied", "released"),
         ("every video left out", "others"),
-        ("no mask and M is not K", "others"),
+        ("no mask and more sentences than clips", "others"),
+        ("no mask and fewer sentences than clips", "others"),
     ],
 )
 def test_mtc_is_zero_without_gradient_where_nothing_can_be_told(case: str, mode: str) -> None:
     num_clips = 1 if case == "one clip" else 4
     mask = torch.tensor([[1, 1, 0, 0]] * 3) if case == "every video left out" else None
-    sentences = unit(1 if case == "one clip" else 3, 5 if "M is not K" in case else num_clips, D)
+    num_sentences = num_clips + ("more" in case) - ("fewer" in case)
+    sentences = unit(1 if case == "one clip" else 3, num_sentences, D)
     clips = unit(len(sentences), num_clips, D)
     draw = draw_mtc(len(sentences), num_clips)
     if case == "every anchor tied":
         draw = MTCDraw(torch.tensor([[1]] * 3), torch.tensor([[0, 2]] * 3), draw.others)
-    loss = mtc_loss(sentences, clips, draw, 0.05, mask, mode)  # type: ignore[arg-type]
+    loss = mtc_loss(sentences, clips, draw, 0.05, mask, mode)
     assert loss.item() == 0
     for gradient in torch.autograd.grad(loss, (sentences, clips)):
         assert not gradient.any() and gradient.isfinite().all()
@@ -233,7 +235,7 @@ def test_mtc_is_zero_without_gradient_where_nothing_can_be_told(case: str, mode:
 @pytest.mark.parametrize("mode", ["others", "released"])
 def test_mtc_is_finite_for_one_video_and_for_one_clip(batch: int, num_clips: int, mode: str) -> None:
     sentences, clips = unit(batch, num_clips, D), unit(batch, num_clips, D)
-    loss = mtc_loss(sentences, clips, draw_mtc(batch, num_clips), other_negatives=mode)  # type: ignore[arg-type]
+    loss = mtc_loss(sentences, clips, draw_mtc(batch, num_clips), other_negatives=mode)
     gradients = torch.autograd.grad(loss, (sentences, clips))
     assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
 
@@ -248,7 +250,7 @@ def test_mtc_names_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"sentence_mask must be \(3, 4\), got \(3, 5\)"):
         mtc_loss(unit(3, 4, D), unit(3, 4, D), draw, sentence_mask=torch.ones(3, 5))
     with pytest.raises(ValueError, match='must be "others" or "released", got \'mine\''):
-        mtc_loss(unit(3, 4, D), unit(3, 4, D), draw, other_negatives="mine")  # type: ignore[arg-type]
+        mtc_loss(unit(3, 4, D), unit(3, 4, D), draw, other_negatives="mine")
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ def test_a_draw_depends_on_seed_step_and_sample_and_on_nothing_else() -> None:
     as_tensors = draw_mtc(64, 6, 3, 2, seed=torch.tensor(5), step=torch.tensor(7))
     assert all(torch.equal(a, b) for a, b in zip(whole, as_tensors, strict=True))
     for other in ({"seed": 6, "step": 7}, {"seed": 5, "step": 8}, {"seed": 7, "step": 5}):
-        for field, changed in zip(whole, draw_mtc(64, 6, 3, 2, **other), strict=True):  # type: ignore[arg-type]
+        for field, changed in zip(whole, draw_mtc(64, 6, 3, 2, **other), strict=True):
             assert (field != changed).float().mean() > 0.3, f"almost the same draw for {other}"
 
 

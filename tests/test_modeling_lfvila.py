@@ -89,7 +89,7 @@ def test_the_three_scores_equal_loops_over_pairs() -> None:
     assert torch.equal(model.similarity(texts, videos), scores["global"])
     assert not torch.allclose(scores["global"], scores["aligned"], atol=0.05)
     with pytest.raises(ValueError, match='score must be "global", "aligned" or "both", got \'local\''):
-        model.similarity(texts, videos, "local")  # type: ignore[arg-type]
+        model.similarity(texts, videos, "local")
 
 
 def test_without_temporal_alignment_there_is_the_global_loss_alone() -> None:
@@ -148,7 +148,7 @@ def test_what_the_joined_model_cannot_read_is_named() -> None:
         model(**batch | {"pixel_values_videos": random_videos(2, frames=6)})
     for other in (BertConfig(), tiny_config().video_config):
         with pytest.raises(ValueError, match=f"LFVilaModel takes a LFVilaConfig .* got a {type(other).__name__}"):
-            LFVilaModel(other)  # type: ignore[arg-type]
+            LFVilaModel(other)
     answering = tiny_model(LFVilaForQuestionAnswering)
     with pytest.raises(ValueError, match="built without a text tower or its projection"):
         answering.model(**batch)
@@ -266,7 +266,7 @@ def test_each_phase_trains_its_own_parameters_and_frozen_means_evaluation() -> N
     model.set_training_phase("fusion")
     assert not model.training and not model.cross_modal_encoder.training
     with pytest.raises(ValueError, match="got 'third'"):
-        model.set_training_phase("third")  # type: ignore[arg-type]
+        model.set_training_phase("third")
 
 
 # -- heads -----------------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def test_two_blocks_equal_a_loop_over_windows_and_cells(sizes: tuple[int, int, i
 def test_blocks_are_shifted_in_turn_and_counted_from_each_level() -> None:
     model, seen = video_model(), []
     for level in model.levels:
-        for layer in level.blocks:  # type: ignore[union-attr]
+        for layer in level.blocks:
             layer.attn.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[2] is not None))
     model(random_videos(1))
     # grids 6 x 10, 3 x 5, 2 x 3 and 1 x 2; windows of 2 x 3 cover the last two
@@ -308,7 +308,7 @@ def test_what_is_no_batch_of_normalised_frames_is_named() -> None:
     with pytest.raises(ValueError, match="divide by K clips, got T = 6 and K = 4"):
         model.clip_features(model(random_videos(1, frames=6)).last_hidden_state)
     with pytest.raises(ValueError, match=r"takes a LFVilaVideoConfig .* got a LFVilaConfig \(model_type 'lfvila'\)"):
-        LFVilaVideoModel(tiny_config())  # type: ignore[arg-type]
+        LFVilaVideoModel(tiny_config())
 
 
 # -- captured states, dropout ----------------------------------------------------------------------------------------
