@@ -241,7 +241,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
         return output
 
     def draw_mtc(self, clip_embeds: torch.Tensor) -> MTCDraw:
-        """MTC's positions for a batch `(B, K, D)`: new ones from torch's generator in training, else always the same."""
+        """MTC's positions for a batch `(B, K, D)`: new ones from torch's generator in training, else fixed."""
         device = clip_embeds.device
         seed = torch.randint(2**31, (), device=device) if self.training else 0
         batch, clips = clip_embeds.shape[:2]
