@@ -9,12 +9,13 @@ the size of the checkpoint (benchmarks/conversion_memory.py measures it). A chan
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,14 @@ def convert_checkpoint(
         released = read_state_dict(checkpoint)
         mapped = map_checkpoint(released, config, task, initialise_new_parts=True, bert_layers=bert_parameters)
         model_class = TASKS[task].__name__
-        report = report_on(mapped, released, config, str(checkpoint), task, model_class, swin_parameters)
-        mapped.state = in_one_dtype(mapped.state, DTYPES.get(dtype or ""))
-        report.dtype = str(next(iter(mapped.state.values())).dtype).removeprefix("torch.")
+        written = widest_dtype(released) if dtype is None else DTYPES[dtype]
+        dtype_name = str(written).removeprefix("torch.")
+        report = report_on(mapped, released, config, str(checkpoint), task, model_class, dtype_name, swin_parameters)
         report.notes += [*warnings, *_tokenizer_notes(processor, config)]
         report.output_dir = str(output)
         del released
         with complete_folder(output) as folder:
-            write_model(mapped.state, config, task, folder)
+            write_model(mapped.state, written, config, task, folder)
             processor.save_pretrained(folder)
             text = json.dumps(report.to_dict(), indent=1)
             (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -167,20 +168,20 @@ def bert_state_for(config: LFVilaConfig, task: str, bert: str) -> dict[str, torc
     return {name: tensor for name, tensor in state.items() if name.startswith("cross_modal_encoder.layers.")}
 
 
-def in_one_dtype(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """Tensors in `dtype`, by default in the widest that they have."""
-    if dtype is None:
-        dtype = next(iter(state.values())).dtype
-        for tensor in state.values():
-            dtype = torch.promote_types(dtype, tensor.dtype)
-    return {name: tensor.to(dtype) for name, tensor in state.items()}
+def widest_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The floating-point dtype that holds all of a state dict's numbers."""
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    return functools.reduce(torch.promote_types, dtypes)
 
 
-def write_model(state: dict[str, torch.Tensor], config: LFVilaConfig, task: str, folder: Path) -> None:
+def write_model(
+    state: Mapping[str, torch.Tensor], dtype: torch.dtype, config: LFVilaConfig, task: str, folder: Path
+) -> None:
     """Write configuration and safetensors as `save_pretrained` does, without a model in memory."""
     model: Any = meta_model(config, task)
-    model = model.to(next(iter(state.values())).dtype)
-    model.save_pretrained(folder, state_dict=dict(state))  # takes tensors out of the dictionary as it writes
+    model = model.to(dtype)
+    # A new dictionary: save_pretrained takes the tensors out of it as it writes.
+    model.save_pretrained(folder, state_dict={name: tensor.to(dtype) for name, tensor in state.items()})
 
 
 def push_folder(folder: str | Path, repo_id: str, private: bool | None = None) -> str:

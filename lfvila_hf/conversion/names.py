@@ -3,7 +3,7 @@
 Everything the conversion knows about names is in the tables of this file:
 
 - `RENAMES`, one line per kind of parameter, the released name on the left;
-- `UNNEEDED`, released keys that no model of ours has a place for, with the reason;
+- `UNNEEDED`, released keys that no model of ours has a place for, with the reason; it is looked at first;
 - `NOT_READ`, per task, parts of ours that its model lacks although its checkpoints may hold them, with the reason;
 - `NEW_PARTS`, per task, parts of ours that a pre-training checkpoint may lack and that then start anew.
 

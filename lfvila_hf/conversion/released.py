@@ -33,7 +33,7 @@ class MappedCheckpoint:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> released keys that were left out for it."""
     new: dict[str, list[str]] = field(default_factory=dict)
-    """Part (beginning of our names) -> parameters of it that the checkpoint lacks."""
+    """Part (beginning of our names) -> parameters of it that the checkpoint lacks; float32."""
     from_bert: list[str] = field(default_factory=list)
     """Those of the new parameters that came from a BERT checkpoint instead of from random numbers."""
 
@@ -204,16 +204,14 @@ def _initialise(
 ) -> None:
     """Fill the new parts, from BERT where it has them, as in a new model elsewhere."""
     names = [name for part in mapped.new.values() for name in part]
-    dtype = next(iter(mapped.state.values())).dtype
     shapes = expected_shapes(config, task)
     for name in names:
         if name in bert_layers and bert_layers[name].shape == shapes[name]:
-            mapped.state[name] = bert_layers[name].to(dtype)
+            mapped.state[name] = bert_layers[name]
             mapped.from_bert.append(name)
     fresh = [name for name in names if name not in mapped.from_bert]
     if fresh:
-        initialised = new_parameters(config, task, fresh)
-        mapped.state |= {name: tensor.to(dtype) for name, tensor in initialised.items()}
+        mapped.state |= new_parameters(config, task, fresh)
 
 
 def new_parameters(config: LFVilaConfig, task: str, names: list[str]) -> dict[str, torch.Tensor]:

@@ -57,8 +57,8 @@ class ConversionReport:
         kind = self.checkpoint_kind or "unknown"
         lines = [
             f"checkpoint     {self.source}",
-            f"               {self.checkpoint_parameters:,} parameters, {self.dtype}; trained for: {kind}",
-            f"model          {self.model_class} ({self.task}), {self.parameters:,} parameters",
+            f"               {self.checkpoint_parameters:,} parameters, trained for: {kind}",
+            f"model          {self.model_class} ({self.task}), {self.parameters:,} parameters in {self.dtype}",
         ]
         lines += [f"  {part:<22} {count:>13,}" for part, count in self.parts.items()]
         lines.append("left out" if self.left_out else "left out       nothing")
@@ -83,6 +83,7 @@ def report_on(
     source: str,
     task: str,
     model_class: str,
+    dtype: str,
     swin: Mapping[str, torch.Tensor] | None = None,
 ) -> ConversionReport:
     """The account of a conversion.
@@ -94,13 +95,13 @@ def report_on(
         source: the file, as a person would name it.
         task: one of `TASKS`.
         model_class: name of the class that was written.
+        dtype: dtype that was written.
         swin: the 2-D Swin that pre-training started from (`read_swin`), to compare the clip projection with.
     """
     parts: dict[str, int] = {}
     for name, tensor in mapped.state.items():
         part = name.removeprefix("model.").partition(".")[0]
         parts[part] = parts.get(part, 0) + tensor.numel()
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in mapped.state.values()})
     return ConversionReport(
         source=source,
         task=task,
@@ -108,7 +109,7 @@ def report_on(
         checkpoint_kind=kind_of_checkpoint(released),
         checkpoint_parameters=sum(tensor.numel() for tensor in released.values() if tensor.is_floating_point()),
         parameters=sum(parts.values()),
-        dtype=" and ".join(dtypes),
+        dtype=dtype,
         parts=parts,
         left_out=mapped.left_out,
         new=mapped.new,
