@@ -243,6 +243,8 @@ def _top_fields(original: Mapping[str, Any], task: str) -> dict[str, Any]:
     }
     training = original.get("TRAINING") or {}
     fields |= {ours: training[theirs] for theirs, ours in TRAINING_FIELDS.items() if theirs in training}
+    if training.get("use_time_match") is False:
+        fields["mtc_loss_weight"] = 0.0
     labels = original["DATA"].get("classification_labels")
     if task in ("question_answering", "video_classification") and labels is not None:
         fields["num_labels"] = labels

@@ -98,6 +98,8 @@ def test_weights_and_temperatures_are_read() -> None:
     assert (config.num_anchors, config.num_candidates, config.num_other_negatives) == (3, 1, 2)
     weights = (config.global_loss_weight, config.mtc_loss_weight, config.mlm_loss_weight, config.vtm_loss_weight)
     assert (*weights, config.span_loss_weight) == (5, 6.5, 7, 8, 9)
+    without = config_from_original(changed(tiny_original(), "TRAINING", training | {"use_time_match": False}))
+    assert without.mtc_loss_weight == 0
 
 
 def test_overrides_win() -> None:
