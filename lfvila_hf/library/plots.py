@@ -19,6 +19,7 @@ TERM_NAMES = {
     "mtc_loss": "temporal contrastive (MTC)",
     "mlm_loss": "masked language (MLM)",
     "vtm_loss": "video-text matching (VTM)",
+    "span_loss": "answer span",
 }
 
 
@@ -80,7 +81,7 @@ def plot_alignment(
         title: heading.
 
     Raises:
-        ValueError: the numbers of sentences, clips and seconds do not fit each other.
+        ValueError: the numbers of sentences, clips and seconds do not fit each other, or a chosen clip does not exist.
     """
     rows, columns = similarity.shape
     if not (len(sentences) == len(chosen) == rows and len(clip_times) == columns + 1):
@@ -88,6 +89,8 @@ def plot_alignment(
             f"similarity {tuple(similarity.shape)} needs M sentences, M chosen clips and K + 1 seconds, got "
             f"{len(sentences)}, {len(chosen)} and {len(clip_times)}"
         )
+    if not all(0 <= clip < columns for clip in chosen):
+        raise ValueError(f"chosen clips must be numbers from 0 to {columns - 1}, got {list(chosen)}")
     figure, (axis,) = _figure(3.6 + 1.3 * columns, 1.2 + 0.62 * rows)
     image = axis.imshow(similarity.detach().cpu().float().numpy(), cmap="viridis", aspect="auto")
     axis.scatter(list(chosen), range(rows), s=170, facecolors="none", edgecolors="white", linewidths=2.2)
