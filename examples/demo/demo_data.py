@@ -92,7 +92,7 @@ def own_footage(folder: Path) -> DemoData:
     rows = load_retrieval(path, folder)
     if len(rows) < 2:
         raise ValueError(f"{path} has {len(rows)} row, to search at least 2 are needed")
-    paragraphs: list[list[str]] = rows["sentences"]
+    paragraphs: list[list[str]] = [list(sentences) for sentences in rows["sentences"]]
     return DemoData(
         name=str(folder),
         tokenizer=word_tokenizer(sentence for paragraph in paragraphs for sentence in paragraph),

@@ -54,15 +54,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for everything it writes")
     parser.add_argument("--data", type=Path, help="folder of your own videos with paragraphs.jsonl")
     parser.add_argument("--stories", type=int, default=1600, help="ShapeTales training stories")
-    parser.add_argument("--contrastive-steps", type=int, default=800, help="optimisation steps of the first phase")
-    parser.add_argument("--fusion-steps", type=int, default=100, help="optimisation steps of the second phase")
+    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 800, own footage 120")
+    parser.add_argument("--fusion-steps", type=int, help="steps of the second phase; 100, own footage 30")
     parser.add_argument("--batch-size", type=int, default=32, help="videos in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="highest learning rate of both phases")
     parser.add_argument("--mtc-weight", type=float, default=0.25, help="weight of MTC; 0 switches it off")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and draws")
     parser.add_argument("--workers", type=int, default=2, help="processes that make the videos")
     options = parser.parse_args(arguments)
-    if options.data is not None and not options.data.is_dir():
+    own = options.data is not None
+    if options.contrastive_steps is None:
+        options.contrastive_steps = 120 if own else 800
+    if options.fusion_steps is None:
+        options.fusion_steps = 30 if own else 100
+    if own and not options.data.is_dir():
         parser.error(f"--data {options.data} is no folder")
     return options
 
@@ -180,10 +185,13 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
 
     # 1. data
-    if options.data is None:
-        data = shapetales(options.output / "shapetales", options.stories, options.workers)
-    else:
-        data = own_footage(options.data)
+    try:
+        if options.data is None:
+            data = shapetales(options.output / "shapetales", options.stories, options.workers)
+        else:
+            data = own_footage(options.data)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     lap("data")
 
     # 2. model and processor
