@@ -117,7 +117,6 @@ def config_from_original(original: Mapping[str, Any], task: str = "pretraining",
         video = _video_fields(original["VideoEncoder"], original["DATA"])
         text = _text_fields(original, bert, task)
         fields = _top_fields(original, task)
-        fields["clip_feature_source"] = video.pop("clip_feature_source")
         video |= dict(overrides.pop("video_config", {}))
         text |= dict(overrides.pop("text_config", {}))
         return LFVilaConfig(video_config=video, text_config=text, **(fields | overrides))
@@ -141,7 +140,7 @@ def processor_settings(original: Mapping[str, Any], task: str) -> dict[str, int]
 
 
 def _video_fields(video: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `LFVilaVideoConfig`, and `clip_feature_source`, which follows from the windows."""
+    """Fields of `LFVilaVideoConfig`."""
     _require(video, REQUIRED_VIDEO, "VideoEncoder")
     _require(data, REQUIRED_DATA, "DATA")
     unknown = sorted(set(video) - set(VIDEO_FIELDS) - OTHER_VIDEO_ARGUMENTS - set(FIXED_VIDEO_ARGUMENTS))
@@ -177,10 +176,10 @@ def _video_fields(video: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str
 
 
 def _clip_fields(video: Mapping[str, Any], merge_after: list[int]) -> dict[str, Any]:
-    """Where the released code takes its clip-level map, and whether it survives.
+    """Where the released code takes its clip-level map, before it overwrites it with the last level's.
 
     It is the input of the first level whose window is longer than `local_window`, that is the output of the level
-    before, merged if that level has a merging. The next level overwrites it: it survives only where there is none.
+    before, merged if that level has a merging.
     """
     temporal = [window[0] for window in video["window_size"]]
     local = video.get("local_window", RELEASED_LOCAL_WINDOW)
@@ -201,11 +200,7 @@ def _clip_fields(video: Mapping[str, Any], merge_after: list[int]) -> dict[str, 
             f"VideoEncoder: with local_window = {local}, windows of {temporal} frames and merging after {merge_after}, "
             "the released clip projection does not fit the map that it would get: 4 x embed_dim channels are expected"
         )
-    return {
-        "clip_level": place[0],
-        "clip_after_merging": place[1],
-        "clip_feature_source": "clip_level" if beyond == len(temporal) - 1 else "last",
-    }
+    return {"clip_level": place[0], "clip_after_merging": place[1]}
 
 
 def _text_fields(original: Mapping[str, Any], bert: Mapping[str, Any], task: str) -> dict[str, Any]:
@@ -238,6 +233,7 @@ def _top_fields(original: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Fields of `LFVilaConfig` itself."""
     fields: dict[str, Any] = {
         "temporal_alignment": task == "pretraining",
+        "clip_feature_source": "last",
         "mtc_other_negatives": "released",
         "training_phase": "fusion" if task == "pretraining" and _fuses(original, task) else "contrastive",
     }

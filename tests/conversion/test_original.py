@@ -114,43 +114,29 @@ def test_overrides_win() -> None:
     assert (config.text_config.pool_padded_sentences, config.text_config.hidden_size) == (False, 48)
 
 
-# Windows and local_window -> clip level, after its merging, and whether the released code overwrites it.
+# Windows and local_window -> clip level, and whether its map is read after merging.
 CLIP_PLACES = [
-    ([1, 2, 4, 6, 6, 12], 4, 2, False, "last"),
-    ([1, 2, 4, 6, 6, 12], 5, 2, False, "last"),
-    ([1, 2, 4, 6, 6, 12], 2, 1, True, "last"),  # the map that enters level 2 has been merged
-    ([1, 2, 4, 6, 6, 12], 6, 4, None, None),  # level 4's merged map is too wide for the released projection
-    ([1, 2, 4, 4, 4, 4], 4, 4, False, "last"),  # no window is longer: the released features are the last level's
-    ([1, 2, 6, 4, 6, 12], 4, 1, True, "last"),  # the first longer window counts
+    ([1, 2, 4, 6, 6, 12], 4, 2, False),
+    ([1, 2, 4, 6, 6, 12], 5, 2, False),
+    ([1, 2, 4, 6, 6, 12], 2, 1, True),  # the map that enters level 2 has been merged
+    ([1, 2, 4, 6, 6, 12], 6, 4, None),  # level 4's merged map is too wide for the released projection
+    ([1, 2, 4, 4, 4, 4], 4, 4, False),  # no window is longer: the released features are the last level's
+    ([1, 2, 6, 4, 6, 12], 4, 1, True),  # the first longer window counts
 ]
 
 
-@pytest.mark.parametrize(("windows", "local", "level", "merged", "source"), CLIP_PLACES)
+@pytest.mark.parametrize(("windows", "local", "level", "merged"), CLIP_PLACES)
 def test_clip_features_come_from_before_the_first_window_beyond_the_local_one(
-    windows: list[int], local: int, level: int, merged: bool | None, source: str | None
+    windows: list[int], local: int, level: int, merged: bool | None
 ) -> None:
     original = tiny_original(2, window_size=[[t, 2, 3] for t in windows], local_window=local)
-    if source is None:
+    if merged is None:
         with pytest.raises(ValueError, match="4 x embed_dim channels are expected"):
             config_from_original(original)
         return
     config = config_from_original(original)
     assert (config.video_config.clip_level, config.video_config.clip_after_merging) == (level, merged)
-    assert config.clip_feature_source == source
-
-
-def test_clip_features_that_only_the_last_level_follows_survive_in_the_released_code() -> None:
-    video = {
-        "depths": [1, 1, 1],
-        "downsample_stages": [0, 1],
-        "stages": [0, 1, 2],
-        "num_heads": [1, 2, 3],
-        "window_size": [[1, 2, 3], [2, 2, 3], [12, 2, 3]],
-    }
-    original = changed(tiny_original(2, **video), "bert_config.hidden_size", 24)
-    config = config_from_original(original)
-    assert (config.video_config.clip_level, config.video_config.clip_after_merging) == (1, True)
-    assert config.clip_feature_source == "clip_level"
+    assert config.clip_feature_source == "last"
 
 
 def test_the_released_default_of_the_local_window_is_known() -> None:
