@@ -61,6 +61,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    """Names of the module, those not imported yet among them."""
+    return sorted({*globals(), *__all__})
+
+
 def _register() -> None:
     """Make the Auto classes of transformers know ours; doing it twice does no harm."""
     for config, model in (
