@@ -44,7 +44,7 @@ SWIN_RENAMES: tuple[tuple[str, str], ...] = (
     (r"layernorm\.(.+)", r"norm.\1"),
 )
 # Parts of a 2-D Swin that have no place in the video tower: a classifier of images, and constants.
-SWIN_UNNEEDED = re.compile(r"(head\..+|.+\.attn_mask|.+\.relative_position_index|embeddings\.mask_token)")
+SWIN_UNNEEDED = re.compile(r"((head|classifier)\..+|.+\.attn_mask|.+\.relative_position_index|embeddings\.mask_token)")
 
 
 class SwinShape(NamedTuple):
@@ -82,6 +82,7 @@ def read_swin(source: Any) -> dict[str, torch.Tensor]:
         state = dict(model.state_dict())
     renamed, unknown = {}, []
     for key, tensor in state.items():
+        key = key.removeprefix("swin.")
         if SWIN_UNNEEDED.fullmatch(key):
             continue
         match = next((m for pattern, ours in SWIN_RENAMES if (m := _renamed(pattern, ours, key))), key)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import SwinConfig, SwinForImageClassification, SwinModel
 
 from lfvila_hf import LFVilaVideoConfig, LFVilaVideoModel
@@ -79,9 +80,11 @@ def test_every_form_of_a_swin_is_read_alike(tmp_path: Path) -> None:
         model,
         model.swin,
         model.swin.state_dict(),
+        model.state_dict(),
         tmp_path / "classifier",
         str(tmp_path / "bare"),
         tmp_path / "swin.pth",
+        load_file(tmp_path / "classifier" / "model.safetensors"),
         authors_names(model),
     ]
     expected = read_swin(sources[-1])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from load_case import KEPT, Case, load_case, recorded_cases
+from released_layout import random_state, tiny_original
 
 from lfvila_hf.conversion import TASKS, config_from_original, convert_state_dict
 from lfvila_hf.loss_lfvila import MTCDraw
@@ -135,6 +136,21 @@ def test_converted_weights_give_the_released_numbers(name: str, folder: Path, ba
         assert scale > 1e-2, f"{output}: nothing to compare with"
         tolerance = LOSS_TOLERANCE if "loss" in output else OUTPUT_TOLERANCE
         assert difference <= tolerance, f"{output}: {difference:.2e}"
+
+
+def test_clip_features_can_come_from_a_map_that_has_been_merged() -> None:
+    """As in a released model whose `local_window` ends at level 1, which a merging follows."""
+    original = tiny_original(1, local_window=2)
+    config = config_from_original(original, "retrieval")
+    model: Any = TASKS["retrieval"](config).eval()
+    model.load_state_dict(convert_state_dict(random_state(original, "retrieval"), config, "retrieval"), strict=True)
+    tower, entering = model.video_model, []
+    tower.levels[2].register_forward_pre_hook(lambda level, inputs: entering.append(inputs[0]))
+    with torch.no_grad():
+        out = tower(torch.randn(1, 12, 3, 40, 56))
+        expected = tower.clip_norm(tower.clip_merging(entering[0]))
+    assert (tower.config.clip_level, tower.config.clip_after_merging) == (1, True)
+    assert torch.equal(out.clip_hidden_state, expected)
 
 
 def test_every_task_has_a_case_of_its_own_here() -> None:
