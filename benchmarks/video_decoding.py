@@ -138,9 +138,9 @@ def installed(name: str) -> bool:
     """Whether a reader can be imported and loaded."""
     try:
         if name == "torchcodec":
-            import torchcodec.decoders  # noqa: F401
+            import torchcodec.decoders  # noqa: F401  # only whether it loads
         elif name == "decord":
-            import decord  # noqa: F401
+            import decord  # noqa: F401  # only whether it loads
     except (ImportError, RuntimeError):
         return False
     return True

@@ -14,18 +14,28 @@ every one of those methods is replaced here by PyAV and torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from .video_geometry_lfvila import (
+    VideoGeometry,
+    VideoSettings,
+    center_crop_pictures,
+    checked_pair,
+    name_of,
+    normalize_pixels,
+    per_channel,
+    random_crop_box,
+    resize_pictures,
+)
 from .video_reading_lfvila import (
     VideoFrames,
     VideoLimits,
@@ -37,9 +47,6 @@ from .video_reading_lfvila import (
     uniform_indices,
 )
 
-# The released evaluation sizes over the released target size of 192 x 320.
-RESIZE_OVER_TARGET = (240 / 192, 428 / 320)
-CROP_OVER_TARGET = (216 / 192, 385 / 320)
 # Arguments of a call that say nothing about the processor and are not saved with it.
 CALL_ONLY = ("generator", "seed", "training", "limits", "video_metadata", "fps", "return_tensors", "device")
 
@@ -160,13 +167,13 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
     isolated = False
     num_decoding_threads = 1
     return_metadata = False
-    valid_kwargs = LFVilaVideoProcessorKwargs  # type: ignore[assignment]
+    valid_kwargs = LFVilaVideoProcessorKwargs  # type: ignore[assignment]  # ours has more keys
     model_input_names = ["pixel_values_videos"]
 
     def __init__(self, **kwargs: Unpack[LFVilaVideoProcessorKwargs]) -> None:
-        super().__init__(**kwargs)  # type: ignore[misc]
-        self.crop_scale = _pair("crop_scale", self.crop_scale, 1.0)
-        self.crop_ratio = _pair("crop_ratio", self.crop_ratio, math.inf)
+        super().__init__(**kwargs)  # type: ignore[misc]  # a TypedDict with other keys
+        self.crop_scale = checked_pair("crop_scale", self.crop_scale, 1.0)
+        self.crop_ratio = checked_pair("crop_ratio", self.crop_ratio, math.inf)
 
     def preprocess(self, videos: Any, **kwargs: Unpack[LFVilaVideoProcessorKwargs]) -> BatchFeature:
         """Read, sample, resize and normalise a batch of videos.
@@ -212,7 +219,7 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
 
     def normalize_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
         """`(..., 3, H, W)` in 0 ... 255 (uint8 or float) to what the model takes, by the stored settings."""
-        return _normalize(pictures, self._settings({}))
+        return normalize_pixels(pictures, self._settings({}))
 
     def sample_frames(
         self,
@@ -244,17 +251,19 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         self, image: torch.Tensor, size: Any, resample: Any = None, antialias: bool = True, **kwargs: Any
     ) -> torch.Tensor:
         """`(..., 3, h, w)` to `size` (height and width), bilinear with antialiasing."""
-        return _resize(image, (size.height, size.width), antialias)
+        return resize_pictures(image, (size.height, size.width), antialias)
 
-    def center_crop(self, image: torch.Tensor, size: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+    def center_crop(  # type: ignore[override]  # any keyword
+        self, image: torch.Tensor, size: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """The central `size` (height and width) of `(..., 3, h, w)`."""
-        return _center_crop(image, (size.height, size.width))
+        return center_crop_pictures(image, (size.height, size.width))
 
-    def normalize(  # type: ignore[override]
+    def normalize(  # type: ignore[override]  # any mapping
         self, image: torch.Tensor, mean: Any, std: Any, **kwargs: Any
     ) -> torch.Tensor:
         """`(image - mean) / std` for each of the three channels."""
-        return (image - _per_channel(mean, image)) / _per_channel(std, image)
+        return (image - per_channel(mean, image)) / per_channel(std, image)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable[..., Any] | None = None) -> Any:
         """Not needed here: `preprocess` takes paths and addresses."""
@@ -264,27 +273,27 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         """The settings that are saved: everything but the arguments that belong to one call."""
         return {name: value for name, value in super().to_dict().items() if name not in CALL_ONLY}
 
-    def _settings(self, given: Mapping[str, Any]) -> _Settings:
+    def _settings(self, given: Mapping[str, Any]) -> VideoSettings:
         known = self.valid_kwargs.__annotations__
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise TypeError(f"{type(self).__name__} does not know the arguments {unknown}")
         own = {name: getattr(self, name, None) for name in known}
-        return _Settings(own | {name: value for name, value in given.items() if value is not None})
+        return VideoSettings(own | {name: value for name, value in given.items() if value is not None})
 
-    def _read(self, source: Any, fps: float | None, seed: int | None, settings: _Settings) -> VideoFrames:
+    def _read(self, source: Any, fps: float | None, seed: int | None, settings: VideoSettings) -> VideoFrames:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         training = bool(settings["training"])
         options: dict[str, Any] = {
             "fps": fps,
-            "input_data_format": _name_of(settings["input_data_format"]),
+            "input_data_format": name_of(settings["input_data_format"]),
             "limits": settings["limits"],
             "num_threads": settings["num_decoding_threads"],
             "accept_truncated": settings["accept_truncated"],
             "backend": settings["decoder"],
             "isolated": settings["isolated"],
             "size": settings.decoder_size(),
-            "transform": _Geometry(settings, generator),
+            "transform": VideoGeometry(settings, generator),
         }
         if _is_clip_list(source):
             if not settings["do_sample_frames"]:
@@ -297,7 +306,7 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         sampling = settings["sampling"] or ("jittered" if training else "uniform")
         return read_frames(source, num_frames=settings["num_frames"], sampling=sampling, generator=generator, **options)
 
-    def _stack(self, videos: list[VideoFrames], settings: _Settings) -> torch.Tensor:
+    def _stack(self, videos: list[VideoFrames], settings: VideoSettings) -> torch.Tensor:
         shapes = {tuple(video.frames.shape): video for video in videos}
         if len(shapes) > 1:
             (one, first), (other, second) = list(shapes.items())[:2]
@@ -308,164 +317,7 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         pixels = torch.stack([video.frames for video in videos])  # (B, T, 3, H, W)
         if settings["device"] is not None:
             pixels = pixels.to(settings["device"])
-        return _normalize(pixels, settings)
-
-
-class _Settings:
-    """The arguments of one call, each either given or the processor's own."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = dict(values)
-        size = self._values["size"]
-        if isinstance(size, Mapping):
-            height, width = size.get("height"), size.get("width")
-        else:
-            height, width = getattr(size, "height", None), getattr(size, "width", None)
-        if not height or not width:
-            raise ValueError(f"size must give height and width, got {size!r}")
-        self.size: tuple[int, int] = (int(height), int(width))
-        if not 0 <= self["flip_probability"] <= 1:
-            raise ValueError(f"flip_probability must lie in 0 to 1, got {self['flip_probability']}")
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    @property
-    def resize_size(self) -> tuple[int, int]:
-        """The first evaluation size: 240 x 428 for a target of 192 x 320."""
-        return round(self.size[0] * RESIZE_OVER_TARGET[0]), round(self.size[1] * RESIZE_OVER_TARGET[1])
-
-    @property
-    def center_size(self) -> tuple[int, int]:
-        """The centre crop: 216 x 385 for a target of 192 x 320."""
-        return round(self.size[0] * CROP_OVER_TARGET[0]), round(self.size[1] * CROP_OVER_TARGET[1])
-
-    def decoder_size(self) -> tuple[int, int] | None:
-        """What the decoder scales to, where it may."""
-        if not (self["scale_in_decoder"] and self["do_resize"]):
-            return None
-        return self.resize_size if self["do_center_crop"] or self["training"] else self.size
-
-
-class _Geometry:
-    """One picture `(3, h, w)` uint8 to float32 `(3, H, W)` in 0 ... 255; the random choices hold for a whole video."""
-
-    def __init__(self, settings: _Settings, generator: torch.Generator | None) -> None:
-        self.settings = settings
-        self.generator = generator
-        self._box: tuple[float, float, float, float] | None = None
-        self._flip = False
-
-    def __call__(self, picture: torch.Tensor) -> torch.Tensor:
-        settings = self.settings
-        picture = picture.float()
-        if settings["training"]:
-            return self._augment(picture)
-        if not settings["do_resize"]:
-            return picture
-        if settings["do_center_crop"]:
-            picture = _center_crop(_resize(picture, settings.resize_size), settings.center_size)
-        return _resize(picture, settings.size)
-
-    def _augment(self, picture: torch.Tensor) -> torch.Tensor:
-        height, width = picture.shape[1:]
-        if self._box is None:
-            self._box = random_crop_box(
-                height,
-                width,
-                self.settings["crop_scale"],
-                self.settings["crop_ratio"],
-                self.generator,
-                relative=bool(self.settings["crop_ratio_is_relative"]),
-            )
-            self._flip = _uniform(self.generator) < self.settings["flip_probability"]
-        if self.settings["do_resize"]:
-            top, left = round(self._box[0] * height), round(self._box[1] * width)
-            bottom, right = top + max(round(self._box[2] * height), 1), left + max(round(self._box[3] * width), 1)
-            picture = _resize(picture[:, top:bottom, left:right], self.settings.size)
-        return picture.flip(-1) if self._flip else picture
-
-
-def random_crop_box(
-    height: int,
-    width: int,
-    scale: Sequence[float],
-    ratio: Sequence[float],
-    generator: torch.Generator | None = None,
-    relative: bool = False,
-) -> tuple[float, float, float, float]:
-    """A random part of a picture, the way the usual random resized crop draws it.
-
-    Up to ten times an area in `scale` and, on a logarithmic scale, a width over height in `ratio` are drawn; the
-    first pair that fits is placed at random. If none fits, the largest central part within `ratio` is taken.
-
-    Args:
-        height: Of the picture.
-        width: Of the picture.
-        scale: Smallest and largest part of the area.
-        ratio: Smallest and largest width over height.
-        generator: Randomness; torch's global one if left out.
-        relative: Read `ratio` as a multiple of `width / height`.
-
-    Returns:
-        Top, left, height and width of the part, as fractions of the picture.
-    """
-    low, high = (bound * (width / height if relative else 1) for bound in ratio)
-    for _ in range(10):
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * _uniform(generator))
-        aspect = math.exp(math.log(low) + (math.log(high) - math.log(low)) * _uniform(generator))
-        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = int(_uniform(generator) * (height - crop_height + 1))
-            left = int(_uniform(generator) * (width - crop_width + 1))
-            return top / height, left / width, crop_height / height, crop_width / width
-    crop_width, crop_height = width, height
-    if width / height < low:
-        crop_height = round(width / low)
-    elif width / height > high:
-        crop_width = round(height * high)
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return top / height, left / width, crop_height / height, crop_width / width
-
-
-def _uniform(generator: torch.Generator | None) -> float:
-    return float(torch.rand((), generator=generator, dtype=torch.float64))
-
-
-def _resize(pictures: torch.Tensor, size: tuple[int, int], antialias: bool = True) -> torch.Tensor:
-    if tuple(pictures.shape[-2:]) == size:
-        return pictures
-    flat = pictures.reshape(-1, *pictures.shape[-3:])  # (N, 3, h, w)
-    flat = functional.interpolate(flat, size=size, mode="bilinear", align_corners=False, antialias=antialias)
-    return flat.reshape(*pictures.shape[:-2], *size)  # (..., 3, H, W)
-
-
-def _center_crop(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    top, left = round((pictures.shape[-2] - size[0]) / 2), round((pictures.shape[-1] - size[1]) / 2)
-    return pictures[..., top : top + size[0], left : left + size[1]]
-
-
-def _normalize(pictures: torch.Tensor, settings: _Settings) -> torch.Tensor:
-    pixels = pictures.float() * (settings["rescale_factor"] if settings["do_rescale"] else 1.0)
-    if settings["do_normalize"]:
-        pixels.sub_(_per_channel(settings["image_mean"], pixels)).div_(_per_channel(settings["image_std"], pixels))
-    return pixels
-
-
-def _per_channel(values: Any, like: torch.Tensor) -> torch.Tensor:
-    values = torch.as_tensor(values, dtype=like.dtype, device=like.device)
-    return values.expand(3).reshape(3, 1, 1)  # (3, 1, 1)
-
-
-def _pair(name: str, value: Any, largest: float) -> tuple[float, float]:
-    pair = tuple(value)
-    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= largest:
-        raise ValueError(f"{name} must be two ascending numbers above 0 (at most {largest:g}), got {value!r}")
-    return pair
-
-
-def _name_of(member: Any) -> str | None:
-    return getattr(member, "value", member)
+        return normalize_pixels(pixels, settings)
 
 
 def _is_clip_list(source: Any) -> bool:
@@ -491,7 +343,7 @@ def _as_batch(videos: Any) -> list[Any]:
     return list(videos)
 
 
-def _rates(sources: list[Any], settings: _Settings) -> list[float | None]:
+def _rates(sources: list[Any], settings: VideoSettings) -> list[float | None]:
     """The frame rate of each video that is an array, as far as it was given."""
     given = settings["video_metadata"]
     if given is None:
@@ -513,7 +365,7 @@ def _rates(sources: list[Any], settings: _Settings) -> list[float | None]:
     return rates
 
 
-def _seeds(count: int, settings: _Settings) -> list[int | None]:
+def _seeds(count: int, settings: VideoSettings) -> list[int | None]:
     """One seed for each video, drawn in order, so that a batch equals its videos one by one."""
     generator = settings["generator"]
     if settings["seed"] is not None:

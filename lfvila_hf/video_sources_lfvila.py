@@ -29,7 +29,7 @@ from typing import Any
 try:
     import av
 except ImportError:
-    av = None  # type: ignore[assignment]
+    av = None  # type: ignore[assignment]  # checked before use
 
 # The demuxers a source may be opened with: containers and bare streams of video, no play list, no image sequence, no
 # device.
@@ -369,7 +369,7 @@ def _unwrap_mapping(source: Any) -> Any:
 def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
     """The address as an `fsspec` file that is yet to be opened; it has to live as long as what its `open` gives."""
     try:
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec  # type: ignore[import-untyped]  # ships no types
     except ImportError as error:
         raise ImportError(f"reading {address} needs fsspec: `pip install fsspec`") from error
     options: dict[str, Any] = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from video_files import (
 )
 
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoFrames, read_frames, uniform_indices
-from lfvila_hf.video_tables_lfvila import _interpolated, _longest_ascent
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COUNT = 30
@@ -185,14 +183,6 @@ def test_lesson_5_time_stamps_out_of_order_are_made_up_and_said_so(tmp_path: Pat
     assert read_barcodes(read.frames) == [0, 8, 16, 25, 103, 112, 120, 129]
     assert read.times == pytest.approx([index / 25 for index in read.indices])
     assert "time stamps" in read.metadata.notes[0]
-
-
-def test_lesson_5_a_few_bad_time_stamps_are_repaired_from_their_neighbours() -> None:
-    assert _longest_ascent([0, 1, 99, 2, None, 4, 3, 5]) == [0, 1, 3, 6, 7]
-    assert _longest_ascent([None, None]) == []
-    table = _interpolated([1, 2, 5], np.asarray([10, 20, 50]), 7, Fraction(1, 100))
-    assert [table.seconds(index) for index in range(7)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], abs=1e-3)
-    assert table.duration == pytest.approx(0.7, abs=1e-3)
 
 
 def test_lesson_6_the_mean_rate_is_not_the_clock_of_a_variable_video(tmp_path: Path) -> None:

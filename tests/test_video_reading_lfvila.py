@@ -3,7 +3,7 @@
 Every file is written here, with its frame numbers in the picture (`video_files`), and held against a full sequential
 decode. Sampling rules and arrays are pinned here too; planning and hostile files are in
 `test_video_decoding_lfvila.py` and `test_video_sources_lfvila.py`; resizing and normalising in
-`test_video_processing_lfvila.py`.
+`test_video_processing_lfvila.py`. The parts meant are video_sampling_lfvila and video_arrays_lfvila.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, read_f
 
 def _torchcodec_works() -> bool:
     try:
-        import torchcodec.decoders  # noqa: F401
+        import torchcodec.decoders  # noqa: F401  # only whether it loads
     except (ImportError, RuntimeError):
         return False
     return True
