@@ -1,0 +1,216 @@
+"""The demo's command, end to end: what it writes, that a checkpoint outlives it, a user's own footage, bad folders.
+
+Runs are far too short to learn anything; how well the demo learns is measured, not tested (examples/demo/README.md).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from video_files import write_video
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
+FOOTAGE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "videos"
+SCORES = ("global", "aligned", "both")
+SHORT = ("--contrastive-steps", "10", "--fusion-steps", "10", "--batch-size", "4", "--workers", "1")
+PARAGRAPHS = [
+    ["A man rides a horse.", "He falls.", "He gets up."],
+    ["A ball lies here.", "It is red.", "Then it is blue.", "It rolls.", "It is gone."],
+    "One sentence alone.",
+]
+
+pytest.importorskip("matplotlib", reason="the demo needs the demo extra")
+
+
+def run_demo(output: Path, *words: str) -> str:
+    command = [sys.executable, str(DEMO / "run_demo.py"), "--output", str(output), *words]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return run.stdout
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def assert_picture(path: Path) -> None:
+    """A PNG of a sensible size in which something is drawn."""
+    from matplotlib.image import imread
+
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    picture = imread(path)  # (rows, columns, channels)
+    assert 200 <= picture.shape[0] <= 2000 and 400 <= picture.shape[1] <= 3000
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+
+
+def write_footage(folder: Path) -> Path:
+    folder.mkdir()
+    rows = []
+    for number, text in enumerate(PARAGRAPHS):
+        write_video(folder / f"v{number}.mp4", 16 + 8 * number, size=(48, 80 - 32 * number), first_number=100 * number)
+        rows.append({"clip_id": f"v{number}.mp4" if number else "v0", "text": text})
+    (folder / "paragraphs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Output folder and printed text of the command on a few stories."""
+    output = tmp_path_factory.mktemp("demo") / "outputs" / "demo"
+    return output, run_demo(output, "--stories", "40", *SHORT)
+
+
+# -- ShapeTales ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_metrics_hold_every_promised_key_for_every_score(stories: tuple[Path, str]) -> None:
+    metrics = read(stories[0] / "metrics.json")
+    retrieval, order, seconds = metrics["retrieval"], metrics["order"], metrics["seconds"]
+    for table in (retrieval, *(retrieval[score] for score in SCORES)):
+        assert table["num_videos"] == 200 and table["chance_r1"] == pytest.approx(1 / 200)
+        assert 0 <= table["t2v_r1"] <= table["t2v_r5"] <= table["t2v_r10"] <= 1 <= table["t2v_medr"] <= 200
+    for table in (order, *(order[score] for score in SCORES)):
+        assert 0 <= table["accuracy"] <= 1 and table["chance"] == 0.5 and table["num_pairs"] == 50
+    for tables in (retrieval, order):  # the best score's numbers stand on top, under its name
+        best = tables[tables["score"]]
+        assert best and {key: tables[key] for key in best} == best
+    laps = [value for name, value in seconds.items() if name != "total"]
+    assert seconds["total"] == pytest.approx(sum(laps), abs=1) and min(laps) >= 0
+    assert 200 < metrics["peak_rss_mb"] < 6000
+    assert metrics["held_out"] is True and metrics["mtc_weight"] == 0.25
+    assert {"mlm_accuracy", "vtm_accuracy"} <= set(metrics["fusion"])
+
+
+@pytest.mark.slow
+def test_the_pictures_are_pictures(stories: tuple[Path, str]) -> None:
+    assert_picture(stories[0] / "loss.png")
+    assert_picture(stories[0] / "alignment.png")
+
+
+@pytest.mark.slow
+def test_three_videos_are_printed_with_the_seconds_of_every_sentence(stories: tuple[Path, str]) -> None:
+    output, printed = stories
+    request, search = read(output / "search.json"), read(output / "metrics.json")["search"]
+    assert len(request["videos"]) == search["num_videos"] == 201
+    assert search["expected"].startswith("query") and 1 <= search["rank_of_expected"] <= 201
+    best = search["best"]
+    assert len({one["video"] for one in best}) == 3
+    assert [one["score"] for one in best] == sorted((one["score"] for one in best), reverse=True)
+    for rank, one in enumerate(best, start=1):
+        assert f"\n{rank}. {one['video']}" in printed
+        starts = [moment["start"] for moment in one["moments"]]
+        assert starts == sorted(starts) and 0 <= starts[0]
+        for moment in one["moments"]:
+            assert moment["start"] < moment["end"] < 30
+            assert f"{moment['start']:5.1f} - {moment['end']:5.1f} s" in printed
+    assert all(sentence in printed for sentence in request["query"])
+    assert f"query: {' '.join(request['query'])}" in printed and "held-out retrieval among 200 videos" in printed
+
+
+@pytest.mark.slow
+def test_the_checkpoint_gives_the_scores_of_the_search(stories: tuple[Path, str]) -> None:
+    from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
+
+    from lfvila_hf import LFVilaModel, LFVilaProcessor, encode_paragraphs, encode_videos
+
+    output = stories[0]
+    request, best = read(output / "search.json"), read(output / "search_result.json")["best"]
+    model, processor = (one.from_pretrained(output / "checkpoint") for one in (AutoModel, AutoProcessor))
+    assert isinstance(model, LFVilaModel) and isinstance(processor, LFVilaProcessor)
+    texts = encode_paragraphs(model, processor, [request["query"]])
+    videos = encode_videos(model, processor, [request["videos"][one["video"]] for one in best])
+    found = model.similarity(texts, videos, request["score"])[0].tolist()
+    assert found == pytest.approx([one["score"] for one in best], abs=1e-4)
+    whole = AutoModelForPreTraining.from_pretrained(output / "checkpoint")
+    assert whole.config.training_phase == "contrastive" and whole.mlm_head is not None
+
+
+# -- own footage -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_own_footage_is_searched_and_one_seed_gives_one_result(tmp_path: Path) -> None:
+    folder = write_footage(tmp_path / "footage")
+    before = sorted(path.name for path in folder.iterdir())
+    results = []
+    for name in ("one", "same"):
+        printed = run_demo(tmp_path / name, "--data", str(folder), *SHORT)
+        assert "trained-on retrieval among 3 videos" in printed
+        metrics = read(tmp_path / name / "metrics.json")
+        assert metrics["retrieval"]["num_videos"] == 3 and metrics["retrieval"]["chance_r1"] == pytest.approx(1 / 3)
+        assert metrics["order"] == {} and metrics["held_out"] is False
+        assert metrics["search"]["expected"] == "v0" and metrics["search"]["num_videos"] == 3
+        assert {one["video"] for one in metrics["search"]["best"]} == {"v0", "v1.mp4", "v2.mp4"}
+        assert_picture(tmp_path / name / "alignment.png")
+        assert (tmp_path / name / "checkpoint" / "model.safetensors").stat().st_size > 1_000_000
+        results.append({key: metrics[key] for key in ("retrieval", "fusion", "search")})
+    assert results[0] == results[1]
+    assert sorted(path.name for path in folder.iterdir()) == before, "the user's folder must stay as it is"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FOOTAGE.is_dir(), reason="the real videos are not beside this checkout")
+def test_real_footage_is_found_by_its_paragraphs(tmp_path: Path) -> None:
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for path in FOOTAGE.iterdir():
+        (folder / path.name).symlink_to(path)
+    rows = (Path(__file__).parent / "real_footage_paragraphs.jsonl").read_text(encoding="utf-8")
+    (folder / "paragraphs.jsonl").write_text(rows, encoding="utf-8")
+    run_demo(tmp_path / "out", "--data", str(folder), "--contrastive-steps", "200", "--fusion-steps", "10")
+    metrics = read(tmp_path / "out" / "metrics.json")
+    count = len(rows.splitlines())
+    assert metrics["retrieval"]["num_videos"] == count
+    assert metrics["retrieval"]["t2v_r1"] >= 0.9, "it must fit what it was trained on"
+    assert metrics["search"]["rank_of_expected"] == 1
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(DEMO))
+    import run_demo as module
+
+    return module
+
+
+def test_a_folder_that_does_not_exist_is_named(demo: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        demo.main(["--data", str(tmp_path / "absent"), "--output", str(tmp_path / "out")])
+    assert caught.value.code == 2
+    assert f"--data {tmp_path / 'absent'} is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (None, r"paragraphs.jsonl is missing; it holds one line per video: \{\"clip_id\""),
+        ([{"clip_id": "v0", "text": ["One."]}], "has 1 row, to search at least 2 are needed"),
+        ([{"clip_id": "v0", "text": []}, {"clip_id": "v1", "text": "Two."}], r"paragraphs.jsonl:1.*text"),
+        ([{"text": ["One."]}, {"clip_id": "v1", "text": "Two."}], r"paragraphs.jsonl:1.*clip_id"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_explained(demo: Any, tmp_path: Path, rows: Any, message: str) -> None:
+    folder = write_footage(tmp_path / "footage")
+    (folder / "paragraphs.jsonl").unlink()
+    if rows is not None:
+        (folder / "paragraphs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        demo.main(["--data", str(folder), "--output", str(tmp_path / "out")])
+
+
+def test_a_video_that_is_missing_or_broken_is_named(demo: Any, tmp_path: Path) -> None:
+    folder = write_footage(tmp_path / "footage")
+    (folder / "v1.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"v1\.mp4.*paragraphs\.jsonl:2"):
+        demo.main(["--data", str(folder), "--output", str(tmp_path / "out"), *SHORT])
