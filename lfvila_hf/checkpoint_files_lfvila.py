@@ -73,8 +73,11 @@ def find_weights_file(path: Path) -> Path:
             return path / WEIGHTS_FILE
         parts = [name for name in names if SHARD.fullmatch(name)]
         tagged = [name for name in names if name.startswith("global_step") and (path / name).is_dir()]
-        if parts or tagged:
-            raise ValueError(f"{path / (parts or tagged)[0]}: {HINT_SHARDS}")
+        marked = [
+            name for name in names if name in ("zero_to_fp32.py", "latest")
+        ]  # whatever the tag's folder is called
+        if parts or tagged or marked:
+            raise ValueError(f"{path / (parts or tagged or marked)[0]}: {HINT_SHARDS}")
         if f"{WEIGHTS_FILE}.index.json" in names:
             raise ValueError(f"{path}: the weights are cut into several files; write one {WEIGHTS_FILE} instead")
         raise ValueError(f"{path}: no {WEIGHTS_FILE} in this folder, it holds {names or 'nothing'}")

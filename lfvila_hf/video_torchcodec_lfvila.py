@@ -46,7 +46,7 @@ def decode_with_torchcodec(
         LFVilaVideoError: where torchcodec cannot read the video.
     """
     try:
-        from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found]  # optional, not installed
+        from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found]  # an optional package
     except (ImportError, RuntimeError) as error:  # it raises RuntimeError where its FFmpeg libraries are missing
         raise ImportError("backend='torchcodec' needs torchcodec and FFmpeg: `pip install torchcodec`") from error
     with video_errors(name):

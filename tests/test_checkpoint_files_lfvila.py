@@ -86,6 +86,13 @@ def test_a_folder_of_deepspeed_steps_is_refused_with_the_same_hint(tmp_path: Pat
         read_state_dict(tmp_path)
 
 
+def test_a_deepspeed_folder_whose_tag_has_another_name_is_refused_with_the_same_hint(tmp_path: Path) -> None:
+    (tmp_path / "latest").write_text("best", encoding="utf-8")
+    (tmp_path / "best").mkdir()
+    with pytest.raises(ValueError, match="latest.*zero_to_fp32.py"):
+        read_state_dict(tmp_path)
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_pickle_that_would_run_code_is_refused_before_anything_runs(tmp_path: Path, zipped: bool) -> None:
     path, trace = tmp_path / "evil.bin", tmp_path / "trace"

@@ -87,8 +87,10 @@ def convert_checkpoint(
         original = read_original(original_config, bert_config)
         config = config_from_original(original, task, **config_overrides)
         settings = processor_settings(original, task)
-        settings["max_sentences"] = max_sentences or settings["max_sentences"]
-        settings["max_sentence_length"] = max_sentence_length or settings["max_sentence_length"]
+        for name, given in (("max_sentences", max_sentences), ("max_sentence_length", max_sentence_length)):
+            if given is not None and given < 1:
+                raise ValueError(f"{name} must be positive, got {given}")
+            settings[name] = settings[name] if given is None else given
         processor = build_processor(config, tokenizer, settings)
         bert_parameters = bert_state_for(config, task, bert) if bert is not None else {}
         swin_parameters = None if swin is None else read_swin(swin)

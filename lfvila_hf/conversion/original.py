@@ -80,6 +80,7 @@ def read_original(path: str | Path, bert_config: str | Path | None = None) -> di
     _require(original, REQUIRED, str(path))
     named = original["bert_config"] if bert_config is None else bert_config
     if not isinstance(named, Mapping):
+        named = _bert_path(named)
         candidates = [Path(named)]
         if bert_config is None:
             candidates += [folder / named for folder in path.resolve().parents]
@@ -112,7 +113,7 @@ def config_from_original(original: Mapping[str, Any], task: str = "pretraining",
     _require(original, REQUIRED, "the configuration")
     bert = original["bert_config"]
     if not isinstance(bert, Mapping):
-        bert = _read_mapping(Path(bert))
+        bert = _read_mapping(Path(_bert_path(bert)))
     try:
         video = _video_fields(original["VideoEncoder"], original["DATA"])
         text = _text_fields(original, bert, task)
@@ -124,6 +125,13 @@ def config_from_original(original: Mapping[str, Any], task: str = "pretraining",
         raise ValueError(f"this is no released LF-VILA configuration: {error}") from error
 
 
+def _bert_path(named: Any) -> str:
+    """What the YAML says under `bert_config`, where it is a path."""
+    if not isinstance(named, (str, Path)):
+        raise ValueError(f"bert_config must be a mapping or the path of a BERT json, got {named!r}")
+    return str(named)
+
+
 def processor_settings(original: Mapping[str, Any], task: str) -> dict[str, int]:
     """`max_sentences` and `max_sentence_length` that the released data set of a task uses.
 
@@ -131,6 +139,11 @@ def processor_settings(original: Mapping[str, Any], task: str) -> dict[str, int]
     subtitles, multiple choice one answer more. Sentences have 50 tokens, 30 in VIOLIN.
     """
     data = original["DATA"]
+    for name in ("sample_clip", "max_num_subtitle", "max_text_lenght"):
+        if not isinstance(data.get(name, 0), int):
+            raise ValueError(
+                f"this is no released LF-VILA configuration: DATA.{name} is {data[name]!r}, no whole number"
+            )
     subtitles = data.get("max_num_subtitle", 0)
     sentences = {"question_answering": 1 + subtitles, "multiple_choice": 2 + subtitles}.get(task, data["sample_clip"])
     training_set = data.get("DATASET_train") or {}

@@ -286,6 +286,7 @@ def test_a_folder_that_holds_something_is_left_alone(files: Path) -> None:
     ("options", "message"),
     [
         ({"dtype": "int8"}, "dtype must be one of .*, got 'int8'"),
+        ({"max_sentences": 0}, "max_sentences must be positive, got 0"),
         ({"max_sentences": 6}, "6 sentences of 8 tokens do not fit the model's 5 segments and 64 positions"),
         ({"max_sentence_length": 50}, "4 sentences of 50 tokens do not fit the model's 5 segments and 64 positions"),
     ],

@@ -274,3 +274,14 @@ def test_a_file_that_is_no_released_yaml_is_an_error(tmp_path: Path, content: by
         read_original(path)
     with pytest.raises(ValueError, match=r"b\.yaml: no such file"):
         read_original(tmp_path / "b.yaml")
+
+
+def test_a_bert_config_that_is_no_path_and_a_count_that_is_no_number_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"bert_config must be .* got \[1\]"):
+        config_from_original(changed(tiny_original(), "bert_config", [1]))
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps(changed(tiny_original(), "bert_config", [1])), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bert_config must be .* got \[1\]"):
+        read_original(path)
+    with pytest.raises(ValueError, match="DATA.max_num_subtitle is 'x'"):
+        processor_settings(changed(tiny_original(), "DATA.max_num_subtitle", "x"), "retrieval")
