@@ -10,7 +10,8 @@ Four terms, two phases:
 Every function returns the unweighted term as a scalar that stays finite on degenerate batches (one video, one clip,
 nothing masked, every anchor tied) and keeps its graph there. `LFVilaLoss` puts the terms together from a model's
 outputs alone, so that `Trainer(compute_loss_func=LFVilaLoss())` needs nothing else. Memory: B x B cosines for the
-global term, B x anchors x (candidates + others) for MTC.
+global term, B x anchors x (candidates + others) for MTC. Both are also there for some rows of a larger batch
+(`contrastive_row_sum`, `mtc_sums`), so that each process of many makes its own rows only.
 
 Random choices are counter-based: a hash of (seed, step, sample, position) and no generator state, so that a draw is the
 same on every device, for every number of processes, and after a resume.
@@ -24,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class MTCDraw(NamedTuple):
@@ -105,8 +107,45 @@ def draw_mtc(
     return MTCDraw(anchors, candidates, others)
 
 
+def _precise(features: torch.Tensor) -> torch.Tensor:
+    """Features in float32 or wider: a cosine over a temperature of 0.05 has two digits left in bfloat16."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def contrastive_row_sum(
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    temperature: float = 0.05,
+    first_row: int = 0,
+    block_size: int | None = None,
+) -> torch.Tensor:
+    """One direction of the global term for some rows of the batch: summed cross-entropy against all columns.
+
+    Args:
+        rows: L2-normalised features that look for their partner, `(b, D)`.
+        columns: features to choose from, `(B, D)`; row i belongs to column `first_row + i`.
+        temperature: tau.
+        first_row: place of the first row in the whole batch.
+        block_size: rows whose logits are in memory at once; the backward pass makes them again. All where not given.
+
+    Returns:
+        Scalar, in float32 or wider. Memory: `min(b, block_size)` x B logits.
+    """
+
+    def block(some: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(some.device.type, enabled=False):
+            logits = _precise(some) @ _precise(columns).T / temperature  # (rows of the block, B)
+            return F.cross_entropy(logits, targets, reduction="sum")
+
+    targets = torch.arange(rows.shape[0], device=rows.device) + first_row
+    if block_size is None or block_size >= rows.shape[0]:
+        return block(rows, targets)
+    blocks = zip(rows.split(block_size), targets.split(block_size), strict=True)
+    return torch.stack([checkpoint(block, *one, use_reentrant=False, preserve_rng_state=False) for one in blocks]).sum()
+
+
 def global_contrastive_loss(
-    text_features: torch.Tensor, video_features: torch.Tensor, temperature: float = 0.05
+    text_features: torch.Tensor, video_features: torch.Tensor, temperature: float = 0.05, block_size: int | None = None
 ) -> torch.Tensor:
     """Paragraph against video over the whole batch, cross-entropy in both directions, summed.
 
@@ -114,6 +153,7 @@ def global_contrastive_loss(
         text_features: L2-normalised paragraph features, `(B, D)`.
         video_features: L2-normalised video features, `(B, D)`; row i belongs to paragraph i.
         temperature: tau; logits are cosines over it.
+        block_size: rows whose logits are in memory at once, see `contrastive_row_sum`.
 
     Returns:
         Scalar: mean over the batch of each direction, added.
@@ -126,9 +166,108 @@ def global_contrastive_loss(
             f"pairs are expected: text features {tuple(text_features.shape)} and video features "
             f"{tuple(video_features.shape)} must have one and the same shape (B, D), B >= 1"
         )
-    logits = text_features @ video_features.T / temperature  # (B, B)
-    targets = torch.arange(logits.shape[0], device=logits.device)
-    return F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+    pairs = text_features.shape[0]
+    to_video = contrastive_row_sum(text_features, video_features, temperature, block_size=block_size)
+    to_text = contrastive_row_sum(video_features, text_features, temperature, block_size=block_size)
+    return to_video / pairs + to_text / pairs
+
+
+class MTCLoan(NamedTuple):
+    """What each video of a batch lends to others as MTC's other negatives: a sentence and the clip at its place."""
+
+    sentences: torch.Tensor  # (B, D)
+    clips: torch.Tensor  # (B, D)
+    takes_part: torch.Tensor  # (B,) bool; a video that takes no part in the loss lends nothing
+
+
+def _pick(features: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rows `positions` (B, n) of `features` (B, length, D), as (B, n, D); positions past the end read the last row."""
+    positions = positions.clamp(max=features.shape[1] - 1)
+    return features.gather(1, positions[:, :, None].expand(-1, -1, features.shape[2]))
+
+
+def mtc_loan(
+    sentence_features: torch.Tensor,
+    clip_features: torch.Tensor,
+    draw: MTCDraw,
+    sentence_mask: torch.Tensor | None = None,
+    other_negatives: Literal["others", "released"] = "others",
+) -> MTCLoan:
+    """What each video lends to the others; arguments and errors as for `mtc_loss`."""
+    batch, num_sentences, width = sentence_features.shape
+    num_clips = clip_features.shape[1]
+    if clip_features.shape != (batch, num_clips, width) or draw.anchors.shape[0] != batch:
+        raise ValueError(
+            f"sentence features {tuple(sentence_features.shape)}, clip features {tuple(clip_features.shape)} and a "
+            f"draw for {draw.anchors.shape[0]} videos must agree in B and D"
+        )
+    if sentence_mask is not None and sentence_mask.shape != (batch, num_sentences):
+        raise ValueError(f"sentence_mask must be ({batch}, {num_sentences}), got {tuple(sentence_mask.shape)}")
+    if other_negatives not in ("others", "released"):
+        raise ValueError(f'other_negatives must be "others" or "released", got {other_negatives!r}')
+    released = other_negatives == "released"
+    if released or sentence_mask is None:
+        takes_part = torch.full((batch,), num_sentences == num_clips or released, device=clip_features.device)  # (B,)
+    else:
+        real = sentence_mask.bool()
+        takes_part = (real.sum(1) == num_clips) & real[:, :num_clips].all(1) & (num_sentences >= num_clips)  # (B,)
+    place = draw.others[:, None]  # (B, 1)
+    return MTCLoan(_pick(sentence_features, place)[:, 0], _pick(clip_features, place)[:, 0], takes_part)
+
+
+def mtc_sums(
+    sentence_features: torch.Tensor,
+    clip_features: torch.Tensor,
+    draw: MTCDraw,
+    loan: MTCLoan,
+    temperature: float = 0.05,
+    other_negatives: Literal["others", "released"] = "others",
+    num_other_negatives: int = 3,
+    first_row: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """MTC of some rows of the batch: summed cross-entropy of both directions, and the number of anchors that count.
+
+    Args:
+        sentence_features: of these rows, `(b, M, D)`.
+        clip_features: of these rows, `(b, K, D)`.
+        draw: positions of these rows.
+        loan: what every video of the whole batch lends, in order, `(B, ...)`.
+        temperature: tau.
+        other_negatives: as for `mtc_loss`.
+        num_other_negatives: as for `mtc_loss`.
+        first_row: place of the first row in the whole batch.
+
+    Returns:
+        Two scalars; the first in float32 or wider, 0 (with a graph) when no anchor is left.
+    """
+    rows, batch = sentence_features.shape[0], loan.takes_part.shape[0]
+    released = other_negatives == "released"
+    rolls = range(num_other_negatives) if released else range(1, min(num_other_negatives, batch - 1) + 1)
+    device = clip_features.device
+    shifts = torch.arange(rolls.start, rolls.start + len(rolls), device=device)  # (R,)
+    lenders = (torch.arange(rows, device=device)[:, None] + first_row - shifts) % batch  # (b, R)
+
+    distance = (draw.anchors[:, :, None] - draw.candidates[:, None, :]).abs()  # (b, A, C)
+    nearest, positive = distance.min(dim=2)  # (b, A), (b, A)
+    tied = (distance == nearest[:, :, None]).sum(2) > 1  # (b, A)
+    counted = loan.takes_part[first_row : first_row + rows, None] & ~tied  # (b, A)
+
+    def direction(
+        anchor_side: torch.Tensor, candidate_side: torch.Tensor, lent: torch.Tensor
+    ) -> torch.Tensor:  # (b, A)
+        anchors = _precise(_pick(anchor_side, draw.anchors))  # (b, A, D)
+        candidates = _precise(_pick(candidate_side, draw.candidates))  # (b, C, D)
+        within = anchors @ candidates.transpose(1, 2)  # (b, A, C)
+        across = anchors @ _precise(lent[lenders]).transpose(1, 2)  # (b, A, R)
+        across = across.masked_fill(~loan.takes_part[lenders][:, None], float("-inf"))
+        logits = torch.cat([within, across], dim=2) / temperature  # (b, A, C + R)
+        return F.cross_entropy(logits.flatten(0, 1), positive.flatten(), reduction="none").view_as(positive)
+
+    with torch.autocast(device.type, enabled=False):
+        to_clip = direction(sentence_features, clip_features, loan.clips)  # (b, A)
+        per_anchor = to_clip + direction(clip_features, sentence_features, loan.sentences)  # (b, A)
+        per_anchor = torch.where(counted, per_anchor, per_anchor.new_zeros(()))
+        return per_anchor.sum(), counted.sum()
 
 
 def mtc_loss(
@@ -164,55 +303,10 @@ def mtc_loss(
     Raises:
         ValueError: `other_negatives` is unknown, or shapes do not fit each other.
     """
-    batch, num_sentences, width = sentence_features.shape
-    num_clips = clip_features.shape[1]
-    if clip_features.shape != (batch, num_clips, width) or draw.anchors.shape[0] != batch:
-        raise ValueError(
-            f"sentence features {tuple(sentence_features.shape)}, clip features {tuple(clip_features.shape)} and a "
-            f"draw for {draw.anchors.shape[0]} videos must agree in B and D"
-        )
-    if sentence_mask is not None and sentence_mask.shape != (batch, num_sentences):
-        raise ValueError(f"sentence_mask must be ({batch}, {num_sentences}), got {tuple(sentence_mask.shape)}")
-    if other_negatives not in ("others", "released"):
-        raise ValueError(f'other_negatives must be "others" or "released", got {other_negatives!r}')
-    released = other_negatives == "released"
-
-    if released or sentence_mask is None:
-        takes_part = torch.full((batch,), num_sentences == num_clips or released, device=clip_features.device)  # (B,)
-    else:
-        real = sentence_mask.bool()
-        takes_part = (real.sum(1) == num_clips) & real[:, :num_clips].all(1) & (num_sentences >= num_clips)  # (B,)
-    rolls = range(num_other_negatives) if released else range(1, min(num_other_negatives, batch - 1) + 1)
-
-    distance = (draw.anchors[:, :, None] - draw.candidates[:, None, :]).abs()  # (B, A, C)
-    nearest, positive = distance.min(dim=2)  # (B, A), (B, A)
-    tied = (distance == nearest[:, :, None]).sum(2) > 1  # (B, A)
-    counted = takes_part[:, None] & ~tied  # (B, A)
-
-    def pick(features: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Rows `positions` (B, n) of `features` (B, length, D), as (B, n, D).
-
-        Positions past the end read the last row.
-        """
-        positions = positions.clamp(max=features.shape[1] - 1)
-        return features.gather(1, positions[:, :, None].expand(-1, -1, features.shape[2]))
-
-    lends = torch.stack([takes_part.roll(roll) for roll in rolls], 1) if rolls else takes_part.new_zeros((batch, 0))
-
-    def direction(anchor_side: torch.Tensor, candidate_side: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of every anchor, (B, A)."""
-        anchors = pick(anchor_side, draw.anchors)  # (B, A, D)
-        candidates = pick(candidate_side, draw.candidates)  # (B, C, D)
-        lent = pick(candidate_side, draw.others[:, None])  # (B, 1, D)
-        lent = torch.cat([lent.roll(roll, 0) for roll in rolls], 1) if rolls else lent[:, :0]  # (B, R, D)
-        within = anchors @ candidates.transpose(1, 2)  # (B, A, C)
-        across = (anchors @ lent.transpose(1, 2)).masked_fill(~lends[:, None], float("-inf"))  # (B, A, R)
-        logits = torch.cat([within, across], dim=2) / temperature  # (B, A, C + R)
-        return F.cross_entropy(logits.flatten(0, 1), positive.flatten(), reduction="none").view_as(positive)
-
-    per_anchor = direction(sentence_features, clip_features) + direction(clip_features, sentence_features)  # (B, A)
-    per_anchor = torch.where(counted, per_anchor, per_anchor.new_zeros(()))
-    return per_anchor.sum() / counted.sum().clamp(min=1)
+    loan = mtc_loan(sentence_features, clip_features, draw, sentence_mask, other_negatives)
+    options = temperature, other_negatives, num_other_negatives
+    total, count = mtc_sums(sentence_features, clip_features, draw, loan, *options)
+    return total / count.clamp(min=1)
 
 
 def masked_language_modeling_loss(mlm_logits: torch.Tensor, mlm_targets: torch.Tensor) -> torch.Tensor:
