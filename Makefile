@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full check bench
+.PHONY: help demo test test-full check bench fuzz
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ check: $(VENV)/.installed-check  ## lint, format and types
 
 bench: $(VENV)/.installed-demo  ## time and peak memory of a training step and of the video tower
 	$(BIN)/python benchmarks/training_step.py $(ARGS)
+
+fuzz: $(VENV)/.installed-test  ## read 10,000 broken video files; none may do harm
+	$(BIN)/python tests/fuzz_videos.py $(ARGS)
 
 # torch goes in first and alone, so that the packages that need it find it there and do not choose another build.
 $(VENV)/.installed-torch: constraints.txt

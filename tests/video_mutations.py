@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from video_files import write_sound, write_video
+from video_files import boxes, write_sound, write_video
 
 SEEDS: dict[str, dict[str, Any]] = {
     "h264.mp4": {},
@@ -24,6 +24,11 @@ SEEDS: dict[str, dict[str, Any]] = {
     "mpeg4.avi": {"codec": "mpeg4"},
     "mpeg2.mpg": {"codec": "mpeg2video"},
 }
+
+# Where parts begin: mp4 boxes, Matroska's clusters, cues and tracks, a transport packet, an FLV picture, AVI's chunks,
+# MPEG start codes, an Annex B unit.
+MARKS = [b"moov", b"mdat", b"moof", b"stbl", b"\x1f\x43\xb6\x75", b"\x1c\x53\xbb\x6b", b"\x16\x54\xae\x6b"]
+MARKS += [b"\x47\x41", b"\x09\x00", b"LIST", b"movi", b"idx1", b"00dc", b"\0\0\1\xba", b"\0\0\1\xe0", b"\0\0\1\x65"]
 
 
 def write_seeds(folder: Path) -> dict[str, bytes]:
@@ -55,6 +60,20 @@ def _place(data: bytes, generator: np.random.Generator) -> int:
 
 def _truncate(data: bytes, generator: np.random.Generator) -> bytes:
     return data[: _place(data, generator)]
+
+
+def _truncate_at_a_mark(data: bytes, generator: np.random.Generator) -> bytes:
+    """Cut where a part of a container begins, or a few bytes into it."""
+    marks = [place for mark in MARKS if (place := _random_find(data, mark, generator)) >= 0]
+    marks += [end for _, _, end in boxes(data) if 0 < end < len(data)] if data[4:8] == b"ftyp" else []
+    if not marks:
+        return _truncate(data, generator)
+    return data[: max(marks[int(generator.integers(len(marks)))] + int(generator.integers(-4, 9)), 0)]
+
+
+def _random_find(data: bytes, mark: bytes, generator: np.random.Generator) -> int:
+    """The first occurrence of `mark` behind a random place, else the first of all; -1 where there is none."""
+    return max(data.find(mark, int(generator.integers(len(data)))), data.find(mark))
 
 
 def _drop_start(data: bytes, generator: np.random.Generator) -> bytes:
@@ -116,6 +135,19 @@ def _swap_boxes(data: bytes, generator: np.random.Generator) -> bytes:
     return data[: place - 4] + size.to_bytes(4, "big") + data[place:]
 
 
+def _reorder_boxes(data: bytes, generator: np.random.Generator) -> bytes:
+    """Put the boxes of an mp4, or those inside its `moov`, in another order."""
+    found = boxes(data)
+    inside = [box for box in found if box[0] == "moov"]
+    if inside and generator.integers(2):
+        found = boxes(data, inside[0][1] + 8, inside[0][2])
+    if len(found) < 2 or found[-1][2] > len(data):
+        return _swap_pieces(data, generator)
+    start, end = found[0][1], found[-1][2]
+    order = generator.permutation(len(found))
+    return data[:start] + b"".join(data[found[place][1] : found[place][2]] for place in order) + data[end:]
+
+
 def _stretch_counts(data: bytes, generator: np.random.Generator) -> bytes:
     """Claim very many samples in a table of an mp4."""
     for name in (b"stts", b"stsz", b"ctts", b"stsc", b"trun"):
@@ -129,6 +161,7 @@ def _stretch_counts(data: bytes, generator: np.random.Generator) -> bytes:
 
 MUTATIONS: list[Callable[[bytes, np.random.Generator], bytes]] = [
     _truncate,
+    _truncate_at_a_mark,
     _drop_start,
     _flip_bits,
     _overwrite_run,
@@ -137,5 +170,6 @@ MUTATIONS: list[Callable[[bytes, np.random.Generator], bytes]] = [
     _repeat_piece,
     _remove_piece,
     _swap_boxes,
+    _reorder_boxes,
     _stretch_counts,
 ]
