@@ -27,10 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .video_sources_lfvila import LFVilaVideoError, VideoLimits
+from .video_sources_lfvila import STOP, LFVilaVideoError, VideoLimits
 
 # Seconds that a child gets beyond the limit of one video, to say itself that the limit is over.
 GRACE = 5.0
+# Seconds between two looks at whether somebody still waits.
+LOOK_UP = 0.2
 # Seconds that a new child may take to load torch.
 START = 120.0
 # Run in the child: build a bare package around this folder and answer requests until the connection ends.
@@ -144,6 +146,8 @@ class DecoderProcess:
             raise LFVilaVideoError(name, f"the decoder process died ({self._last_words()})") from error
         except _BrokenAnswer as error:
             raise LFVilaVideoError(name, f"the decoder process gave no proper answer: {error}") from error
+        except _Stopped as error:
+            raise LFVilaVideoError(name, "reading was stopped") from error
         except TimeoutError as error:
             raise LFVilaVideoError(
                 name, f"the decoder process did not answer for {seconds:g} s and was ended"
@@ -166,8 +170,12 @@ class DecoderProcess:
 
     def _receive(self, end: float | None, most: int) -> bytes:
         """One message of the child, of at most `most` bytes."""
-        if not self._connection.poll(None if end is None else max(end - time.monotonic(), 0)):
-            raise TimeoutError
+        stop = STOP.get()
+        while not self._connection.poll(_seconds_to_wait(end, stop is not None)):
+            if stop is not None and stop.is_set():
+                raise _Stopped
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError
         try:
             return self._connection.recv_bytes(most)
         except OSError as error:
@@ -217,6 +225,18 @@ class DecoderProcess:
 
 class _BrokenAnswer(Exception):
     """The child sent something that it never sends of its own."""
+
+
+class _Stopped(TimeoutError):
+    """Nobody waits for the answer any more."""
+
+
+def _seconds_to_wait(end: float | None, may_be_stopped: bool) -> float | None:
+    """How long to wait for a message before looking at the clock, or at whether to go on."""
+    left = None if end is None else max(end - time.monotonic(), 0)
+    if may_be_stopped:
+        left = LOOK_UP if left is None else min(left, LOOK_UP)
+    return left
 
 
 class _Pool:

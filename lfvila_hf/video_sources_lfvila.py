@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +41,8 @@ FORMATS = (
     "dv,mxf,nut,rm,swf,vob,wtv,gif,apng,webp_anim,y4m,yuv4mpegpipe,h263,mpjpeg,mp3,aac,wav,flac"
 )
 ATTACHED_PICTURE = 0x400
+# Set by a pool of readers: the event that ends every reading begun in this context.
+STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
 class LFVilaVideoError(ValueError):
@@ -45,20 +50,38 @@ class LFVilaVideoError(ValueError):
 
     Args:
         source: The video, as a person would name it: the path, the address, or "bytes (1234)".
-        reason: What is wrong and, where it helps, what was expected.
+        reason: What is wrong and, where it helps, what was expected. Without it `source` is the text of another such
+            error with words around it, of which the three parts are read: torch makes an error of a loader worker
+            again from its traceback.
         position: Where in the video, such as "frame 812 (27.1 s)"; `None` where the whole video is meant.
     """
 
-    def __init__(self, source: str, reason: str, position: str | None = None) -> None:
+    def __init__(self, source: str, reason: str | None = None, position: str | None = None) -> None:
+        text = source
+        if reason is None:
+            source, reason, position = _parts_of(text)
+        else:
+            text = f"cannot use video {source}{f' at {position}' if position else ''}: {reason}"
         self.source = source
         self.reason = reason
         self.position = position
-        where = f" at {position}" if position else ""
-        super().__init__(f"cannot use video {source}{where}: {reason}")
+        super().__init__(text)
 
     def __reduce__(self) -> tuple[type[LFVilaVideoError], tuple[str, str, str | None]]:
         """Keep the three parts when the error crosses a process border."""
         return type(self), (self.source, self.reason, self.position)
+
+
+def _parts_of(text: str) -> tuple[str, str, str | None]:
+    """Source, reason and position of the last error in a text; a source with ": " in its name is cut there."""
+    found = re.search(
+        r"cannot use video (.*?)(?: at (frame \d+(?: \([\d.]+ s\))?))?: (.*)", _last_error(text), re.DOTALL
+    )
+    return (found[1], found[3].strip(), found[2]) if found else ("(not named)", text, None)
+
+
+def _last_error(text: str) -> str:
+    return text[max(text.rfind("cannot use video "), 0) :]
 
 
 @dataclass(frozen=True)
@@ -104,9 +127,12 @@ class Deadline:
         self.source = source
         self.seconds = seconds
         self.end = None if seconds is None else time.monotonic() + seconds
+        self._stop = STOP.get()
 
     def check(self, position: str | None = None) -> None:
-        """Raise `LFVilaVideoError` where the time is over."""
+        """Raise `LFVilaVideoError` where the time is over, or nobody waits for the frames any more."""
+        if self._stop is not None and self._stop.is_set():
+            raise LFVilaVideoError(self.source, "reading was stopped", position)
         if self.end is not None and time.monotonic() > self.end:
             raise LFVilaVideoError(self.source, f"reading took longer than the limit of {self.seconds:g} s", position)
 

@@ -10,6 +10,7 @@ import contextlib
 import http.server
 import io
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -205,6 +206,37 @@ def test_sources_are_named_as_a_person_would() -> None:
     assert describe_source({"path": "c.mp4"}) == "c.mp4"
     assert describe_source(torch.zeros(2, 3, 4, 4)) == "Tensor (2, 3, 4, 4)"
     assert describe_source(io.BytesIO()) == "BytesIO object"
+
+
+# The one error.
+
+
+def test_the_error_is_made_again_from_a_text_that_holds_it() -> None:
+    first = LFVilaVideoError("old.mp4", "gone")
+    for error in (
+        LFVilaVideoError("a b.mp4", "truncated: 3 of 5 frames", "frame 7 (0.28 s)"),
+        LFVilaVideoError("a.mp4", "no such file: really"),
+        LFVilaVideoError("a.mp4", "odd\nin two lines", "frame 7"),
+    ):
+        text = f"Caught LFVilaVideoError in worker 0.\nValueError: {first}\n\nlfvila.LFVilaVideoError: {error}\n"
+        again = LFVilaVideoError(text)
+        assert (again.source, again.reason, again.position) == (error.source, error.reason, error.position)
+        assert str(again) == text
+        assert str(pickle.loads(pickle.dumps(again))) == str(error)
+    other = LFVilaVideoError("just words")
+    assert (str(other), other.reason, other.position) == ("just words", "just words", None)
+
+
+def test_torch_can_raise_a_workers_error_again() -> None:
+    from torch._utils import ExceptionWrapper
+
+    try:
+        raise LFVilaVideoError("a.mp4", "no such file", "frame 3")
+    except LFVilaVideoError:
+        wrapper = ExceptionWrapper(where="in a worker")
+    with pytest.raises(LFVilaVideoError, match="in a worker") as caught:
+        wrapper.reraise()
+    assert (caught.value.source, caught.value.reason, caught.value.position) == ("a.mp4", "no such file", "frame 3")
 
 
 # What is refused.
