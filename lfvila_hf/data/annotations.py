@@ -32,6 +32,9 @@ VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".m
 
 OWN_COLUMNS = ("id", "video", "clips", "sentences", "place")
 
+ID_FIELDS = ("clip_id", "video_id", "video_name")
+"""Fields that name a row's video in the released formats."""
+
 Parser = Callable[..., dict[str, Any]]
 
 
@@ -79,7 +82,7 @@ def load_retrieval(
         AnnotationError: For a row that cannot be used, where the policy is to raise.
         ValueError: Where there is no such file, or no row in any.
     """
-    return _load(path, _parse_retrieval, os.fspath(video_root), streaming, check_files, skips)
+    return load_rows(path, _parse_retrieval, os.fspath(video_root), streaming, check_files, skips)
 
 
 def load_pretraining(
@@ -107,7 +110,7 @@ def load_pretraining(
         AnnotationError: For a row that cannot be used, where the policy is to raise.
         ValueError: Where there is no such file, or no row in any.
     """
-    return _load(path, _parse_pretraining, os.fspath(video_root), streaming, check_files, skips)
+    return load_rows(path, _parse_pretraining, os.fspath(video_root), streaming, check_files, skips)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
@@ -241,14 +244,29 @@ def _rows(
             yield row
 
 
-def _load(
+def load_rows(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     parse: Parser,
     video_root: str,
-    streaming: bool,
-    check_files: bool,
-    skips: SkipLog | None,
+    streaming: bool = False,
+    check_files: bool = True,
+    skips: SkipLog | None = None,
 ) -> Any:
+    """Rows of any JSON lines format as a `datasets` data set; the loaders of all formats are made of this.
+
+    Args:
+        path: A JSON lines file, a pattern, or several of either.
+        parse: `parse(value, place, video_root, check_files)` makes a row of one line's value, or raises
+            `AnnotationError`. With `streaming` it must be picklable.
+        video_root: Folder (or address) of the videos.
+        streaming: Give a `datasets.IterableDataset`.
+        check_files: A video that is not there is an error of its row.
+        skips: Policy for rows that cannot be used; raises where left out.
+
+    Raises:
+        AnnotationError: For a row that cannot be used, where the policy is to raise.
+        ValueError: Where there is no such file, or no row in any.
+    """
     from datasets import Dataset, IterableDataset
 
     files = _files(path)
@@ -313,8 +331,8 @@ def _parse_line(place: str, line: bytes) -> Any:
 def _name_of(value: Any) -> str:
     """The id of a row that may be anything, for a report."""
     first = value[0] if isinstance(value, list) and value else value
-    name = first.get("clip_id") if isinstance(first, dict) else None
-    return name if isinstance(name, str) else "?"
+    names = [first.get(field) for field in ID_FIELDS] if isinstance(first, dict) else []
+    return next((name for name in names if isinstance(name, str)), "?")
 
 
 def _short(value: Any) -> str:
@@ -328,6 +346,7 @@ __all__ = [
     "field_of",
     "load_pretraining",
     "load_retrieval",
+    "load_rows",
     "read_json_lines",
     "resolve_video",
     "sentences_of",

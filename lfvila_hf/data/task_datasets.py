@@ -1,0 +1,201 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Data sets of the tasks: rows of `task_annotations` in, decoded samples out, as `datasets` has it for paragraphs.
+
+A reader makes of one row a `VideoTextSample` whose sentences are the question and the subtitles (released order:
+question, answer, subtitles); the answers of a multiple choice stay in the sample's row, and `task_collating` puts them
+in. Subtitles beyond what the model has room for are joined, neighbours with the fewest characters first, the question
+never. Map-style: `VideoTextDataset(rows, reader, skips)`; streamed: `StreamedDataset(rows, reader, skips)`.
+
+**Temporal views.** With `views=(v, V)` a reader takes the v-th of V interleaved sets of T frames: frames v, v + V, ...
+of `uniform_indices(n, V * T)`. Each set spans the whole video, V = 1 is the released sampling, and the answers of all
+views are averaged (`recipes.evaluating`). Without a frame cache every view decodes V * T frames and keeps its T.
+
+Letters: T frames, V views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..processing_lfvila import merge_sentences
+from ..video_reading_lfvila import VideoFrames, uniform_indices
+from .annotations import AnnotationError
+from .datasets import RetrievalReader, RowReader, VideoTextSample
+from .frame_cache import FrameCache
+from .pictures import PictureReader
+
+SPAN_TOLERANCE = 1.0
+"""Seconds that a span may end after its video: annotations are rounded, and tools differ about the last frame."""
+
+
+class ViewReader(PictureReader):
+    """A `PictureReader` of one of V interleaved temporal views.
+
+    Args:
+        video_processor: `LFVilaVideoProcessor`.
+        frame_cache: Where decoded frames are kept; it then holds the V * T frames of all views.
+        view: v, from 0.
+        num_views: V.
+
+    Raises:
+        ValueError: Where v is not below V.
+    """
+
+    def __init__(self, video_processor: Any, frame_cache: FrameCache | None, view: int, num_views: int) -> None:
+        if not 0 <= view < num_views:
+            raise ValueError(f"view={view} must lie in 0 to {num_views - 1} for {num_views} views")
+        super().__init__(video_processor, frame_cache)
+        self.view = view
+        self.num_views = num_views
+
+    def read(self, source: str | Sequence[str], *, training: bool, seed: int) -> VideoFrames:
+        """As `PictureReader.read`; of a whole video in evaluation only the frames of the view.
+
+        Raises:
+            ValueError: For training or a video given as clip files, which have no views.
+        """
+        if self.num_views == 1:
+            return super().read(source, training=training, seed=seed)
+        if training or not isinstance(source, str):
+            raise ValueError("several temporal views are for the evaluation of whole videos")
+        if self.frame_cache is not None:
+            frames = self._cached(source, self._choose, self.num_views * self.video_processor.num_frames, "video")
+            return replace(frames, frames=self._evaluation_geometry(frames.frames.float()))  # (T, 3, H, W)
+        count = self.num_views * self.video_processor.num_frames
+        read = self.video_processor.read_pictures(source, training=False, seed=seed, num_frames=count)
+        kept = slice(self.view, None, self.num_views)
+        times = None if read.times is None else read.times[kept]
+        return replace(read, frames=read.frames[kept], times=times, indices=read.indices[kept])  # (T, 3, H, W)
+
+    def _choose(self, count: int) -> list[int]:
+        every = uniform_indices(count, self.num_views * self.video_processor.num_frames)
+        return list(every[self.view :: self.num_views])
+
+
+class TaskReader(RowReader):
+    """What the readers of all tasks share.
+
+    Args:
+        processor: `LFVilaProcessor`; its `max_sentences` bounds the question, an answer and subtitles together.
+        views: `(v, V)`, which of how many temporal views is read in evaluation.
+        options: As for `RowReader`.
+    """
+
+    columns = ("id", "place", "video")
+
+    def __init__(self, processor: Any, *, views: tuple[int, int] = (0, 1), **options: Any) -> None:
+        super().__init__(processor, **options)
+        self.pictures = ViewReader(processor.video_processor, options.get("frame_cache"), *views)
+        self.max_sentences = processor.max_sentences
+
+    def select(self, row: dict[str, Any], key: int) -> tuple[str, Sequence[str]]:
+        """The video, and no text."""
+        return row["video"], ()
+
+
+class ViewedRetrievalReader(RetrievalReader):
+    """`RetrievalReader` with temporal views.
+
+    Args:
+        processor: `LFVilaProcessor`.
+        views: `(v, V)`.
+        options: As for `RowReader`.
+    """
+
+    def __init__(self, processor: Any, *, views: tuple[int, int] = (0, 1), **options: Any) -> None:
+        super().__init__(processor, **options)
+        self.pictures = ViewReader(processor.video_processor, options.get("frame_cache"), *views)
+
+
+class ClassificationReader(TaskReader):
+    """Rows of `load_classification`: the video, without any sentence."""
+
+    columns = (*TaskReader.columns, "label")
+
+
+class QuestionAnsweringReader(TaskReader):
+    """Rows of `load_activitynet_qa` and `load_violin`: question, then subtitles.
+
+    Raises:
+        ValueError: Where the processor keeps no sentence apart besides the question and rows have subtitles.
+    """
+
+    columns = (*TaskReader.columns, "question", "subtitles", "label")
+    own_sentences = 1
+    """Sentences that are no subtitles."""
+
+    def select(self, row: dict[str, Any], key: int) -> tuple[str, Sequence[str]]:
+        """The video; the question and as many subtitles as there is room for."""
+        return row["video"], [row["question"], *self._subtitles(row)]
+
+    def _subtitles(self, row: dict[str, Any]) -> list[str]:
+        texts = [subtitle["text"] for subtitle in row["subtitles"]]
+        room = self.max_sentences - self.own_sentences
+        if texts and room < 1:
+            raise ValueError(
+                f"{row['place']} has subtitles, and the processor's max_sentences={self.max_sentences} leaves no room "
+                f"for them: expected at least {self.own_sentences + 1}"
+            )
+        return merge_sentences(texts, room) if texts else []
+
+
+class MultipleChoiceReader(QuestionAnsweringReader):
+    """Rows of `load_how2qa`: question, room for an answer, subtitles; spans are checked against the video."""
+
+    columns = (*QuestionAnsweringReader.columns, "answers", "span_start", "span_end")
+    own_sentences = 2
+
+    def __call__(self, row: dict[str, Any], epoch: int) -> VideoTextSample:
+        """Decode one row.
+
+        Raises:
+            AnnotationError: Where the span begins after the end of the video or ends more than a second after it.
+            LFVilaVideoError: Names the video, and the row it belongs to.
+        """
+        sample = super().__call__(row, epoch)
+        start, end, duration = row["span_start"], row["span_end"], sample.duration
+        if start is not None and duration is not None and (start >= duration or end > duration + SPAN_TOLERANCE):
+            raise AnnotationError(
+                row["place"],
+                f"the span [{start:g}, {end:g}] of {row['id']!r} lies outside its video of {duration:.2f} seconds",
+            )
+        return sample
+
+
+def span_targets(start: float | None, end: float | None, duration: float, num_frames: int) -> torch.Tensor:
+    """Which of T frames show what a question is about, as the release has it (`how2qa_dataset.py`).
+
+    The ends of the span, as parts of the duration, are rounded to frames; at least one frame is inside, and all are
+    where the span is not known.
+
+    Args:
+        start: Second; None where it is not known.
+        end: Second.
+        duration: Seconds of the video.
+        num_frames: T.
+
+    Returns:
+        `(T,)` int64, 1 inside.
+    """
+    targets = torch.zeros(num_frames, dtype=torch.int64)
+    if start is None or end is None:
+        return targets + 1
+    first = min(round(min(max(start / duration, 0.0), 1.0) * num_frames), num_frames - 1)
+    last = round(min(max(end / duration, 0.0), 1.0) * num_frames)
+    targets[first : min(max(last, first + 1), num_frames)] = 1
+    return targets
+
+
+__all__ = [
+    "ClassificationReader",
+    "MultipleChoiceReader",
+    "QuestionAnsweringReader",
+    "TaskReader",
+    "ViewReader",
+    "ViewedRetrievalReader",
+    "span_targets",
+]
