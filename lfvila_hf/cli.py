@@ -39,6 +39,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "convert": Command("lfvila_hf.conversion.convert_command:main", "turn a released checkpoint into one of ours"),
+    "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora"),
     "version": Command("lfvila_hf.cli:run_version", "print the version of this package"),
     "env": Command("lfvila_hf.cli:run_env", "print the versions and devices that a bug report needs"),
 }

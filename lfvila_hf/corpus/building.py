@@ -1,0 +1,344 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""`build_corpus`: metadata and transcripts in, long-form rows out (LF-VILA, section 3: the LF-VILA-8M data set).
+
+    OUTPUT/
+      data/train-00000-of-00042.parquet      rows, for `datasets` (test and validation alike)
+      jsonl/train-00000-of-00042.jsonl       the same rows in the released form
+      near_duplicates.jsonl                  every row that nearly repeats an earlier one, and what became of it
+      manifest.json                          parameters, counts, problems with examples, files with checksums
+      problems.jsonl                         file and line of the first problems of each kind
+      provenance.json                        input files, engine, seconds
+
+All but the last two depend on the set of input lines and the parameters alone: not on the order of lines, on how they
+are spread over files, on the number of workers, nor on the engine. Nothing is written outside OUTPUT; files between the
+stages are in `OUTPUT/.work`, about twice as large as the input, and go away at the end.
+
+Memory does not grow with the input: the driver holds counts and the list of output files, a task one chunk or one
+partition (`chunk_bytes` of input, some 10 times that in memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from . import stages, writing
+from .engines import Engine, LocalEngine
+from .gathering import GAP_BIN_MS, Tally
+from .inputs import Chunk, find_files, plan_chunks
+from .plan import SPLITS, STAGE_FOLDERS, BuildParameters, BuildPlan
+from .problems import ProblemLog, resolve_places
+
+FORMAT = "lfvila_hf corpus 1"
+CHUNK_BYTES = 16 * 2**20
+# Partitions of the band hashes per partition of videos: bands take about a tenth of the bytes of the input.
+BUCKETS_PER_BAND_RANGE = 8
+OWN_NAMES = ("data", "jsonl", "near_duplicates.jsonl", "manifest.json", "problems.jsonl", "provenance.json", ".work")
+
+Source = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        output: The corpus.
+        manifest: What `manifest.json` holds.
+        seconds: Wall seconds of each stage.
+    """
+
+    output: Path
+    manifest: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def build_corpus(
+    output: Source,
+    *,
+    metadata: Sequence[Source],
+    transcripts: Sequence[Source] = (),
+    clip_ids: Sequence[Source] = (),
+    parameters: BuildParameters | None = None,
+    engine: Engine | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> BuildResult:
+    """Build a long-form corpus.
+
+    Args:
+        output: New or empty folder.
+        metadata: Files, folders or patterns of HD-VILA-100M metadata (`records` has the layout).
+        transcripts: Those of transcripts; clips of the metadata may have their `text` instead.
+        clip_ids: Those of the published selection; the rows are then the listed ones.
+        parameters: What to do.
+        engine: Where to do it; this machine, one process per core, by default.
+        strict: Make any problem with the input an error.
+        overwrite: Replace a corpus that is there.
+        chunk_bytes: Bytes of input that one task takes; bounds memory, changes no output.
+
+    Returns:
+        The manifest and the seconds.
+
+    Raises:
+        ValueError: For an output folder with other things in it, an input that is not there, parameters without sense,
+            no row at all, and with `strict` for any problem with the input.
+    """
+    parameters = parameters or BuildParameters()
+    if chunk_bytes < 1:
+        raise ValueError(f"chunk_bytes must be at least 1, got {chunk_bytes}")
+    inputs = {
+        "metadata": find_files(metadata),
+        "transcripts": find_files(transcripts) if transcripts else [],
+        "selection": find_files(clip_ids) if clip_ids else [],
+    }
+    if not inputs["metadata"]:
+        raise ValueError("no metadata file was given")
+    folder = _prepare_output(Path(output), [path for files in inputs.values() for path in files], overwrite)
+    engine_in_use = engine or LocalEngine()
+    build = _Build(folder, inputs, parameters, engine_in_use, strict, chunk_bytes)
+    try:
+        return build.run()
+    except BaseException:
+        for name in OWN_NAMES:
+            _remove(folder / name)
+        raise
+    finally:
+        _remove(folder / ".work")
+        if engine is None:
+            engine_in_use.close()
+
+
+class _Build:
+    """One build, stage by stage."""
+
+    def __init__(
+        self,
+        output: Path,
+        inputs: dict[str, list[str]],
+        parameters: BuildParameters,
+        engine: Engine,
+        strict: bool,
+        chunk_bytes: int,
+    ) -> None:
+        chunks: list[Chunk] = [
+            *plan_chunks(inputs["metadata"], "metadata", chunk_bytes),
+            *plan_chunks(inputs["transcripts"], "transcripts", chunk_bytes),
+            *plan_chunks(inputs["selection"], "selection", chunk_bytes),
+        ]
+        total = sum(_uncompressed_bytes(path) for files in inputs.values() for path in files)
+        buckets = max(-(-total // chunk_bytes), 1)
+        self.plan = BuildPlan(
+            work=os.path.abspath(output / ".work"),
+            output=os.path.abspath(output),
+            chunks=tuple(chunks),
+            buckets=buckets,
+            band_ranges=-(-buckets // BUCKETS_PER_BAND_RANGE),
+            parameters=parameters,
+            selects=bool(inputs["selection"]),
+        )
+        self.output = output
+        self.inputs = inputs
+        self.engine = engine
+        self.strict = strict
+        self.log = ProblemLog()
+        self.tally = Tally()
+        self.first_lines: list[int] = []
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> BuildResult:
+        plan = self.plan
+        for name in STAGE_FOLDERS:
+            (Path(plan.work) / name).mkdir(parents=True)
+        for name in ("data", "jsonl"):
+            (self.output / name).mkdir()
+        self._scatter()
+        self._gather()
+        if plan.parameters.near_duplicates != "off":
+            with self._timed("pair"):
+                for _ in self.engine.run(stages.pair, plan, range(plan.band_ranges)):
+                    pass
+        with self._timed("finish"):
+            finished = list(self.engine.run(stages.finish, plan, range(plan.buckets)))
+        if not any(report["rows"][split] for report in finished for split in SPLITS):
+            raise ValueError(f"no long-form row came out: {self._why_nothing()}")
+        with self._timed("write"):
+            tasks = writing.plan_files([report["rows"] for report in finished], plan.parameters.rows_per_file)
+            files = [file for written in self.engine.run(writing.write_file, plan, tasks) for file in written]
+            _concatenate(plan.paths("duplicates", plan.buckets, "jsonl"), self.output / "near_duplicates.jsonl")
+        manifest = self._manifest(finished, files)
+        self._write_notes()
+        # The manifest comes last and in one piece: a folder that has one is a whole corpus.
+        _write_json(self.output / ".work" / "manifest.json", manifest)
+        os.replace(self.output / ".work" / "manifest.json", self.output / "manifest.json")
+        return BuildResult(self.output, manifest, self.seconds)
+
+    def _scatter(self) -> None:
+        with self._timed("scatter"):
+            line, before = 1, None
+            for chunk, report in zip(
+                self.plan.chunks,
+                self.engine.run(stages.scatter, self.plan, range(len(self.plan.chunks))),
+                strict=True,
+            ):
+                line = line if chunk.path == before else 1
+                self.first_lines.append(line)
+                line, before = line + report["lines"], chunk.path
+                self.log.merge(report["problems"])
+                self.tally.counts.update(report["counts"])
+        self._check_strict()
+
+    def _gather(self) -> None:
+        with self._timed("gather"):
+            for report in self.engine.run(stages.gather, self.plan, range(self.plan.buckets)):
+                self.log.merge(report["problems"])
+                self.tally.merge(report["tally"])
+        self._check_strict()
+        shutil.rmtree(Path(self.plan.work) / "scattered")
+
+    def _check_strict(self) -> None:
+        first = self.log.first()
+        if not self.strict or first is None:
+            return
+        kind, (chunk, line), detail = first
+        place = f"{self.plan.chunks[chunk].path}:{self.first_lines[chunk] + line}"
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.log.counts.items()))
+        raise ValueError(f"the input has problems ({counts}); the first is {kind} at {place}: {detail}")
+
+    def _why_nothing(self) -> str:
+        counts = self.tally.counts
+        problems = ", ".join(f"{count} {kind}" for kind, count in sorted(self.log.counts.items())) or "none"
+        return (
+            f"{counts['metadata_clips']} clips in the metadata, {counts['eligible_clips']} of them eligible, "
+            f"{counts['clips_in_short_runs']} in runs of fewer than {self.plan.parameters.join.min_clips}; "
+            f"problems: {problems}"
+        )
+
+    def _manifest(self, finished: list[dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
+        counts = self.tally.counts
+        selection = None
+        if self.plan.selects:
+            names = ("listed", "out_of_order", "also_built")
+            selection = {name: counts.pop(f"selected_rows_{name}", 0) for name in names}
+        clips = counts["eligible_clips"]
+        splits: dict[str, dict[str, float]] = {}
+        for split in SPLITS[::-1]:
+            of_split: Counter[str] = Counter()
+            for report in finished:
+                of_split.update(report["counts"][split])
+            splits[split] = {name: of_split[name] for name in ("rows", "videos", "clips", "words")}
+            splits[split]["clip_seconds"] = of_split["clip_ms"] / 1000
+        near: Counter[str] = Counter()
+        for report in finished:
+            near.update(report["near_duplicates"])
+        return {
+            "format": FORMAT,
+            "parameters": self.plan.parameters.as_dict(),
+            "counts": dict(sorted(counts.items())),
+            "problems": self.log.summary(),
+            "source": {
+                "clips": clips,
+                "videos": counts["eligible_videos"],
+                "seconds_per_clip": round(counts["eligible_ms"] / 1000 / clips, 4) if clips else None,
+                "words_per_clip": round(counts["eligible_words"] / clips, 4) if clips else None,
+                "gaps": _gap_summary(self.tally.source_gaps),
+            },
+            "selection": selection,
+            "rows": {
+                "gaps": _gap_summary(self.tally.row_gaps),
+                "clips_per_row": {str(key): count for key, count in sorted(self.tally.clips_per_row.items())},
+            },
+            "near_duplicates": {name: near[name] for name in ("rows", "across_splits", "left_out")},
+            "splits": splits,
+            "files": files,
+        }
+
+    def _write_notes(self) -> None:
+        """The two files that say how this very build went, and therefore differ between equal ones."""
+        with (self.output / "problems.jsonl").open("w", encoding="utf-8") as file:
+            files = [chunk.path for chunk in self.plan.chunks]
+            file.writelines(f"{json.dumps(row)}\n" for row in resolve_places(self.log, files, self.first_lines))
+        provenance = {
+            "inputs": {
+                kind: [{"path": path, "bytes": os.path.getsize(path)} for path in files]
+                for kind, files in self.inputs.items()
+            },
+            "engine": self.engine.name,
+            "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
+            "versions": {name: version(name) for name in ("lfvila_hf", "numpy", "pyarrow")},
+        }
+        _write_json(self.output / "provenance.json", provenance)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def _prepare_output(output: Path, inputs: Sequence[str], overwrite: bool) -> Path:
+    """Make the folder, or empty it of an earlier corpus; anything else in it is an error."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file, a folder was expected")
+    output.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in output.iterdir()}
+    foreign = sorted(there - {*OWN_NAMES, "source"})
+    if foreign:
+        raise ValueError(f"{output} holds other things, such as {foreign[0]}: give a new or empty folder")
+    if "manifest.json" in there and not overwrite:
+        raise ValueError(f"there is a corpus in {output} already; --overwrite replaces it")
+    owned = [os.path.realpath(output / name) for name in OWN_NAMES]
+    for path in inputs:
+        if any(os.path.realpath(path).startswith(f"{own}{os.sep}") for own in owned):
+            raise ValueError(f"the input {path} lies in the corpus that is to be written")
+    for name in OWN_NAMES:
+        _remove(output / name)
+    return output
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+
+
+def _uncompressed_bytes(path: str) -> int:
+    """Size of a file, of a compressed one as a guess (text shrinks to a fifth or so)."""
+    return os.path.getsize(path) * (5 if path.endswith(".gz") else 1)
+
+
+def _concatenate(parts: Sequence[Path], path: Path) -> None:
+    with path.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, file)
+
+
+def _gap_summary(gaps: Counter[int]) -> dict[str, Any]:
+    """Quantiles of the seconds between neighbours, to the lower end of a bin of 0.1 s, and how many there are."""
+    total = sum(gaps.values())
+    answer: dict[str, Any] = {"count": total, "bin_seconds": GAP_BIN_MS / 1000}
+    seen = 0
+    wanted = {"min": 0.0, "p1": 0.01, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    for gap in sorted(gaps):
+        seen += gaps[gap]
+        for name in [name for name, part in wanted.items() if seen >= part * total]:
+            answer[name] = gap / 1000
+            del wanted[name]
+    answer["histogram"] = {f"{gap / 1000:g}": gaps[gap] for gap in sorted(gaps)}
+    return answer
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

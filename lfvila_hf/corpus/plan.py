@@ -1,0 +1,100 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""What a build is told to do (`BuildParameters`), and where its stages keep their files (`BuildPlan`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .inputs import Chunk
+from .runs import JoinRules
+from .text import TextRules
+
+NearDuplicates = Literal["mark", "leaks", "drop", "off"]
+NEAR_DUPLICATES: tuple[NearDuplicates, ...] = ("mark", "leaks", "drop", "off")
+SPLITS = ("test", "validation", "train")
+"""In the order in which rows keep their place where two of them are near-duplicates."""
+
+
+@dataclass(frozen=True)
+class BuildParameters:
+    """Everything but the input that the rows of a corpus depend on.
+
+    Args:
+        join: How clips become long videos.
+        text: What a transcript must be.
+        validation: Part of the videos in the validation split.
+        test: Part of the videos in the test split.
+        split_seed: Another seed puts other videos there.
+        near_duplicates: What becomes of rows that nearly repeat an earlier one (test comes before validation, that
+            before training): `mark` names the earlier one in the column `duplicate_of`; `leaks` does so and leaves out
+            those that repeat a row of another split; `drop` leaves out all of them; `off` does not look.
+        similarity: Jaccard similarity of word 5-grams from which two paragraphs are near-duplicates.
+        duration_tolerance: Seconds by which a span may end after the duration that the metadata states.
+        rows_per_file: Rows of one Parquet file.
+    """
+
+    join: JoinRules = field(default_factory=JoinRules)
+    text: TextRules = field(default_factory=TextRules)
+    validation: float = 0.005
+    test: float = 0.005
+    split_seed: int = 0
+    near_duplicates: NearDuplicates = "leaks"
+    similarity: float = 0.8
+    duration_tolerance: float = 0.5
+    rows_per_file: int = 20_000
+
+    def __post_init__(self) -> None:
+        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
+            raise ValueError(
+                f"validation and test must be 0 or more and below 1 together, got {self.validation} and {self.test}"
+            )
+        if self.near_duplicates not in NEAR_DUPLICATES:
+            raise ValueError(f"near_duplicates must be one of {', '.join(NEAR_DUPLICATES)}, got {self.near_duplicates}")
+        if not 0.5 <= self.similarity <= 1:
+            # below, the bands miss too many pairs for the answer to mean anything
+            raise ValueError(f"similarity must lie in 0.5 to 1, got {self.similarity}")
+        if not 0 <= self.duration_tolerance < 1e6:
+            raise ValueError(f"duration_tolerance must be 0 seconds or more, got {self.duration_tolerance}")
+        if self.rows_per_file < 1:
+            raise ValueError(f"rows_per_file must be at least 1, got {self.rows_per_file}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What every task of a build knows.
+
+    Attributes:
+        work: Absolute path of the folder for files between stages; every machine of a cluster must see it.
+        output: Absolute path of the corpus.
+        chunks: The input.
+        buckets: Partitions of the videos, by ranges of `records.video_key`.
+        band_ranges: Partitions of the band hashes of `near_duplicates`.
+        parameters: What to do.
+        selects: Whether the published clip ids decide about the rows.
+    """
+
+    work: str
+    output: str
+    chunks: tuple[Chunk, ...]
+    buckets: int
+    band_ranges: int
+    parameters: BuildParameters
+    selects: bool
+
+    def path(self, kind: str, number: int, ending: str = "spill") -> Path:
+        """File of one task between two stages."""
+        return Path(self.work) / kind / f"{number:06d}.{ending}"
+
+    def paths(self, kind: str, count: int, ending: str = "spill") -> list[Path]:
+        """Those of all tasks of a stage, in order."""
+        return [self.path(kind, number, ending) for number in range(count)]
+
+
+STAGE_FOLDERS = ("scattered", "rows", "ids", "signatures", "bands", "pairs", "finished", "duplicates")
+"""Folders below `BuildPlan.work`."""

@@ -1,0 +1,99 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Transcripts made clean, and checked: what a sentence must be in order to teach anything.
+
+Cleaning changes no word: HTML entities and markup, control and zero-width characters, the sound tags of speech
+recognisers (`[Music]`), speaker marks (`>>`) and runs of space go; Unicode is composed (NFC). Checks leave a clip out,
+with the reason. Neither depends on a language: letters are what Unicode calls letters, and a text without spaces
+between words (Chinese, Japanese, Thai) counts each such letter as a word.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from dataclasses import dataclass
+
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,80}>|\{\\[^{}]{0,40}\}")
+_SOUND_TAG = re.compile(r"\[[^\[\]]{1,40}\]|[♩♪♫♬]+")
+_SPEAKER_MARK = re.compile(r"(?:^|(?<=\s))>{2,3}(?=\s|$|\w)")
+# Control characters except white space, zero-width and direction marks, halves of surrogate pairs, non-characters. The
+# joiners U+200C and U+200D stay: words of several scripts are spelt with them.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ud800-\udfff\ufffe\uffff]"
+)
+_WORD = re.compile(r"\S+")
+# Scripts that are written without spaces between words.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """What a transcript must be.
+
+    Args:
+        min_words: Fewest words.
+        max_words: Most words; `None` for no bound.
+        min_letters: Smallest part of the visible characters that must be letters, 0 to 1.
+        keep_sound_tags: Keep `[Music]` and the like.
+    """
+
+    min_words: int = 1
+    max_words: int | None = 512
+    min_letters: float = 0.4
+    keep_sound_tags: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_words < 1:
+            raise ValueError(f"min_words must be at least 1, got {self.min_words}")
+        if self.max_words is not None and self.max_words < self.min_words:
+            raise ValueError(f"max_words must be at least min_words={self.min_words}, got {self.max_words}")
+        if not 0 <= self.min_letters <= 1:
+            raise ValueError(f"min_letters must lie in 0 to 1, got {self.min_letters}")
+
+
+def clean_text(text: str, keep_sound_tags: bool = False) -> str:
+    """A transcript without what is not speech; may be empty.
+
+    Cleaning twice gives the same as cleaning once.
+    """
+    if text.isascii() and not _needs_work(text):
+        return " ".join(text.split())
+    before = None
+    while before != text:
+        before = text
+        text = _clean_once(text, keep_sound_tags)
+    return text
+
+
+def count_words(text: str) -> int:
+    """Words of a text: runs between spaces, and every letter of a script that does without spaces."""
+    if text.isascii():
+        return len(text.split())
+    return len(_WORD.findall(_UNSPACED.sub(" x ", text)))
+
+
+def check_text(text: str, words: int, rules: TextRules) -> str | None:
+    """Why a clean text of so many words cannot be used, or `None` where it can."""
+    if words < rules.min_words:
+        return f"{words} words, expected at least {rules.min_words}" if words else "empty"
+    if rules.max_words is not None and words > rules.max_words:
+        return f"{words} words, expected at most {rules.max_words}"
+    visible = len(text) - text.count(" ")
+    letters = sum(map(str.isalpha, text))
+    if letters < rules.min_letters * visible:
+        return f"{letters} letters in {visible} characters, expected at least {rules.min_letters:g} of them"
+    return None
+
+
+def _needs_work(text: str) -> bool:
+    return any(mark in text for mark in "&<>[{\x7f") or not text.isprintable()
+
+
+def _clean_once(text: str, keep_sound_tags: bool) -> str:
+    text = unicodedata.normalize("NFC", html.unescape(text))
+    text = _MARKUP.sub(" ", _INVISIBLE.sub("", text))
+    if not keep_sound_tags:
+        text = _SOUND_TAG.sub(" ", text)
+    text = _SPEAKER_MARK.sub(" ", text)
+    return " ".join(text.split())

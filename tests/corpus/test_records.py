@@ -1,0 +1,234 @@
+"""The three input layouts line by line: what is read, what is refused and under which name.
+
+What becomes of refused lines in a build is in test_bad_input.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfvila_hf.corpus.problems import PROBLEM_KINDS
+from lfvila_hf.corpus.records import (
+    RecordProblem,
+    checked_video_id,
+    clip_number,
+    clock,
+    parse_json_line,
+    parse_time,
+    read_selection,
+    read_transcript,
+    read_video,
+    split_draw,
+    video_key,
+    video_of_clip,
+)
+
+README_ROW = {
+    "video_id": "QMi8x8o55Ns",
+    "url": "https://www.youtube.com/watch?v=QMi8x8o55Ns",
+    "clip": [{"clip_id": "QMi8x8o55Ns.1.mp4", "span": ["00:00:17.759", "00:00:23.279"]}],
+}
+
+
+def test_a_row_of_the_released_metadata_is_read() -> None:
+    video, problems = read_video(README_ROW)
+    assert not problems
+    assert video.video_id == "QMi8x8o55Ns"
+    assert video.clips == [("QMi8x8o55Ns.1.mp4", 17_759, 23_279, None)]
+    assert video.duration is None
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("00:00:17.759", 17_759),
+        ("01:02:03", 3_723_000),
+        ("02:03.5", 123_500),
+        ("12.25", 12_250),
+        (7, 7000),
+        (0.0004, 0),
+    ],
+)
+def test_times_are_read_to_the_millisecond(text: str | float, milliseconds: int) -> None:
+    assert parse_time(text) == milliseconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "-1", "00:61:00", "00:00:75", "1e5", "nan", float("nan"), float("inf"), -1, None, True, [], "١٢", "1:2:3:4"],
+)
+def test_what_is_no_time_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="is no time"):
+        parse_time(value)
+
+
+@given(st.integers(0, 99 * 3600 * 1000))
+def test_clock_and_parse_time_are_inverse(milliseconds: int) -> None:
+    assert parse_time(clock(milliseconds)) == milliseconds
+
+
+@pytest.mark.parametrize("video_id", ["-abc_DEF123", "a b", "ü", "v_x.y", "0", "日本", "x" * 200])
+def test_plain_names_are_video_ids(video_id: str) -> None:
+    assert checked_video_id(video_id) == video_id
+    assert video_of_clip(f"{video_id}.12.mp4") == video_id
+
+
+@pytest.mark.parametrize(
+    "video_id",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "/a",
+        "a..b",
+        ".a",
+        "a.",
+        " a",
+        "a ",
+        "a\0b",
+        "a\nb",
+        "C:a",
+        "x" * 201,
+        "\ud800",
+        "a*",
+        "ü" * 101,
+    ],
+)
+def test_an_id_that_is_no_plain_file_name_is_refused(video_id: str) -> None:
+    with pytest.raises(RecordProblem) as caught:
+        checked_video_id(video_id)
+    assert caught.value.kind == "bad_video_id"
+    with pytest.raises(RecordProblem) as caught:
+        video_of_clip(f"{video_id}.1.mp4")
+    assert caught.value.kind == "bad_clip_id"
+
+
+@pytest.mark.parametrize(
+    "clip_id", ["a.mp4", "a.1", "a.x.mp4", "a.1.exe", "a.-1.mp4", "a.1.mp4/..", "a.²..mp4", "a.٣.mp4"]
+)
+def test_a_clip_id_needs_a_video_a_number_and_an_ending(clip_id: str) -> None:
+    with pytest.raises(RecordProblem) as caught:
+        video_of_clip(clip_id)
+    assert caught.value.kind == "bad_clip_id"
+
+
+def test_a_clip_id_may_have_dots_in_its_video() -> None:
+    assert video_of_clip("v_1.2.3.mp4") == "v_1.2"
+    assert clip_number("v_1.2.3.mp4") == 3
+
+
+@pytest.mark.parametrize(
+    ("span", "kind"),
+    [
+        (["00:00:09", "00:00:05"], "reversed_span"),
+        (["00:00:05", "00:00:05"], "reversed_span"),
+        (["00:00:05"], "bad_span"),
+        ("00:00:05", "bad_span"),
+        (None, "bad_span"),
+        (["soon", "later"], "bad_span"),
+    ],
+)
+def test_a_bad_span_leaves_the_clip_known_and_useless(span: object, kind: str) -> None:
+    video, problems = read_video({"video_id": "v", "clip": [{"clip_id": "v.1.mp4", "span": span}]})
+    assert [problem.kind for problem in problems] == [kind]
+    assert video.clips == [("v.1.mp4", -1, -1, None)]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ([], "bad_row"),
+        ({"clip": []}, "bad_row"),
+        ({"video_id": 3, "clip": []}, "bad_row"),
+        ({"video_id": "v"}, "bad_row"),
+        ({"video_id": "v", "clip": {}}, "bad_row"),
+        ({"video_id": "../v", "clip": []}, "bad_video_id"),
+        ({"video_id": "v", "clip": [], "duration": "long"}, "bad_row"),
+    ],
+)
+def test_a_metadata_row_of_another_layout_is_refused(row: object, kind: str) -> None:
+    with pytest.raises(RecordProblem) as caught:
+        read_video(row)
+    assert caught.value.kind == kind
+
+
+def test_one_bad_clip_does_not_cost_the_others() -> None:
+    good = {"clip_id": "v.2.mp4", "span": [1, 2]}
+    bad = [
+        {"clip_id": "w.1.mp4", "span": [1, 2]},
+        7,
+        {"clip_id": "../v.1.mp4"},
+        {"clip_id": "v.3.mp4", "span": [1, 2], "text": 5},
+    ]
+    video, problems = read_video({"video_id": "v", "clip": [*bad, good]})
+    assert [problem.kind for problem in problems] == ["foreign_clip", "bad_row", "bad_clip_id", "bad_row"]
+    assert [clip.clip_id for clip in video.clips] == ["v.3.mp4", "v.2.mp4"]
+
+
+def test_transcripts_and_selections_are_read() -> None:
+    assert read_transcript({"clip_id": "v.1.mp4", "text": "Hi."}) == ("v", "v.1.mp4", "Hi.")
+    assert read_selection(["v.1.mp4", "v.2.mp4"]) == ("v", ["v.1.mp4", "v.2.mp4"])
+    assert read_selection([{"clip_id": "v.1.mp4"}]) == ("v", ["v.1.mp4"])
+    assert read_selection({"clip_id": ["v.1.mp4"]}) == ("v", ["v.1.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ([], "bad_row"),
+        ({}, "bad_row"),
+        ([1], "bad_row"),
+        (["v.1.mp4", "w.1.mp4"], "mixed_selection"),
+        (["a/b.1.mp4"], "bad_clip_id"),
+    ],
+)
+def test_a_selection_of_another_layout_is_refused(row: object, kind: str) -> None:
+    with pytest.raises(RecordProblem) as caught:
+        read_selection(row)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "row", [3, {"clip_id": 1, "text": ""}, {"clip_id": "v.1.mp4"}, {"clip_id": "v.1.mp4", "text": None}]
+)
+def test_a_transcript_of_another_layout_is_refused(row: object) -> None:
+    with pytest.raises(RecordProblem) as caught:
+        read_transcript(row)
+    assert caught.value.kind == "bad_row"
+
+
+@pytest.mark.parametrize("line", [b'{"video_id": "v", "cl', b"\xff\xfe", b"{'a': 1}", b"[" * 100_000])
+def test_a_cut_line_is_bad_json(line: bytes) -> None:
+    with pytest.raises(RecordProblem) as caught:
+        parse_json_line(line)
+    assert caught.value.kind == "bad_json"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["video_id", "clip_id", "clip", "span", "text", "duration"]), inner)
+        ),
+    )
+)
+def test_whatever_a_line_holds_is_read_or_refused_by_a_known_kind(value: object) -> None:
+    for read in (read_video, read_transcript, read_selection):
+        try:
+            answer = read(value)
+        except RecordProblem as problem:
+            assert problem.kind in PROBLEM_KINDS
+        else:
+            assert answer
+
+
+def test_keys_and_draws_are_those_of_every_other_day() -> None:
+    """The order of a corpus and its split rest on these numbers."""
+    assert video_key("QMi8x8o55Ns") == 3552003625976963080
+    assert split_draw("QMi8x8o55Ns", 0) == 0.3471776988167309
+    assert split_draw("QMi8x8o55Ns", 1) != split_draw("QMi8x8o55Ns", 0)
