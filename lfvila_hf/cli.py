@@ -1,6 +1,7 @@
 """The command `lfvila-hf`: a table of sub-commands, each imported only when it is the one that runs.
 
-This module imports nothing but the standard library, so that listing the sub-commands costs no import of torch. A
+This module imports nothing but the standard library, and the console script reaches it through `lfvila_hf_cli.py`
+without the package around it, so that listing the sub-commands costs no import of torch. A
 sub-command is one row of `COMMANDS`: its name, the function that runs it as `module:function`, and the line that
 `--help` prints. The function takes the arguments after the sub-command's name as a list of strings, parses them with a
 parser of its own (whose `prog` is `lfvila-hf NAME`) and returns an exit status, or None for success. What a user can
@@ -32,14 +33,17 @@ class Command(NamedTuple):
     """One line for `lfvila-hf --help`, lower case, without a full stop."""
 
     def load(self) -> CommandFunction:
-        """Import the module and return the function."""
+        """Import the module and return the function; for one of this file nothing is imported."""
         module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return globals()[name] if module == "lfvila_hf.cli" else getattr(importlib.import_module(module), name)
 
 
 COMMANDS: dict[str, Command] = {
     "convert": Command("lfvila_hf.conversion.convert_command:main", "turn a released checkpoint into one of ours"),
+    "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, say what is wrong"),
     "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora"),
+    "prepare": Command("lfvila_hf.data.preparing.prepare_command:main", "turn public annotation files into ours"),
+    "push": Command("lfvila_hf.hub.push_command:main", "publish a checkpoint folder on the Hub, with a card"),
     "version": Command("lfvila_hf.cli:run_version", "print the version of this package"),
     "env": Command("lfvila_hf.cli:run_env", "print the versions and devices that a bug report needs"),
 }

@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from ..video_reading_lfvila import (
     LFVilaVideoError,
@@ -44,8 +44,34 @@ from .skipping import SkipLog
 SWITCH_INTERVAL = 1e-4
 """Seconds after which a busy Python thread gives way while a pool decodes; Python's own 5 ms is too long for that."""
 
+T = TypeVar("T")
+
 _interval_lock = threading.Lock()
 _intervals: list[float] = []
+
+
+@overload
+def decode_videos(
+    sources: Iterable[Any],
+    *,
+    num_workers: int | None = None,
+    prefetch: int = 2,
+    skips: SkipLog | None = None,
+    read: None = None,
+    **options: Any,
+) -> Iterator[tuple[int, VideoFrames]]: ...
+
+
+@overload
+def decode_videos(
+    sources: Iterable[Any],
+    *,
+    num_workers: int | None = None,
+    prefetch: int = 2,
+    skips: SkipLog | None = None,
+    read: Callable[..., T],
+    **options: Any,
+) -> Iterator[tuple[int, T]]: ...
 
 
 def decode_videos(
@@ -54,9 +80,9 @@ def decode_videos(
     num_workers: int | None = None,
     prefetch: int = 2,
     skips: SkipLog | None = None,
-    read: Callable[..., VideoFrames] | None = None,
+    read: Callable[..., Any] | None = None,
     **options: Any,
-) -> Iterator[tuple[int, VideoFrames]]:
+) -> Iterator[tuple[int, Any]]:
     """Read many videos, some at the same time, and give them out in order.
 
     Args:
@@ -88,13 +114,13 @@ def _decode(
     workers: int,
     window: int,
     skips: SkipLog | None,
-    read: Callable[..., VideoFrames],
+    read: Callable[..., T],
     options: dict[str, Any],
-) -> Iterator[tuple[int, VideoFrames]]:
+) -> Iterator[tuple[int, T]]:
     stop = threading.Event()
-    waiting: deque[tuple[int, str, Future[VideoFrames]]] = deque()
+    waiting: deque[tuple[int, str, Future[T]]] = deque()
 
-    def work(source: Any) -> VideoFrames:
+    def work(source: Any) -> T:
         STOP.set(stop)
         return read(source, **options)
 
