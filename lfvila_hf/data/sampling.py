@@ -1,15 +1,19 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Batches of rows of one length: `EqualLengthSampler`.
+"""Which rows a batch has: rows of one length (`EqualLengthSampler`), shares of processes (`ShareBatchSampler`).
 
 A long video made of 6 clips and one made of 8 cannot share a tensor. Padding time would put invented frames into
 attention windows; so rows are grouped instead: every run of `block_size` indices that the sampler gives is of one
 length, blocks come in random order, and what does not fill a block waits for the next epoch, whose order is another.
+
+Several processes share every batch, the last one of an epoch too. Filling it up with rows from the beginning, as
+accelerate does, would put a video into one batch twice, where it is its own false negative.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -55,3 +59,71 @@ class EqualLengthSampler(torch.utils.data.Sampler[int]):
             blocks += [block for block in shuffled.split(self.block_size) if len(block) == self.block_size]
         for number in torch.randperm(len(blocks), generator=generator).tolist():
             yield from blocks[number].tolist()
+
+
+class ShareBatchSampler(torch.utils.data.Sampler[list[int]]):
+    """Batches of row numbers for one of several processes; the batch of all of them is cut into contiguous shares.
+
+    With one process this is torch's `BatchSampler`. The last batch is shared evenly: sizes differ by one at most. If it
+    has fewer rows than there are processes, it is left out of the epoch.
+
+    Args:
+        sampler: row numbers, the same on every process.
+        batch_size: rows that a process has of a full batch.
+        processes: how many processes share a batch.
+        rank: the number of this one.
+        drop_last: leave out a last batch that is not full.
+        dataset: is told of the epoch together with the sampler, where it wants to know.
+
+    Raises:
+        ValueError: `batch_size` is below 1, or `rank` is none of the processes.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        processes: int = 1,
+        rank: int = 0,
+        drop_last: bool = False,
+        dataset: Any = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        if not 0 <= rank < processes:
+            raise ValueError(f"rank must lie in 0 to {processes - 1}, got {rank}")
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.processes = processes
+        self.rank = rank
+        self.drop_last = drop_last
+        self.dataset = dataset
+
+    @property
+    def left_out(self) -> int:
+        """Rows at the end of an epoch that are in no batch."""
+        rest = len(self.sampler) % (self.batch_size * self.processes)
+        return rest if self.drop_last or rest < self.processes else 0
+
+    def __len__(self) -> int:
+        together = self.batch_size * self.processes
+        return -(-(len(self.sampler) - self.left_out) // together)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins."""
+        for listener in (self.sampler, self.dataset):
+            if hasattr(listener, "set_epoch"):
+                listener.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        together = self.batch_size * self.processes
+        rows: list[int] = []
+        for row in self.sampler:
+            rows.append(row)
+            if len(rows) == together:
+                yield rows[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+                rows = []
+        if rows and not self.drop_last and len(rows) >= self.processes:
+            share, larger = divmod(len(rows), self.processes)
+            start = self.rank * share + min(self.rank, larger)
+            yield rows[start : start + share + (self.rank < larger)]

@@ -34,6 +34,17 @@ class LFVilaTrainingArguments(TrainingArguments):
         eval_retrieval: whether evaluation of a model with embeddings ranks videos by paragraphs and paragraphs by
             videos.
         retrieval_block_size: texts and videos that are scored against each other at once.
+        eval_sample_size: rows of the evaluation data set that evaluation during training takes, the same ones each
+            time; all of them where not given.
+        contrastive_chunk_size: videos of a batch that are encoded with a graph at once. The gradient is that of the
+            whole batch; memory is that of a chunk and the features, time about a third more (in the fusion phase no
+            more). The whole batch at once where not given.
+        contrastive_block_size: rows of the global term whose logits are in memory at once; all of this process where
+            not given.
+        stop_on_nonfinite_loss: stop with the batch's sample ids when a loss is not finite, and save what is needed to
+            look into it; without it training goes on as `Trainer`'s does.
+        peak_tflops: arithmetic peak of one device in the precision of training, in 10^12 operations a second, for
+            `mfu` in the log; known for some devices where not given.
     """
 
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta; 0.98 as released."})
@@ -60,6 +71,21 @@ class LFVilaTrainingArguments(TrainingArguments):
     retrieval_block_size: int = field(
         default=512, metadata={"help": "Texts and videos that are scored against each other at once."}
     )
+    eval_sample_size: int | None = field(
+        default=None, metadata={"help": "Rows that evaluation during training takes; all where not given."}
+    )
+    contrastive_chunk_size: int | None = field(
+        default=None, metadata={"help": "Videos encoded with a graph at once; the batch where not given."}
+    )
+    contrastive_block_size: int | None = field(
+        default=None, metadata={"help": "Rows of the global term in memory at once; all where not given."}
+    )
+    stop_on_nonfinite_loss: bool = field(
+        default=True, metadata={"help": "Stop with the batch's sample ids when a loss is not finite."}
+    )
+    peak_tflops: float | None = field(
+        default=None, metadata={"help": "Arithmetic peak of one device in 10^12 operations a second, for mfu."}
+    )
 
     def __post_init__(self) -> None:
         """Check the fields that are ours."""
@@ -71,5 +97,8 @@ class LFVilaTrainingArguments(TrainingArguments):
         unknown = sorted(set(self.eval_scores or ()) - {"global", "aligned", "both"})
         if unknown:
             raise ValueError(f"eval_scores must be among global, aligned and both, got {unknown}")
-        if self.retrieval_block_size < 1:
-            raise ValueError(f"retrieval_block_size must be positive, got {self.retrieval_block_size}")
+        positive = ("retrieval_block_size", "eval_sample_size", "contrastive_chunk_size", "contrastive_block_size")
+        for name in (*positive, "peak_tflops"):
+            value = getattr(self, name)
+            if value is not None and (value <= 0 or (name in positive and value < 1)):
+                raise ValueError(f"{name} must be positive, got {value}")

@@ -17,7 +17,18 @@ from transformers import HfArgumentParser, TrainingArguments
 import lfvila_hf.training.arguments as module
 from lfvila_hf import LFVilaTrainingArguments
 
-OURS = {"training_phase", "min_lr_ratio", "eval_scores", "eval_retrieval", "retrieval_block_size"}
+OURS = {
+    "training_phase",
+    "min_lr_ratio",
+    "eval_scores",
+    "eval_retrieval",
+    "retrieval_block_size",
+    "eval_sample_size",
+    "contrastive_chunk_size",
+    "contrastive_block_size",
+    "stop_on_nonfinite_loss",
+    "peak_tflops",
+}
 
 
 def defaults(dataclass: Any) -> dict[str, Any]:
@@ -50,10 +61,13 @@ def test_every_field_of_ours_explains_itself_on_the_command_line_and_in_the_docs
 
 def test_the_command_line_sets_every_field_of_ours(tmp_path: Path) -> None:
     words = f"--output_dir {tmp_path} --training_phase fusion --min_lr_ratio 0.1 --eval_scores aligned both "
-    words += "--no_eval_retrieval --retrieval_block_size 7 --weight_decay 0.2"
+    words += "--no_eval_retrieval --retrieval_block_size 7 --weight_decay 0.2 --eval_sample_size 9 "
+    words += "--contrastive_chunk_size 3 --contrastive_block_size 5 --no_stop_on_nonfinite_loss --peak_tflops 312"
     (parsed,) = HfArgumentParser(LFVilaTrainingArguments).parse_args_into_dataclasses(words.split())
     assert (parsed.training_phase, parsed.min_lr_ratio, parsed.eval_scores) == ("fusion", 0.1, ["aligned", "both"])
     assert (parsed.eval_retrieval, parsed.retrieval_block_size, parsed.weight_decay) == (False, 7, 0.2)
+    assert (parsed.eval_sample_size, parsed.contrastive_chunk_size, parsed.contrastive_block_size) == (9, 3, 5)
+    assert (parsed.stop_on_nonfinite_loss, parsed.peak_tflops) == (False, 312)
     with pytest.raises(SystemExit):
         HfArgumentParser(LFVilaTrainingArguments).parse_args_into_dataclasses(
             ["--output_dir", str(tmp_path), "--training_phase", "third"]
@@ -75,6 +89,10 @@ def test_arguments_survive_the_way_through_a_dict(tmp_path: Path) -> None:
         ({"min_lr_ratio": 2.0}, "min_lr_ratio must lie in 0 to 1, got 2.0"),
         ({"eval_scores": ["global", "best"]}, r"eval_scores must be among global, aligned and both, got \['best'\]"),
         ({"retrieval_block_size": 0}, "retrieval_block_size must be positive, got 0"),
+        ({"eval_sample_size": 0}, "eval_sample_size must be positive, got 0"),
+        ({"contrastive_chunk_size": -1}, "contrastive_chunk_size must be positive, got -1"),
+        ({"contrastive_block_size": 0}, "contrastive_block_size must be positive, got 0"),
+        ({"peak_tflops": 0.0}, "peak_tflops must be positive, got 0.0"),
     ],
 )
 def test_a_bad_value_is_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
