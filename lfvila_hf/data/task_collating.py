@@ -45,7 +45,7 @@ class TaskCollator(LFVilaCollator):
                 "go on with the data set's without_skipped()"
             )
         labels = torch.tensor([sample.row["label"] for sample in kept])
-        batch = {
+        batch: dict[str, Any] = {
             **self.text(kept),
             "pixel_values_videos": self._pixels(kept),
             "labels": labels.masked_fill(labels == OUTSIDE_VOCABULARY, IGNORED),

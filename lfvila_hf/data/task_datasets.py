@@ -85,7 +85,7 @@ class TaskReader(RowReader):
         options: As for `RowReader`.
     """
 
-    columns = ("id", "place", "video")
+    columns: tuple[str, ...] = ("id", "place", "video")
 
     def __init__(self, processor: Any, *, views: tuple[int, int] = (0, 1), **options: Any) -> None:
         super().__init__(processor, **options)
