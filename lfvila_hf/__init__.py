@@ -1,12 +1,14 @@
 """LF-VILA, long-form video-language pre-training, for the Hugging Face ecosystem.
 
-Importing the package registers configuration, models and processors with transformers' Auto classes, and the LoRA
-targets with PEFT. The files of this folder itself (`*_lfvila.py`) travel with a checkpoint as remote code; the folders
-do not.
+Importing the package registers configuration, models and processors with transformers' Auto classes, its pipelines
+with `transformers.pipeline`, and the targets and heads of LoRA adapters with PEFT. The files of this folder itself
+(`*_lfvila.py`) travel with a checkpoint as remote code: `save_pretrained` and `push_to_hub` copy them beside the weights.
+The folders do not.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
@@ -21,8 +23,10 @@ from transformers import (
 
 # The class under this name at the top of transformers is a placeholder wherever torchvision is missing; this one works.
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from lfvila_hf.configuration_lfvila import LFVilaConfig, LFVilaTextConfig, LFVilaVideoConfig
+from lfvila_hf.hub.adapters import register_with_peft
 from lfvila_hf.modeling_lfvila import (
     LFVilaForMultipleChoice,
     LFVilaForPreTraining,
@@ -33,6 +37,7 @@ from lfvila_hf.modeling_lfvila import (
     LFVilaTextModel,
     LFVilaVideoModel,
 )
+from lfvila_hf.pipeline_lfvila import LFVilaVideoQuestionAnsweringPipeline, LFVilaVideoTextRetrievalPipeline
 from lfvila_hf.processing_lfvila import LFVilaProcessor
 from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
@@ -67,7 +72,7 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    """Make the Auto classes of transformers know ours; doing it twice does no harm."""
+    """Make transformers and PEFT know what is ours; doing it twice does no harm."""
     for config, model in (
         (LFVilaConfig, LFVilaModel),
         (LFVilaVideoConfig, LFVilaVideoModel),
@@ -75,6 +80,8 @@ def _register() -> None:
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
+        config.register_for_auto_class()
+        model.register_for_auto_class("AutoModel")
     for auto_class, head in (
         (AutoModelForPreTraining, LFVilaForPreTraining),
         (AutoModelForVisualQuestionAnswering, LFVilaForQuestionAnswering),
@@ -82,8 +89,19 @@ def _register() -> None:
         (AutoModelForVideoClassification, LFVilaForVideoClassification),
     ):
         auto_class.register(LFVilaConfig, head, exist_ok=True)
+        head.register_for_auto_class(auto_class.__name__)
     AutoProcessor.register(LFVilaConfig, LFVilaProcessor, exist_ok=True)
+    LFVilaProcessor.register_for_auto_class("AutoProcessor")
     AutoVideoProcessor.register(LFVilaConfig, LFVilaVideoProcessor, exist_ok=True)
+    LFVilaVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+    for task, pipeline_class, model_class in (
+        ("video-text-retrieval", LFVilaVideoTextRetrievalPipeline, AutoModel),
+        ("video-question-answering", LFVilaVideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering),
+    ):
+        if task not in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=model_class, type="multimodal")
+    with contextlib.suppress(ImportError):  # adapters are optional
+        register_with_peft()
 
 
 _register()

@@ -1,16 +1,99 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""What the three configurations share: checks of their fields, and which arguments belong to stored sizes of video."""
+"""What the three configurations share: checks of their fields, and which arguments belong to stored sizes of video.
+
+A configuration file is data from a stranger. It may name the code that travels with it (`auto_map`, `custom_pipelines`:
+only our own files and classes) and nothing else that runs: whether that code is trusted is said by whoever loads it, in
+the call, and never by the file.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
 # What `from_pretrained` of a model takes to change its size of video after loading.
 VIDEO_SIZES = ("num_frames", "temporal_windows", "image_size", "spatial_window")
+
+# What Auto classes load without our package: by model_type, the class of a flat file for every Auto class.
+AUTO_MAPS = {
+    "lfvila": {
+        "AutoConfig": "configuration_lfvila.LFVilaConfig",
+        "AutoModel": "modeling_lfvila.LFVilaModel",
+        "AutoModelForPreTraining": "modeling_lfvila.LFVilaForPreTraining",
+        "AutoModelForVisualQuestionAnswering": "modeling_lfvila.LFVilaForQuestionAnswering",
+        "AutoModelForMultipleChoice": "modeling_lfvila.LFVilaForMultipleChoice",
+        "AutoModelForVideoClassification": "modeling_lfvila.LFVilaForVideoClassification",
+    },
+    "lfvila_video_model": {
+        "AutoConfig": "configuration_lfvila.LFVilaVideoConfig",
+        "AutoModel": "modeling_video_lfvila.LFVilaVideoModel",
+    },
+    "lfvila_text_model": {
+        "AutoConfig": "configuration_lfvila.LFVilaTextConfig",
+        "AutoModel": "modeling_text_lfvila.LFVilaTextModel",
+    },
+}
+# A file that travels with a checkpoint and a class in it, after the repository where transformers has put one in front.
+OWN_CODE = re.compile(r"(?:[\w.-]+(?:/[\w.-]+)?--)?\w+_lfvila\.LFVila\w+")
+TRUST_FIELDS = ("trust_remote_code", "remote_code", "code_revision", "custom_generate", "import_allowlist")
+
+
+def refuse_code(config: str, fields: Mapping[str, Any]) -> None:
+    """Refuse fields by which a configuration would decide what code is run.
+
+    Args:
+        config: name of the configuration's class, for the message.
+        fields: its fields, or those of its file.
+
+    Raises:
+        ValueError: a field about trust, or code that is not one of our files.
+    """
+    for name in TRUST_FIELDS:
+        if name in fields:
+            raise ValueError(
+                f"{config} has a field {name!r} = {fields[name]!r}: a configuration does not decide whether code is "
+                f"trusted; give it to from_pretrained if you want it"
+            )
+    named = []
+    for field in ("auto_map", "custom_pipelines"):
+        value = fields.get(field) or {}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{field} of {config} must be a mapping, got {value!r:.80}")
+        named += list(value.items())
+    for name, reference in named:
+        reference = reference.get("impl") if isinstance(reference, Mapping) else reference
+        parts = reference if isinstance(reference, list | tuple) else [reference]
+        if not all(isinstance(part, str) and OWN_CODE.fullmatch(part) for part in parts):
+            raise ValueError(
+                f"{config} names foreign code, {name} = {reference!r:.80}: only classes of LF-VILA's files are expected"
+            )
+    for name in ("text_config", "video_config"):
+        if isinstance(fields.get(name), Mapping):
+            refuse_code(f"{name} of {config}", fields[name])
+
+
+def refuse_kernels(config: str, fields: Mapping[str, Any]) -> None:
+    """Refuse a configuration file that asks for an attention kernel off the Hub, which would be downloaded and run.
+
+    Raises:
+        ValueError: it does; the caller of `from_pretrained` may ask for one.
+    """
+    kernel = fields.get("attn_implementation", fields.get("_attn_implementation"))
+    values = kernel.values() if isinstance(kernel, Mapping) else [kernel]
+    if any(isinstance(value, str) and "/" in value for value in values):
+        raise ValueError(
+            f"{config} asks for a kernel off the Hub, attn_implementation = {kernel!r}: give it to from_pretrained if "
+            f"you want it"
+        )
+    for name in ("text_config", "video_config"):
+        if isinstance(fields.get(name), Mapping):
+            refuse_kernels(f"{name} of {config}", fields[name])
 
 
 def refuse_strangers(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
@@ -20,9 +103,11 @@ def refuse_strangers(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
     like must load.
 
     Raises:
-        ValueError: the fields are another model's, one is derived from others, or one is a misspelt field.
+        ValueError: the fields are another model's, one is derived from others, one is a misspelt field, or one is
+            about code (see `refuse_code`).
     """
     own = type(config)
+    refuse_code(own.__name__, fields)
     model_type = fields.get("model_type", own.model_type)
     if model_type != own.model_type:
         raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
@@ -52,9 +137,21 @@ class LFVilaBaseConfig(PreTrainedConfig):
     left: weights are loaded at their own, and `from_pretrained` of the model changes it afterwards.
     """
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save as in transformers; where code is saved too, say under which Auto classes all of it can be loaded."""
+        if self._auto_class is not None:
+            self.auto_map = dict(AUTO_MAPS[self.model_type])
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in the base class; with `return_unused_kwargs`, sizes of video are among the unused."""
+        """As in the base class; with `return_unused_kwargs`, sizes of video are among the unused.
+
+        Raises:
+            ValueError: the fields of another model, or ones that would decide what code is run.
+        """
+        refuse_code(cls.__name__, config_dict)
+        refuse_kernels(cls.__name__, config_dict)
         if not kwargs.get("return_unused_kwargs"):
             return super().from_dict(config_dict, **kwargs)
         sizes = {name: kwargs.pop(name) for name in VIDEO_SIZES if name in kwargs}

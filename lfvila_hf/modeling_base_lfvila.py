@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -238,6 +238,8 @@ class LFVilaPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "word_embeddings"
     # Terms are means over the batch, not sums over items: the Trainer must divide by the accumulation steps itself.
     accepts_loss_kwargs = False
+    # Modules that a task trains from nothing; an adapter is saved with them.
+    head_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         # By model_type, because remote code may hold the configuration class in another module than this one.

@@ -300,6 +300,8 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         config: the configuration; with `num_cross_modal_layers = 0` only the contrastive phase exists.
     """
 
+    head_modules = ("mlm_head", "vtm_head")
+
     def __init__(self, config: LFVilaConfig) -> None:
         super().__init__(config, add_projections=True)
         fuses = self.cross_modal_encoder is not None
@@ -419,6 +421,8 @@ class LFVilaForPreTraining(LFVilaFusionModel):
 class LFVilaForQuestionAnswering(LFVilaFusionModel):
     """Answers as classes: dropout and Linear(D, num_labels) on the pooled token (ActivityNet-QA, VIOLIN)."""
 
+    head_modules = ("classifier",)
+
     def __init__(self, config: LFVilaConfig) -> None:
         super().__init__(config, add_projections=False)
         self.dropout = nn.Dropout(config.text_config.hidden_dropout_prob)
@@ -454,6 +458,8 @@ class LFVilaForQuestionAnswering(LFVilaFusionModel):
 
 class LFVilaForMultipleChoice(LFVilaFusionModel):
     """One score per answer, and for every frame whether it shows the answer (How2QA)."""
+
+    head_modules = ("classifier", "span_classifier")
 
     def __init__(self, config: LFVilaConfig) -> None:
         super().__init__(config, add_projections=False)
@@ -522,6 +528,7 @@ class LFVilaForVideoClassification(LFVilaPreTrainedModel):
 
     main_input_name = "pixel_values_videos"
     input_modalities = ["video"]
+    head_modules = ("classifier",)
 
     def __init__(self, config: LFVilaConfig) -> None:
         super().__init__(config)

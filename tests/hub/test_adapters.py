@@ -1,0 +1,180 @@
+"""LoRA adapters: targets and heads unasked, and the same bits after every way to save, load, merge and switch them.
+
+What goes over the Hub is in test_publishing.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_models import EXAMPLES
+from transformers import BertConfig, BertModel, HfArgumentParser
+
+from lfvila_hf.hub.adapters import LoraArguments, add_lora, lora_config, register_with_peft
+
+MERGED = 1e-6  # of outputs of size 1 and more, float32
+HEADS = {
+    "joined": None,
+    "contrastive phase": None,
+    "question answering": ["classifier"],
+    "multiple choice": ["classifier", "span_classifier"],
+    "classification": ["classifier"],
+    "video tower": None,
+    "text tower": None,
+}
+
+
+def with_noise(model: Any, seed: int = 3) -> Any:
+    """An adapter as after a training: a fresh one changes nothing, because its second matrix is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+def outputs(model: Any, name: str) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        found = model(**EXAMPLES[name].inputs(2))
+    return {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one and one.keys() == other.keys()
+    return all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_lora_sits_on_every_tower_and_the_heads_come_along_unasked(name: str) -> None:
+    model = get_peft_model(EXAMPLES[name].model(), LoraConfig(r=2))
+    assert model.peft_config["default"].modules_to_save == HEADS[name]
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    parts = {
+        part
+        for part in (
+            "video_model",
+            "text_model",
+            "cross_modal_encoder",
+            "levels",
+            "sentence_layers",
+            "paragraph_layers",
+        )
+        if any(part in key.split(".") and "lora_" in key for key in trained)
+    }
+    everywhere = {"video_model", "text_model", "levels", "sentence_layers", "paragraph_layers"}
+    expected = {
+        "question answering": everywhere | {"cross_modal_encoder"},
+        "multiple choice": everywhere | {"cross_modal_encoder"},
+        "contrastive phase": everywhere | {"cross_modal_encoder"},
+        "joined": everywhere,
+        "classification": {"video_model", "levels"},
+        "video tower": {"levels"},
+        "text tower": {"sentence_layers", "paragraph_layers"},
+    }
+    assert parts == expected[name]
+    heads = [key for key in trained if "lora_" not in key]
+    assert bool(heads) == bool(HEADS[name]) and all("modules_to_save" in key for key in heads)
+
+
+def test_what_the_user_says_about_heads_stands() -> None:
+    chosen = get_peft_model(EXAMPLES["question answering"].model(), LoraConfig(modules_to_save=["pooler"]))
+    assert chosen.peft_config["default"].modules_to_save == ["pooler"]
+    none = get_peft_model(EXAMPLES["question answering"].model(), LoraConfig(modules_to_save=[]))
+    assert not [key for key, one in none.named_parameters() if one.requires_grad and "lora_" not in key]
+
+
+def test_heads_of_the_fusion_phase_are_saved_in_that_phase() -> None:
+    model = EXAMPLES["fusion phase"].model(training_phase="fusion")
+    assert get_peft_model(model, LoraConfig()).peft_config["default"].modules_to_save == ["mlm_head", "vtm_head"]
+
+
+def test_models_of_others_are_adapted_as_before() -> None:
+    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    register_with_peft()  # a second time
+    adapter = get_peft_model(BertModel(config), LoraConfig()).peft_config["default"]
+    assert adapter.modules_to_save is None and adapter.target_modules == {"query", "value"}
+
+
+@pytest.mark.parametrize("name", ["joined", "question answering", "multiple choice", "classification"])
+def test_an_adapter_gives_the_same_bits_however_it_is_loaded(name: str, tmp_path: Path) -> None:
+    base = EXAMPLES[name].model()
+    base.save_pretrained(tmp_path / "base")
+    plain = outputs(base, name)
+    model_class = type(base)
+    loaded = model_class.from_pretrained(tmp_path / "base")
+    adapted = with_noise(get_peft_model(loaded, lora_config(r=2)))
+    expected = outputs(adapted, name)
+    assert not same(expected, plain), "the adapter changes nothing, so nothing is tested"
+    adapted.save_pretrained(tmp_path / "adapter")
+
+    onto = PeftModel.from_pretrained(model_class.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    assert same(outputs(onto.eval(), name), expected)
+    inside = model_class.from_pretrained(tmp_path / "base")
+    inside.load_adapter(str(tmp_path / "adapter"))
+    assert same(outputs(inside.eval(), name), expected)
+    whole = model_class.from_pretrained(tmp_path / "adapter")  # finds its base by the name in the adapter
+    assert same(outputs(whole.eval(), name), expected)
+    merged = onto.merge_and_unload()
+    assert type(merged) is model_class
+    found = outputs(merged, name)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=MERGED * max(1.0, value.abs().max().item()), rtol=0)
+
+
+def test_several_adapters_on_one_base_keep_apart(tmp_path: Path) -> None:
+    name = "question answering"
+    EXAMPLES[name].model().save_pretrained(tmp_path / "base")
+    model_class, expected = EXAMPLES[name].model_class, {}
+    for number, adapter in enumerate(("one", "two")):
+        model = with_noise(add_lora(model_class.from_pretrained(tmp_path / "base"), r=2), seed=number)
+        expected[adapter] = outputs(model, name)
+        model.save_pretrained(tmp_path / adapter)
+    assert not same(expected["one"], expected["two"])
+    model = PeftModel.from_pretrained(
+        model_class.from_pretrained(tmp_path / "base"), tmp_path / "one", adapter_name="one"
+    )
+    model.load_adapter(tmp_path / "two", adapter_name="two")
+    for adapter in ("two", "one", "two"):
+        model.set_adapter(adapter)
+        assert same(outputs(model.eval(), name), expected[adapter])
+    with model.disable_adapter():
+        assert same(outputs(model, name), outputs(model_class.from_pretrained(tmp_path / "base"), name))
+
+
+def test_an_adapter_trains_and_the_rest_does_not(tmp_path: Path) -> None:
+    base = EXAMPLES["question answering"].model()
+    model = LoraArguments(lora_r=2).apply(base).train()
+    model(**EXAMPLES["question answering"].inputs(2)).loss.backward()
+    moved = {key for key, one in model.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0}
+    assert any("lora_B" in key for key in moved) and any("classifier.modules_to_save" in key for key in moved)
+    assert not [key for key in moved if "lora_" not in key and "modules_to_save" not in key]
+
+
+def test_training_scripts_take_the_rank_as_a_flag() -> None:
+    (arguments,) = HfArgumentParser(LoraArguments).parse_args_into_dataclasses(
+        ["--lora_r", "4", "--lora_dropout", "0.1"]
+    )
+    model = arguments.apply(EXAMPLES["joined"].model())
+    adapter = model.peft_config["default"]
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (4, 8, 0.1)
+    base = EXAMPLES["joined"].model()
+    assert LoraArguments().apply(base) is base
+
+
+@pytest.mark.parametrize(("fields", "message"), [({"r": 0}, "lora_r = 0"), ({"dropout": 1.0}, "lora_dropout .* 1.0")])
+def test_impossible_adapters_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lora_config(**fields)
+
+
+def test_the_package_works_without_peft() -> None:
+    program = "import sys\nsys.modules['peft'] = None\nimport lfvila_hf\nprint(lfvila_hf.LFVilaModel.__name__)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert run.stdout.split() == ["LFVilaModel"], run.stderr
