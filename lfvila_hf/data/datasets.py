@@ -27,6 +27,7 @@ import torch
 from ..loss_lfvila import random_keys
 from ..video_reading_lfvila import LFVilaVideoError
 from .annotations import AnnotationError
+from .batch_decoding import decode_videos
 from .frame_cache import FrameCache
 from .pictures import PictureReader
 from .skipping import OnError, SkipLog, SkipReport
@@ -245,7 +246,45 @@ class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
 
     def without_skipped(self) -> VideoTextDataset:
         """A data set like this one without the rows that were skipped so far, whose batches are therefore full."""
-        skipped = {(one.sample, one.place) for one in self.skip_report().skipped}
+        return self._without(self.skip_report())
+
+    def without_unusable(self, *, num_workers: int | None = None) -> VideoTextDataset:
+        """Try every row once, and give a data set like this one without those that cannot be used.
+
+        In a distributed run every process calls this; each tries its share of the rows, and all of them leave out the
+        same ones. A frame cache is filled on the way.
+
+        Args:
+            num_workers: Rows decoded at the same time; the machine's cores, at most 8, where left out.
+
+        Raises:
+            LFVilaVideoError: On every process, where a video cannot be used and the policy is to raise.
+            ValueError: On every process, where too many samples are skipped.
+        """
+        rank, processes = _place_among_processes()
+        mine = range(rank, len(self.rows), processes)
+        failure: Exception | None = None
+        for place, error in decode_videos(mine, read=self._problem, num_workers=num_workers):
+            if error is None:
+                continue
+            row = self.rows[mine[place]]
+            try:
+                self.skips.note(error, sample=row["id"], place=row["place"])
+            except (LFVilaVideoError, AnnotationError) as raised:
+                failure = raised
+                break
+        return self._without(self.skips.agree(failure))
+
+    def _problem(self, index: int) -> LFVilaVideoError | AnnotationError | None:
+        """What is wrong with a row."""
+        try:
+            self.reader(self.rows[index], self.epoch)
+        except (LFVilaVideoError, AnnotationError) as error:
+            return error
+        return None
+
+    def _without(self, report: SkipReport) -> VideoTextDataset:
+        skipped = {(one.sample, one.place) for one in report.skipped}
         kept = [index for index, row in enumerate(self.rows) if (row["id"], row["place"]) not in skipped]
         smaller = copy.copy(self)
         smaller.rows = torch.utils.data.Subset(self.rows, kept)
@@ -374,6 +413,13 @@ class StreamedDataset(torch.utils.data.IterableDataset[VideoTextSample]):
     def skip_report(self) -> SkipReport:
         """What was skipped so far, in this process and its workers."""
         return self.skips.report()
+
+
+def _place_among_processes() -> tuple[int, int]:
+    """The rank of this process and how many there are; 0 and 1 outside a distributed run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def _sample(

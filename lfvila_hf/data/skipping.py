@@ -4,8 +4,9 @@
 One policy object, `SkipLog`, serves annotation rows and videos alike. Skipped samples are written to a journal file,
 one JSON line each, because loader workers are other processes: a line is appended in one piece, so that the processes
 need no lock, and every one of them sees all skips when it compares their number with the ceiling. The processes of a
-distributed run count together if they are given the same journal file. A sample that is skipped in every epoch counts
-once. Memory is bounded by the number of distinct skipped samples.
+distributed run count together from `SkipLog.agree` on, which tells each of them what the others skipped, or all the
+time if they are given the same journal file. A sample that is skipped in every epoch counts once. Memory is bounded by
+the number of distinct skipped samples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import weakref
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from ..video_sources_lfvila import LFVilaVideoError
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +123,20 @@ class SkipLog:
             ValueError: Too many samples are skipped; names how many, the ceiling and the last reason.
             Exception: `error`, where the policy is to raise.
         """
+        self.note(error, sample=sample, place=place)
+        self._check_ceiling(rows_read, self._skipped[sample, place])
+
+    def note(self, error: Exception, *, sample: str, place: str) -> None:
+        """Raise the error, or write it down, whatever the ceiling; `agree` looks at that.
+
+        Args:
+            error: What made the sample unusable.
+            sample: Its id.
+            place: Annotation file and line.
+
+        Raises:
+            Exception: `error`, where the policy is to raise.
+        """
         if self.on_error == "raise" or self.journal is None:
             raise error
         self._read_journal()
@@ -128,7 +145,42 @@ class SkipLog:
             logger.warning("skipped %s of %s: %s", sample, place, skip.reason)
             _append(self.journal, json.dumps(asdict(skip)))
             self._read_journal()
-        self._check_ceiling(rows_read, self._skipped[sample, place])
+
+    def agree(self, failure: Exception | None = None) -> SkipReport:
+        """Make the processes of a distributed run know the same skips, in the same order; all of them must call it.
+
+        Args:
+            failure: An error that this process would raise; every process then raises one with its text.
+
+        Returns:
+            The report, the same on every process.
+
+        Raises:
+            ValueError: On every process: `failure` of the first one that has any (an `LFVilaVideoError` where it is
+                one), or too many samples are skipped.
+        """
+        self._read_journal()
+        known = [asdict(one) for one in self._skipped.values()]
+        words = None if failure is None else (str(failure), isinstance(failure, LFVilaVideoError))
+        everything = _gathered((known, words))
+        for _, other in everything:
+            if other is not None:
+                if failure is not None and other == words:
+                    raise failure
+                raise LFVilaVideoError(other[0]) if other[1] else ValueError(other[0])
+        self._read_journal()
+        merged: dict[tuple[str, str], SkippedSample] = {}
+        for skips, _ in everything:
+            for fields in skips:
+                one = SkippedSample(**fields)
+                if (one.sample, one.place) not in self._skipped and self.journal is not None:
+                    _append(self.journal, json.dumps(fields))
+                merged.setdefault((one.sample, one.place), one)
+        self._skipped = merged
+        self._read_journal()
+        if merged and self.on_error == "skip":
+            self._check_ceiling(0, list(merged.values())[-1])
+        return SkipReport(tuple(merged.values()), self.total)
 
     def report(self) -> SkipReport:
         """What was skipped so far, each sample once."""
@@ -159,6 +211,17 @@ class SkipLog:
                 f"{count} of {total} samples could not be used, more than max_skip_fraction={self.max_skip_fraction:g} "
                 f"allows; the last was {last.sample} of {last.place}: {last.reason}"
             )
+
+
+def _gathered(value: Any) -> list[Any]:
+    """What every process of a distributed run has, by rank; only this one's outside such a run."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    everything: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everything, value)
+    return everything
 
 
 def _append(journal: Path, line: str) -> None:
