@@ -55,7 +55,7 @@ def didemo_rows(source: Source) -> Iterator[TaskRow]:
             begins = [segment[0] for segment in _field(entry, "times", list, where)]
             sentence = _field(entry, "description", str, where).strip()
             if sentence:
-                told.setdefault(_field(entry, "video", str, where), []).append((median(begins or [0]), sentence))
+                told.setdefault(stem(_field(entry, "video", str, where)), []).append((median(begins or [0]), sentence))
         paragraphs = {video: {"text": _ordered(sentences, source.order)} for video, sentences in told.items()}
         by_split.setdefault(_split_or_all(path, source), {}).update(paragraphs)
     yield from _by_lists(source, by_split)
@@ -144,7 +144,7 @@ def _split_or_all(path: Any, source: Source) -> str:
 def _by_lists(source: Source, by_split: dict[str, dict[str, dict[str, Any]]]) -> Iterator[TaskRow]:
     """Rows of each split; where there are lists, exactly of those ids, from the file of that split if there is one.
 
-    Endings do not count: DiDeMo's lists and annotations give two of forty videos another one.
+    Endings do not count: DiDeMo gives one video several in its annotations, and another one in the lists.
     """
     lists = source.listed() or {split: list(entries) for split, entries in by_split.items()}
     by_split = {split: {stem(name): entry for name, entry in entries.items()} for split, entries in by_split.items()}

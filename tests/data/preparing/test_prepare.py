@@ -400,7 +400,9 @@ def test_real_activitynet_rows_are_read(tmp_path: Path, monkeypatch: pytest.Monk
 def test_real_didemo_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source(SAMPLES / "didemo_test_data.40videos.json", {"test": SAMPLES / "ce_didemo_test_list.txt"})
     report, rows = prepare_samples("didemo", source, tmp_path, monkeypatch)
-    assert (report.splits["test"].rows, report.splits["test"].written) == (1_004, 40)
+    assert (report.splits["test"].rows, report.splits["test"].written) == (1_004, 38)
+    # 40 names, but two videos stand there under two endings each: their sentences belong together
+    assert sum(len(row["text"]) for row in rows["test"]) == len(json.loads(source.path.read_text()))
     assert min(len(row["text"]) for row in rows["test"]) >= 1 and max(len(row["text"]) for row in rows["test"]) > 3
 
 
