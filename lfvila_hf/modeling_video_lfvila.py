@@ -32,6 +32,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_lfvila import LFVilaVideoConfig
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
 from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
+from .window_attention_lfvila import WindowAttention, trains_on_cpu
 
 
 def shifted_window_mask(
@@ -185,12 +186,16 @@ class LFVilaVideoAttention(nn.Module):
             `(groups, S, V, C)` and the weights `(groups * S, A, V, V)` where the backend gives them.
         """
         groups, tiles, cells, channels = windows.shape
-        bias = self.relative_position_bias_table[position_index]  # (V*V, A)
-        bias = bias.T.reshape(1, self.num_heads, cells, cells)  # (1, A, V, V)
+        bias = self.relative_position_bias_table[position_index].T.contiguous().view(-1, cells, cells)
         qkv = self.qkv(windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
+        dropout = self.attention_dropout if self.training else 0.0
+        if trains_on_cpu(qkv, bias, self.config._attn_implementation, dropout):
+            out: torch.Tensor = WindowAttention.apply(qkv, bias, shift_mask, self.scaling)
+            return self.dropout(self.proj(out)), None
         if shift_mask is None:
             # Windows are the batch, and one bias serves them all.
             query, key, value = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (groups*S, A, V, d)
+            bias = bias[None]  # (1, A, V, V)
         else:
             # Every tile has its own mask. With tiles among the heads, the mask is stored once for all groups.
             query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
@@ -198,7 +203,6 @@ class LFVilaVideoAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        dropout = self.attention_dropout if self.training else 0.0
         out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
         if shift_mask is not None:
             out = out.view(groups, cells, tiles, channels).transpose(1, 2)  # (groups, S, V, C)

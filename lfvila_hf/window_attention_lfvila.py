@@ -1,0 +1,112 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Window attention with a learned bias, trained on a CPU without the detour that PyTorch takes.
+
+`scaled_dot_product_attention` has a fused CPU kernel, but none with a gradient for its additive bias: wherever the
+bias table learns, it falls back to a generic path that copies queries, keys and values, works through the windows of
+each head one by one, and keeps several matrices of the size of the weights. `WindowAttention` does the same products
+head by head on strided views of the packed projection, so that every call is one batched product over all windows and
+nothing is copied, and keeps the weights alone. Results agree to rounding.
+
+It takes the place of `sdpa` in `modeling_video_lfvila` exactly where `trains_on_cpu` says so; inference, other devices,
+half precision, attention dropout and tracing go the ordinary way.
+
+Memory between forward and backward: the packed projection and one weight per pair of cells and head.
+
+Letters: N windows = groups of time (G) x tiles of the grid (S), V cells of a window, A heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def trains_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | None, dropout: float) -> bool:
+    """Whether `WindowAttention` is the way to go.
+
+    Args:
+        packed: queries, keys and values.
+        bias: `(A, V, V)`.
+        implementation: the attention backend that the configuration names.
+        dropout: of the attention weights.
+    """
+    return (
+        implementation == "sdpa"
+        and packed.device.type == "cpu"
+        and packed.dtype in (torch.float32, torch.float64)
+        and bias.dtype == packed.dtype
+        and dropout == 0.0
+        and torch.is_grad_enabled()
+        and bias.requires_grad
+        and not torch.compiler.is_compiling()
+    )
+
+
+class WindowAttention(torch.autograd.Function):
+    """Attention inside windows from the packed projection, with the gradient of the bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, packed: torch.Tensor, bias: torch.Tensor, shift_mask: torch.Tensor | None, scaling: float
+    ) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            ctx: autograd's.
+            packed: queries, keys and values, `(G, S, V, 3, A, d)`, contiguous.
+            bias: added to the scaled products, `(A, V, V)`.
+            shift_mask: added to those of each tile, `(S, V, V)`; no gradient.
+            scaling: factor of the products.
+
+        Returns:
+            `(G, S, V, A * d)`.
+        """
+        groups, tiles, cells, _, heads, width = packed.shape
+        windows = groups * tiles
+        query, key, value = packed.view(windows, cells, 3, heads, width).unbind(2)  # each (N, V, A, d)
+        scores = packed.new_empty(heads, windows, cells, cells)
+        for head in range(heads):
+            torch.bmm(query[:, :, head], key[:, :, head].transpose(1, 2), out=scores[head])
+        torch.add(bias[:, None], scores, alpha=scaling, out=scores)
+        if shift_mask is not None:
+            scores.view(heads, groups, tiles, cells, cells).add_(shift_mask)
+        weights = scores.softmax(-1)  # (A, N, V, V)
+        out = packed.new_empty(heads, windows, cells, width)
+        for head in range(heads):
+            torch.bmm(weights[head], value[:, :, head], out=out[head])
+        ctx.save_for_backward(packed, weights)
+        ctx.scaling = scaling
+        return out.permute(1, 2, 0, 3).reshape(groups, tiles, cells, heads * width)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        """Gradients of the packed projection and of the bias.
+
+        Args:
+            ctx: autograd's.
+            grad: `(G, S, V, A * d)`.
+        """
+        packed, weights = ctx.saved_tensors
+        cells, _, heads, width = packed.shape[2:]
+        query, key, value = packed.view(-1, cells, 3, heads, width).unbind(2)  # each (N, V, A, d)
+        grad = grad.reshape(-1, cells, heads, width)  # (N, V, A, d)
+        packed_grad = torch.empty_like(packed)
+        query_grad, key_grad, value_grad = packed_grad.view(-1, cells, 3, heads, width).unbind(2)
+        bias_grad = weights.new_empty(heads, cells, cells)
+        for head in range(heads):
+            share = weights[head]  # (N, V, V)
+            out_grad = grad[:, :, head]  # (N, V, d)
+            value_grad[:, :, head] = torch.bmm(share.transpose(1, 2), out_grad)
+            share_grad = torch.bmm(out_grad, value[:, :, head].transpose(1, 2))
+            score_grad = torch.ops.aten._softmax_backward_data(share_grad, share, -1, share.dtype)  # (N, V, V)
+            torch.sum(score_grad, 0, out=bias_grad[head])
+            score_grad.mul_(ctx.scaling)
+            query_grad[:, :, head] = torch.bmm(score_grad, key[:, :, head])
+            key_grad[:, :, head] = torch.bmm(score_grad.transpose(1, 2), query[:, :, head])
+        return packed_grad, bias_grad, None, None
+
+
+__all__ = ["WindowAttention", "trains_on_cpu"]

@@ -1,0 +1,127 @@
+"""The CPU's way of training window attention: the same numbers and gradients as plain attention, and when it is taken.
+
+The blocks around it are in test_modeling_video_lfvila.py, released numbers in parity/.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lfvila_hf import LFVilaConfig, LFVilaVideoModel, modeling_video_lfvila
+from lfvila_hf.window_attention_lfvila import WindowAttention, trains_on_cpu
+
+GROUPS, TILES, CELLS, HEADS, WIDTH = 3, 2, 5, 4, 6
+
+
+def inputs(mask: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(0)
+    packed = torch.randn(GROUPS, TILES, CELLS, 3, HEADS, WIDTH, generator=generator, dtype=torch.float64)
+    bias = torch.randn(HEADS, CELLS, CELLS, generator=generator, dtype=torch.float64)
+    apart = (torch.rand(TILES, CELLS, CELLS, generator=generator) < 0.3).double() * -100.0 if mask else None
+    return packed.requires_grad_(), bias.requires_grad_(), apart
+
+
+def by_hand(packed: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
+    """One window and one head at a time."""
+    out = []
+    for group in packed:
+        for tile, window in enumerate(group):
+            heads = []
+            for head in range(HEADS):
+                query, key, value = (window[:, part, head] for part in range(3))  # (V, d)
+                scores = query @ key.T * scaling + bias[head] + (0 if mask is None else mask[tile])
+                heads.append(scores.softmax(-1) @ value)
+            out.append(torch.cat(heads, -1))
+    return torch.stack(out).view(GROUPS, TILES, CELLS, HEADS * WIDTH)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_numbers_and_gradients_are_those_of_windows_and_heads_one_by_one(mask: bool) -> None:
+    packed, bias, apart = inputs(mask)
+    grad = torch.randn(GROUPS, TILES, CELLS, HEADS * WIDTH, dtype=torch.float64)
+    results = []
+    for attend in (WindowAttention.apply, by_hand):
+        out = attend(packed, bias, apart, 0.3)
+        results.append((out, *torch.autograd.grad(out, (packed, bias), grad)))
+    for found, expected in zip(*results, strict=True):
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_mask_matters() -> None:
+    packed, bias, apart = inputs(mask=True)
+    assert not torch.allclose(WindowAttention.apply(packed, bias, apart, 0.3), by_hand(packed, bias, None, 0.3))
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    packed, bias, apart = inputs(mask=True)
+    one = packed.detach()[:1, :, :3, :, :2].contiguous().requires_grad_()
+    small = bias.detach()[:2, :3, :3].contiguous().requires_grad_()
+    assert apart is not None
+    assert torch.autograd.gradcheck(lambda p, b: WindowAttention.apply(p, b, apart[:, :3, :3], 0.3), (one, small))
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    packed, bias, _ = inputs(mask=False)
+    (grad,) = torch.autograd.grad(
+        WindowAttention.apply(packed, bias, None, 0.3).square().sum(), bias, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({}, True),
+        ({"implementation": "eager"}, False),
+        ({"implementation": None}, False),
+        ({"dropout": 0.1}, False),
+        ({"dtype": torch.bfloat16}, False),
+        ({"device": "meta"}, False),
+        ({"frozen_bias": True}, False),
+        ({"no_grad": True}, False),
+    ],
+)
+def test_it_is_taken_only_where_it_gains(change: dict[str, Any], taken: bool) -> None:
+    options = {"dtype": torch.float32, "device": "cpu", **change}
+    packed = torch.zeros(1, 1, 2, 3, 1, 2, dtype=options["dtype"], device=options["device"])
+    bias = torch.zeros(1, 2, 2, dtype=options["dtype"], device=options["device"])
+    bias.requires_grad_(not change.get("frozen_bias", False))
+    with torch.set_grad_enabled(not change.get("no_grad", False)):
+        found = trains_on_cpu(packed, bias, options.get("implementation", "sdpa"), options.get("dropout", 0.0))
+    assert found is taken
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_tower_trains_to_the_same_gradients_with_it_as_without(
+    monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    config = LFVilaConfig.tiny(video_config={"image_size": [72, 112]}).video_config  # a grid that is padded and shifted
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    tower = LFVilaVideoModel(config).train()
+    if checkpointing:
+        (getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable)()
+    pixels = torch.randn(2, 16, 3, 72, 112)
+    gradients: list[dict[str, torch.Tensor]] = []
+    calls = []
+
+    def spy(*arguments: Any) -> bool:
+        calls.append(trains_on_cpu(*arguments))
+        return calls[-1]
+
+    for decide in (spy, lambda *arguments: False):
+        monkeypatch.setattr(modeling_video_lfvila, "trains_on_cpu", decide)
+        tower.zero_grad()
+        output = tower(pixels)
+        (output.tokens.square().sum() + output.clip_hidden_state.square().sum()).backward()
+        gradients.append({name: p.grad.clone() for name, p in tower.named_parameters() if p.grad is not None})
+    assert len(calls) >= sum(config.depths) and all(calls)
+    assert any("bias_table" in name for name in gradients[0])
+    for name, expected in gradients[1].items():
+        difference = (gradients[0][name] - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
+        assert difference < 1e-4, name
