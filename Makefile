@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full check bench fuzz
+.PHONY: help demo test test-full test-min check bench fuzz
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ demo: $(VENV)/.installed-demo  ## train on generated stories and search them; DA
 
 test: $(VENV)/.installed-test  ## the fast tests, with the core dependencies; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
+
+test-min: $(VENV)-min/.installed  ## the fast tests with the oldest supported transformers
+	$(VENV)-min/bin/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT) $(ARGS)
 
 test-full: $(VENV)/.installed-test-full  ## every test, with every extra: the slow and the browser ones too
 	$(PYTEST) -m "" $(ARGS)
@@ -49,4 +52,10 @@ $(VENV)/.installed-torch: constraints.txt
 
 $(VENV)/.installed-%: $(VENV)/.installed-torch $(PACKAGE_FILES)
 	$(PIP) install --quiet --editable '.[$*]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)-min/.installed: setup.cfg pyproject.toml constraints-min.txt
+	$(PYTHON) -m venv $(VENV)-min
+	$(VENV)-min/bin/python -m pip --disable-pip-version-check install --quiet torch --constraint constraints-min.txt
+	$(VENV)-min/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]' --constraint constraints-min.txt
 	@touch $@

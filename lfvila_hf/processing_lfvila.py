@@ -21,6 +21,9 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from .alignment_lfvila import monotone_alignment
 from .video_processing_lfvila import LFVilaVideoMetadata
 
+# Arguments of tokenizers, with the values that ask for what sentences get anyway: one length for all of them.
+AS_ALWAYS = {"padding": (True, "max_length"), "truncation": (True, "longest_first")}
+
 
 class SentenceMoment(NamedTuple):
     """When one sentence of a paragraph happens.
@@ -109,6 +112,9 @@ class LFVilaProcessor(ProcessorMixin):
         """
         if text is None and videos is None:
             raise ValueError("LFVilaProcessor needs text, videos or both, got neither")
+        for modality in ("images_kwargs", "audio_kwargs"):  # generic callers name every modality there is
+            if not kwargs.get(modality):
+                kwargs.pop(modality, None)  # type: ignore[misc]  # one of its keys
         self._check_arguments(kwargs)
         merged = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
         data: dict[str, Any] = {}
@@ -174,7 +180,9 @@ class LFVilaProcessor(ProcessorMixin):
         unknown = sorted(set(kwargs) - known)
         if unknown:
             raise TypeError(f"{type(self).__name__} does not know the arguments {unknown}")
-        unknown = sorted(set(kwargs.get("text_kwargs") or {}) - {"max_length", "return_tensors"})
+        given = kwargs.get("text_kwargs") or {}
+        asked_anyway = {name for name, values in AS_ALWAYS.items() if given.get(name) in values}
+        unknown = sorted(set(given) - {"max_length", "return_tensors"} - asked_anyway)
         if unknown:
             raise ValueError(
                 f"text_kwargs {unknown} cannot be set: sentences are always padded and cut to max_sentence_length"

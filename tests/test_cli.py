@@ -54,6 +54,21 @@ def test_help_lists_every_command_and_imports_no_heavy_library() -> None:
         assert command.summary in run.stdout
 
 
+def test_the_console_script_reaches_the_table_without_the_package() -> None:
+    script = CLI_FILE.parents[1] / "lfvila_hf_cli.py"
+    program = (
+        f"import sys\nsys.path.insert(0, {str(script.parent)!r})\nimport lfvila_hf_cli\n"
+        f"sys.argv = ['lfvila-hf', 'version']\nassert lfvila_hf_cli.main() == 0\n"
+        f"assert not {{'lfvila_hf', 'torch', 'transformers'}} & set(sys.modules)\n"
+        f"sys.argv = ['lfvila-hf', '--help']\nlfvila_hf_cli.main()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(cli.package_version("lfvila_hf")) and "usage: lfvila-hf" in run.stdout
+    scripts = (script.parent / "setup.cfg").read_text("utf-8")
+    assert "lfvila-hf = lfvila_hf_cli:main" in scripts and "py_modules = lfvila_hf_cli" in scripts
+
+
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
 def test_every_command_can_be_loaded_and_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

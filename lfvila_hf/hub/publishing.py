@@ -40,6 +40,27 @@ NOT_PUBLISHED = (
     "runs",
     "events.out.*",
 )
+EMBEDDING_MODELS = ("LFVilaModel", "LFVilaForPreTraining")
+SENTENCE_TRANSFORMER: dict[str, Any] = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Normalize",
+            "type": "sentence_transformers.base.modules.normalize.Normalize",
+        },
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
+            "video": {"method": "get_video_features", "method_output_name": "pooler_output"},
+        },
+        "module_output_name": "sentence_embedding",
+    },
+    "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
+}
 ATTEMPTS = 3
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 
@@ -76,6 +97,8 @@ def push_checkpoint(
         facts.metrics = metrics_of(folder)
     if not adapter:
         add_code(folder, config)
+        if (config.get("architectures") or [None])[0] in EMBEDDING_MODELS:
+            add_sentence_transformer(folder)
     card = folder / "README.md"
     if not card.is_file() or "# " not in card.read_text("utf-8"):
         card.write_text(model_card(repo_id, config, facts, training_lines(folder), bool(adapter)), encoding="utf-8")
@@ -155,6 +178,13 @@ def add_code(folder: Path, config: dict[str, Any]) -> None:
     if not config.get("auto_map"):
         config["auto_map"] = dict(AUTO_MAPS[config["model_type"]])
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def add_sentence_transformer(folder: Path) -> None:
+    """Say how `SentenceTransformer(repo)` embeds with the model: projected features of either tower, normalised."""
+    for name, content in SENTENCE_TRANSFORMER.items():
+        if not (folder / name).is_file():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def published_files(folder: Path) -> list[Path]:

@@ -1,0 +1,93 @@
+"""Repositories and configurations that are wrong or mean harm end in one clear error, and nothing of theirs runs.
+
+Misspelt and out-of-range fields are tested with the configurations, folders before a push in test_publishing.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import EXAMPLES, tiny_config
+from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel, pipeline
+
+from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaTextConfig
+from lfvila_hf.configuration_base_lfvila import AUTO_MAPS
+
+EVIL = "raise SystemExit('code of a stranger has run')\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint whose code files are those of a stranger."""
+    EXAMPLES["joined"].model().save_pretrained(tmp_path)
+    for path in tmp_path.glob("*.py"):
+        path.write_text(EVIL)
+    (tmp_path / "evil.py").write_text(EVIL)
+    return tmp_path
+
+
+def change(folder: Path, **fields: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"trust_remote_code": True}, "'trust_remote_code' = True: a configuration does not decide"),
+        ({"trust_remote_code": False}, "does not decide whether code is trusted"),
+        ({"text_config": {"trust_remote_code": True}}, "text_config of LFVilaConfig has a field 'trust_remote_code'"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "names foreign code, AutoModel = 'evil.Model'"),
+        ({"auto_map": {"AutoModel": "evil/repo--evil.LFVilaModel"}}, "names foreign code"),
+        ({"auto_map": {"AutoTokenizer": ["modeling_lfvila.LFVilaModel", "evil.T"]}}, "names foreign code"),
+        ({"auto_map": ["evil.Model"]}, "auto_map of LFVilaConfig must be a mapping"),
+        ({"custom_pipelines": {"x": {"impl": "evil.Pipe"}}}, "names foreign code, x = 'evil.Pipe'"),
+        ({"custom_generate": "evil/repo"}, "'custom_generate'"),
+        ({"attn_implementation": "evil/kernel"}, "asks for a kernel off the Hub"),
+        ({"video_config": {"attn_implementation": "evil/kernel"}}, "video_config of LFVilaConfig asks for a kernel"),
+        ({"model_type": "bert"}, "LFVilaConfig has model_type"),
+        ({"temprature": 0.1}, "has no field 'temprature'; is 'temperature' meant"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_configuration_of_a_stranger_is_refused(fields: dict[str, Any], message: str, folder: Path) -> None:
+    change(folder, **fields)
+    for loading in (LFVilaConfig.from_pretrained, LFVilaModel.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            loading(folder)
+
+
+def test_code_in_a_folder_does_not_run_where_the_package_is_installed(folder: Path) -> None:
+    for trust in (None, True):
+        assert type(AutoModel.from_pretrained(folder, trust_remote_code=trust)) is LFVilaModel
+
+
+def test_our_own_map_is_complete_and_survives_saving(tmp_path: Path) -> None:
+    config = tiny_config(auto_map={"AutoModel": "org/other--modeling_lfvila.LFVilaModel"})
+    config.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).auto_map == AUTO_MAPS["lfvila"]
+    LFVilaTextConfig().save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).auto_map == AUTO_MAPS["lfvila_text_model"]
+
+
+def test_an_unknown_field_of_a_newer_release_is_kept(tmp_path: Path) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    change(tmp_path, invented_later=3)
+    assert AutoConfig.from_pretrained(tmp_path).invented_later == 3
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="bert"):
+        LFVilaModel.from_pretrained(tmp_path)
+
+
+def test_a_repository_without_the_processor_says_so(folder: Path) -> None:
+    with pytest.raises((OSError, ValueError), match="(?i)processor|preprocessor|tokenizer"):
+        AutoProcessor.from_pretrained(folder)
+    with pytest.raises((OSError, ValueError), match="(?i)processor|preprocessor|tokenizer"):
+        pipeline("video-text-retrieval", model=str(folder))

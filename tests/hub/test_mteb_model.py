@@ -1,0 +1,70 @@
+"""Our checkpoints under MTEB: its own mock tasks of videos and texts, against embeddings made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import VIDEO, tiny_config, tiny_model
+from video_files import write_video
+
+from lfvila_hf import LFVilaModel, LFVilaProcessor, LFVilaVideoProcessor, encode_paragraphs, encode_videos
+
+pytest.importorskip("mteb", reason="mteb (the extra of that name) is not installed")
+
+import mteb
+from datasets import Dataset, Video
+from mteb.mocks.mock_tasks import MockVideoRetrievalT2V, MockVideoRetrievalV2T, MockVideoZeroshotClassificationTask
+
+from lfvila_hf.hub.mteb_model import LFVilaMTEB, split_sentences
+
+pytestmark = pytest.mark.slow  # importing MTEB takes seconds
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_tokenizer: Any) -> str:
+    size = dict(zip(("height", "width"), VIDEO["image_size"], strict=True))
+    videos = LFVilaVideoProcessor(size=size, num_frames=VIDEO["num_frames"], num_clips=VIDEO["num_clips"])
+    LFVilaProcessor(videos, tiny_tokenizer, max_sentence_length=8).save_pretrained(tmp_path)
+    tiny_model(LFVilaModel, tiny_config(text={"vocab_size": len(tiny_tokenizer)})).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("task", [MockVideoRetrievalT2V, MockVideoRetrievalV2T, MockVideoZeroshotClassificationTask])
+def test_its_video_tasks_run_our_checkpoint(task: Any, folder: str) -> None:
+    result = mteb.evaluate(LFVilaMTEB(folder), task(), cache=None, co2_tracker=False)
+    (entry,) = result.task_results
+    scores = [score["main_score"] for split in entry.scores.values() for score in split]
+    assert scores and all(0 <= score <= 1 for score in scores)
+
+
+def test_rows_are_embedded_as_by_hand(folder: str, tmp_path: Path) -> None:
+    encoder = LFVilaMTEB(folder, batch_size=2)
+    files = [str(write_video(tmp_path / f"{count}.mp4", count)) for count in (12, 20, 30)]
+    texts = ["A man rides. He falls!", "The ball", "Is it red? Is it blue?"]
+    dataset = Dataset.from_dict({"text": texts, "video": files}).cast_column("video", Video())
+
+    class Loader:
+        def __init__(self, *columns: str) -> None:
+            self.dataset = dataset.select_columns(list(columns))
+
+    paragraphs = [["A man rides.", "He falls!"], ["The ball"], ["Is it red?", "Is it blue?"]]
+    text = encode_paragraphs(encoder.model, encoder.processor, paragraphs).text_embeds
+    video = encode_videos(encoder.model, encoder.processor, files, batch_size=2).video_embeds
+    assert torch.equal(encoder.encode(Loader("text")), text)
+    assert torch.equal(encoder.encode(Loader("video")), video)
+    assert torch.equal(encoder.encode(Loader("text", "video")), text + video)
+    assert encoder.similarity(text, video).shape == (3, 3)
+    meta = encoder.mteb_model_meta
+    assert meta.embed_dim == 64 and set(meta.modalities) == {"video", "text"}
+    with pytest.raises(ValueError, match="texts and videos"):
+        Empty = type("Empty", (), {"dataset": Dataset.from_dict({"audio": [1]})})
+        encoder.encode(Empty())
+
+
+def test_sentences_end_where_a_space_follows_the_stop() -> None:
+    assert split_sentences("He pays 3.50 now. Why?  Because!") == ["He pays 3.50 now.", "Why?", "Because!"]
+    with pytest.raises(ValueError, match="an empty text"):
+        split_sentences("  ")
