@@ -18,6 +18,7 @@ from transformers.trainer_utils import seed_worker
 from transformers.utils import logging
 
 from lfvila_hf.data.sampling import ShareBatchSampler
+from lfvila_hf.data.streaming import PASSED_OVER, ResumableStream
 
 logger = logging.get_logger(__name__)
 
@@ -57,6 +58,40 @@ def training_loader(dataset: Any, sampler: Sampler[int], batch_size: int, collat
     return _prepared(DataLoader(dataset, batch_sampler=batches, **_options(collator, args)), args)
 
 
+def stream_loader(stream: ResumableStream, batch_size: int, collator: Any, args: Any, batches_done: int) -> DataLoader:
+    """A loader of this process's part of a stream.
+
+    Args:
+        stream: of all processes.
+        batch_size: rows that this process has of a batch.
+        collator: samples to a batch.
+        args: training arguments.
+        batches_done: batches of this process that a resumed run has trained on; they come first, empty and at once.
+    """
+    part = stream.for_process(args.process_index, args.world_size)
+    part.fast_forward(batches_done, batch_size)
+    options = _options(_PassingOver(collator), args)
+    if options["num_workers"] > part.num_shards:
+        logger.warning(
+            "%d loader workers, because the stream has only %d shards for this process and not the %d asked for",
+            part.num_shards,
+            part.num_shards,
+            options["num_workers"],
+        )
+        options["num_workers"] = part.num_shards
+    return _prepared(DataLoader(part, batch_size=batch_size, drop_last=True, **options), args)
+
+
+class _PassingOver:
+    """A collator that makes nothing of what a resumed run has trained on."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __call__(self, samples: list[Any]) -> Any:
+        return {} if isinstance(samples[0], str) and samples[0] == PASSED_OVER else self.collator(samples)
+
+
 def _options(collator: Any, args: Any) -> dict[str, Any]:
     """What the arguments say about a loader."""
     options = {
@@ -84,4 +119,4 @@ def _prepared(loader: DataLoader, args: Any) -> DataLoader:
     )
 
 
-__all__ = ["row_order", "training_loader"]
+__all__ = ["row_order", "stream_loader", "training_loader"]

@@ -1,0 +1,189 @@
+"""One optimisation step of the real `LFVilaTrainer` on 8 pairs, for any number of processes, and the gradient it makes.
+
+`gradients(case, processes, folder)` forks the processes, which costs no import; as a program (`python -m
+torch.distributed.run ... gradient_runs.py CASE.json OUT`) the same step runs under a launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+if __name__ == "__main__":  # under a launcher there is no conftest
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    torch.set_num_threads(1)
+
+from sample_dropout import SampleDropout
+from tiny_models import random_ids, tiny_config, tiny_model
+from training_runs import DROPOUT, OnStep, TensorRows, arguments, pairs
+
+from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaTrainer
+
+PAIRS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is trained, and in which parts. The pairs are the same in every case."""
+
+    phase: str = "contrastive"
+    batch_size: int = 8
+    """Of one process."""
+    rows: int = PAIRS
+    accumulation: int = 1
+    chunk: int | None = None
+    block: int | None = None
+    dropout: str = "none"
+    """`none`, `torch` (its generator), `sample` (the same for a sample in any batch)."""
+    attention: str = "eager"
+    lora: bool = False
+    checkpointing: bool = False
+    dtype: str = "float32"
+    autocast: bool = False
+    given_pairs: bool = True
+    alignment: bool = True
+    model: str = "pretraining"
+    optimizer: str = "sgd"
+
+
+@dataclasses.dataclass
+class Result:
+    """What a step left behind, in the first process."""
+
+    gradients: dict[str, torch.Tensor]
+    log: dict[str, float]
+    drops: int
+    """Dropout masks drawn, where those can be counted."""
+
+
+def rows_of(case: Case) -> TensorRows:
+    """Pairs with five kinds of paragraphs: real sentences are not always four, masked tokens not always as many."""
+    if case.phase == "contrastive":
+        return pairs(case.rows)
+    targets = torch.full((case.rows, 4, 6), -100)
+    for row in range(case.rows):
+        targets[row, :, 1 : 2 + row % 3] = random_ids(4, 1 + row % 3, seed=row)
+    given = {"vtm_targets": (torch.arange(case.rows) % 3 != 0).long()} if case.given_pairs else {}
+    return pairs(case.rows, mlm_targets=targets, **given)
+
+
+def run(case: Case, folder: Path) -> Result:
+    """One step in this process."""
+    dropping = DROPOUT if case.dropout != "none" else {}
+    video: dict[str, Any] = dropping | ({"drop_path_rate": 0.3} if dropping else {})
+    config = tiny_config(video=video, text=dropping, temporal_alignment=case.alignment)
+    config._attn_implementation = case.attention
+    model: Any = tiny_model(LFVilaForPreTraining if case.model == "pretraining" else LFVilaModel, config, spread=0.05)
+    model = model.to(getattr(torch, case.dtype))
+    base, mode = model, None
+    if case.model == "pretraining":
+        model.set_training_phase(case.phase)
+    if case.lora:
+        from peft import LoraConfig, get_peft_model
+
+        targets = ["query", "value", "qkv"] if case.phase == "contrastive" else r".*cross_modal_encoder.*(query|value)"
+        torch.manual_seed(3)
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    if case.dropout == "sample":
+        mode = SampleDropout(base)
+    rows = rows_of(case)
+    rows.tensors["pixel_values_videos"] = rows.tensors["pixel_values_videos"].to(getattr(torch, case.dtype))
+    found: dict[str, torch.Tensor] = {}
+
+    def keep() -> None:
+        named = model.named_parameters()
+        found.update({name: p.grad.detach().clone() for name, p in named if p.grad is not None})
+
+    trainer = LFVilaTrainer(
+        model=model,
+        args=arguments(
+            folder,
+            max_steps=1,
+            learning_rate=0.0,
+            optim=case.optimizer,
+            max_grad_norm=0.0,
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=case.batch_size,
+            gradient_accumulation_steps=case.accumulation,
+            contrastive_chunk_size=case.chunk,
+            contrastive_block_size=case.block,
+            bf16=case.autocast,
+            **({"activation_checkpointing": True} if case.checkpointing else {}),
+        ),
+        train_dataset=rows,
+        callbacks=[OnStep(keep)],
+    )
+    with mode if mode is not None else contextlib.nullcontext():
+        trainer.train()
+    log = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    return Result(found, log, 0 if mode is None else mode.draws)
+
+
+def gradients(case: Case, folder: Path, processes: int = 1) -> Result:
+    """One step in that many processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if processes == 1:
+        return run(case, folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = torch.multiprocessing.get_context("fork")
+    started = [context.Process(target=_child, args=(case, folder, rank, processes, port)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(180)
+    errors = "\n".join(path.read_text() for path in sorted(folder.glob("error-*")))
+    assert all(process.exitcode == 0 for process in started), errors or [process.exitcode for process in started]
+    return torch.load(folder / "result.pt", weights_only=False)
+
+
+def _child(case: Case, folder: Path, rank: int, processes: int, port: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    try:
+        result = run(case, folder / f"rank-{rank}")
+        if rank == 0:
+            torch.save(result, folder / "result.pt")
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    except BaseException:
+        (folder / f"error-{rank}").write_text(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
+
+
+def largest_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> tuple[float, str]:
+    """The largest relative error of a parameter's gradient, and the parameter's name.
+
+    The gradient of a key's bias is zero but for rounding, because softmax does not see it; it is compared with the
+    gradient of the key's weight.
+    """
+    assert found.keys() == expected.keys() and expected
+    errors = {}
+    for name in expected:
+        scale = expected[name].norm()
+        if name.endswith("key.bias"):
+            scale = expected[name.replace("bias", "weight")].norm()
+        errors[name] = ((found[name] - expected[name]).norm() / scale).item()
+    worst = max(errors, key=lambda name: errors[name])
+    return errors[worst], worst
+
+
+if __name__ == "__main__":
+    given, out = Case(**json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
+    result = run(given, out / f"rank-{os.environ.get('RANK', 0)}")
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(result, out / "result.pt")

@@ -1,0 +1,158 @@
+"""Checkpoints are whole or not there; a run that is killed again and again ends as one that never was.
+
+The long form, twenty kills at random moments of separate processes, is `make soak` (benchmarks/kill_soak.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killed_runs import STEPS, at_step, before_renaming, killed, train, while_writing, write_videos
+from tiny_models import tiny_model
+from training_runs import arguments, changed, logged, pairs, state
+
+from lfvila_hf import LFVilaModel, LFVilaTrainer
+from lfvila_hf.training.checkpoints import UNFINISHED, missing_parts, publish, recover, whole_checkpoints
+
+KEPT = ("loss", "grad_norm", "learning_rate", "global_loss", "mtc_loss", "step")
+
+
+def make_checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "trainer_state.json").write_text("{}")
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
+        (path / name).write_bytes(b"x")
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_bad_moments_ends_as_one_that_never_was(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    (tmp_path / "videos").mkdir()
+    rows = write_videos(tmp_path / "videos")
+    whole = train(rows, tiny_tokenizer, tmp_path / "whole")
+    assert whole.state.global_step == STEPS and whole.state.epoch > 2
+    assert logged(whole)[-1]["skipped_samples"] == 1 and names(tmp_path / "whole") == ["checkpoint-10", "checkpoint-9"]
+
+    broken = tmp_path / "broken"
+    killed(rows, tiny_tokenizer, broken, while_writing(3, "optimizer.pt"))  # before there is any checkpoint
+    assert not names(broken) and (broken / UNFINISHED / "checkpoint-3" / "model.safetensors").exists()
+    killed(rows, tiny_tokenizer, broken, at_step(5))  # in the second epoch
+    assert names(broken) == ["checkpoint-3"] and not (broken / UNFINISHED).exists()
+    killed(rows, tiny_tokenizer, broken, before_renaming(9))  # at a checkpoint in the third epoch
+    assert names(broken) == ["checkpoint-3", "checkpoint-6"]
+    resumed = train(rows, tiny_tokenizer, broken)
+
+    assert not changed(state(whole.model), state(resumed.model))
+    assert [[entry[k] for k in KEPT] for entry in logged(resumed)] == [[e[k] for k in KEPT] for e in logged(whole)]
+    assert names(broken) == names(tmp_path / "whole")
+    at_nine = LFVilaModel.from_pretrained(broken / "checkpoint-9")
+    assert changed(state(at_nine), state(whole.model)), "nothing was learnt after the checkpoint"
+
+
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_resumed_run_goes_on_at_an_epochs_end_and_within_later_epochs(
+    step: int, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    """Step 4 and 8 end an epoch of four batches, with an evaluation after the checkpoint; 6 lies within the second."""
+    (tmp_path / "videos").mkdir()
+    rows = write_videos(tmp_path / "videos")
+    fields = {"save_steps": 2, "save_total_limit": None, "dataloader_num_workers": 0}
+    whole = train(rows, tiny_tokenizer, tmp_path / "run", **fields)
+    expected, entries = state(whole.model), logged(whole)
+    for later in range(step + 2, STEPS + 1, 2):
+        os.rename(tmp_path / "run" / f"checkpoint-{later}", tmp_path / f"gone-{later}")
+    resumed = train(rows, tiny_tokenizer, tmp_path / "run", **fields)
+    assert not changed(expected, state(resumed.model))
+    assert [[e[k] for k in KEPT] for e in logged(resumed)] == [[e[k] for k in KEPT] for e in entries]
+
+
+def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, 3)
+    assert missing_parts(path) == []
+    for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json"):
+        (path / name).rename(path / "away")
+        assert missing_parts(path) == [name]
+        assert missing_parts(path, weights_only=True) == ([name] if name == "trainer_state.json" else [])
+        (path / "away").rename(path / name)
+    (path / "trainer_state.json").write_text('{"step": ')
+    (path / "model.safetensors").write_bytes(b"")
+    assert missing_parts(path) == ["trainer_state.json", "weights"]
+    (path / "trainer_state.json").write_text("{}")
+    (path / "model-00001-of-00002.safetensors").write_bytes(b"x")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert missing_parts(path) == ["model-00002-of-00002.safetensors"]
+
+
+def test_the_last_whole_checkpoint_is_found_by_its_number(tmp_path: Path) -> None:
+    for step in (2, 10, 9):
+        make_checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
+    (tmp_path / "checkpoint-best").mkdir()
+    assert [path.name for path in whole_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-9"]
+    assert whole_checkpoints(tmp_path / "nothing") == []
+
+
+def test_a_checkpoint_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    written = make_checkpoint(tmp_path / UNFINISHED, 4)
+    old = make_checkpoint(tmp_path, 4)
+    (old / "mark").write_text("old")
+    old.rename(tmp_path / UNFINISHED / "replaced-checkpoint-4")  # killed between the two renamings
+    recover(tmp_path)
+    assert (tmp_path / "checkpoint-4" / "mark").exists() and not (tmp_path / UNFINISHED).exists()
+
+    written = make_checkpoint(tmp_path / UNFINISHED, 4)
+    publish(written, tmp_path / "checkpoint-4")
+    assert not (tmp_path / "checkpoint-4" / "mark").exists() and not (tmp_path / UNFINISHED).exists()
+    recover(tmp_path)
+    assert names(tmp_path) == ["checkpoint-4"]
+
+
+def run(folder: Path, **fields: Any) -> LFVilaTrainer:
+    options = {"max_steps": 5, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2} | fields
+    trainer = LFVilaTrainer(
+        model=tiny_model(LFVilaModel), args=arguments(folder, **options), train_dataset=pairs(4), eval_dataset=pairs(4)
+    )
+    trainer.train()
+    return trainer
+
+
+def test_old_checkpoints_go_and_the_best_one_stays(tmp_path: Path) -> None:
+    best = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = run(tmp_path, save_total_limit=2, learning_rate=1e-3, load_best_model_at_end=True, **best)
+    losses = [entry["eval_loss"] for entry in logged(trainer, "eval_loss")]
+    number = losses.index(max(losses)) + 1
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{number}")
+    assert names(tmp_path) == sorted(
+        {f"checkpoint-{number}", "checkpoint-5"} | ({"checkpoint-4"} if number == 5 else set())
+    )
+    saved = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
+    assert saved["best_model_checkpoint"] == trainer.state.best_model_checkpoint
+    assert not (tmp_path / UNFINISHED).exists()
+    at_best = LFVilaModel.from_pretrained(tmp_path / f"checkpoint-{number}")
+    assert not changed(state(at_best), state(trainer.model))
+
+
+def test_what_cannot_be_resumed_is_an_error_that_says_what_is_missing(tmp_path: Path) -> None:
+    trainer = LFVilaTrainer(
+        model=tiny_model(LFVilaModel), args=arguments(tmp_path, max_steps=1), train_dataset=pairs(2)
+    )
+    with pytest.raises(ValueError, match="there is no whole checkpoint to resume from"):
+        trainer.train(resume_from_checkpoint=True)
+    make_checkpoint(tmp_path, 1)
+    (tmp_path / "checkpoint-1" / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match=r"no whole checkpoint, it lacks optimizer\.pt; resume_from_checkpoint=True"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    before = torch.get_rng_state()
+    trainer.train(resume_from_checkpoint="auto")  # from the beginning
+    assert trainer.state.global_step == 1 and not torch.equal(before, torch.get_rng_state())
