@@ -68,7 +68,7 @@ def retrieval_metrics(
             missing where the numbers of texts and videos differ; a score is NaN or infinite; a block has a wrong shape.
     """
     checked_target = _check_target(target, num_texts, num_videos)
-    metrics = _direction_metrics(
+    metrics = direction_metrics(
         retrieval_ranks(score_block, num_texts, num_videos, target=checked_target, block_size=block_size), recall_at
     )
     if dual_softmax_temperature is not None:
@@ -76,7 +76,7 @@ def retrieval_metrics(
             score_block, num_texts, num_videos, temperature=dual_softmax_temperature, block_size=block_size
         )
         ranks = retrieval_ranks(sharpened, num_texts, num_videos, target=checked_target, block_size=block_size)
-        metrics.update({f"dsl_{key}": value for key, value in _direction_metrics(ranks, recall_at).items()})
+        metrics.update({f"dsl_{key}": value for key, value in direction_metrics(ranks, recall_at).items()})
     metrics.update(num_texts=float(num_texts), num_videos=float(num_videos), chance_r1=1 / num_videos)
     return metrics
 
@@ -261,7 +261,8 @@ def order_accuracy(score_pairs: torch.Tensor | Sequence[Sequence[float]]) -> flo
     return ((own > twin).double() + (own == twin).double() / 2).mean().item()
 
 
-def _direction_metrics(ranks: tuple[Ranks, Ranks], recall_at: Sequence[int]) -> dict[str, float]:
+def direction_metrics(ranks: tuple[Ranks, Ranks], recall_at: Sequence[int]) -> dict[str, float]:
+    """Recall and ranks of both directions, from the ranks of the texts' videos and of the videos' texts."""
     metrics = {}
     for direction, counts in zip(("t2v", "v2t"), ranks, strict=True):
         for k in recall_at:

@@ -1,0 +1,227 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Generated videos with annotations in the released format of every task: what `--smoke` and the learning tests run on.
+
+The videos are ShapeTales' (`story_plan`, `story_rendering`), drawn so that each task has an answer that only the video
+gives:
+
+- pre-training and retrieval: stories of four events, told by one sentence each (Condensed Movie: by one string);
+- ActivityNet-QA: stories in one place; "where does it happen" asks for one of six places, "how many things happen" for
+  one or two;
+- VIOLIN: a true and a false statement about the place, with subtitles that say nothing about it;
+- How2QA: two events in two places; the question is about the first or the last of them, which is the span; the wrong
+  answers are places that do not occur;
+- COIN and LVU: the class is the place (as many of the six as there are classes).
+
+Numbers measured on these say that a recipe learns, and nothing about the task whose format it is. Every story is drawn
+from (seed, split, number), so a folder is the same wherever it is made. Memory: one video.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .stories import build_vocabulary
+from .story_plan import ACTIONS, COLOURS, FIGURES, PLACES, Event, Story, StoryParameters, tell
+from .story_rendering import StoryRenderer, clip_names
+
+SEED = 22_200
+SPLITS = ("train", "test")
+_WHERE, _HOW_MANY = "where does it happen", "how many things happen"
+PLACE_PHRASES = {
+    "meadow": "in a field",
+    "beach": "on the beach",
+    "sea": "over the sea",
+    "desert": "in the desert",
+    "night": "in the night",
+    "snow": "in the snow",
+}
+ANSWERS = (*PLACES, "one", "two")
+"""Vocabulary of the generated ActivityNet-QA."""
+SMALL = StoryParameters(
+    min_seconds=1.0, max_seconds=1.5, fps=8, height=48, width=80, clip_files=True, train_stories=0, query_stories=0
+)
+
+
+@dataclass(frozen=True)
+class GeneratedTask:
+    """A finished folder.
+
+    Attributes:
+        data_dir: Has `train.jsonl` and `test.jsonl`.
+        video_dir: Has the videos, or for pre-training the folders of clips.
+        vocabulary: Word pieces for a small BERT tokenizer.
+    """
+
+    data_dir: Path
+    video_dir: Path
+    vocabulary: list[str]
+
+
+def make_task_data(root: str | os.PathLike[str], task: str, train_videos: int, test_videos: int) -> GeneratedTask:
+    """Draw videos and write annotations in a task's released format.
+
+    Args:
+        root: Folder to write to; what is there under the same names is replaced.
+        task: A name of `recipes.tasks.TASKS`.
+        train_videos: Videos to train on.
+        test_videos: Videos to test on.
+
+    Raises:
+        ValueError: For an unknown task or no videos.
+    """
+    if task not in _WRITERS:
+        raise ValueError(f"no generated data for {task!r}, expected one of {', '.join(_WRITERS)}")
+    if train_videos < 1 or test_videos < 1:
+        raise ValueError(f"at least one video of each split is needed, got {train_videos} and {test_videos}")
+    folder = Path(root)
+    for name in ("videos", "clips"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    render = StoryRenderer(folder, SMALL)
+    plan, write = _WRITERS[task]
+    texts: list[str] = []
+    for split, count in zip(SPLITS, (train_videos, test_videos), strict=True):
+        lines = []
+        for number in range(count):
+            generator = np.random.default_rng((SEED, SPLITS.index(split), number))
+            story = _story(split, number, plan(number, generator), generator)
+            render(story)
+            rows = write(story, number, generator)
+            lines += [json.dumps(row) + "\n" for row in rows]
+            texts += [text for row in rows for text in _texts(row)]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    videos = folder / ("clips" if task in ("contrastive", "fusion") else "videos")
+    return GeneratedTask(folder, videos, build_vocabulary(texts))
+
+
+def _story(split: str, number: int, events: tuple[Event, ...], generator: np.random.Generator) -> Story:
+    shortest, longest = (round(seconds * SMALL.fps) for seconds in (SMALL.min_seconds, SMALL.max_seconds))
+    return Story(
+        clip_id=f"{split}_{number:05d}",
+        split=split,
+        number=number,
+        events=events,
+        sentences=tuple(tell(event, generator) for event in events),
+        clip_frames=tuple(int(frames) for frames in generator.integers(shortest, longest + 1, size=len(events))),
+    )
+
+
+def _event(place: str, generator: np.random.Generator) -> Event:
+    figure, colour, action = (names[generator.integers(len(names))] for names in (FIGURES, COLOURS, ACTIONS))
+    return Event(figure, colour, action, place)
+
+
+def _four_events(number: int, generator: np.random.Generator) -> tuple[Event, ...]:
+    return tuple(_event(PLACES[generator.integers(len(PLACES))], generator) for _ in range(4))
+
+
+def _two_places(number: int, generator: np.random.Generator) -> tuple[Event, ...]:
+    first, second = generator.permutation(len(PLACES))[:2]
+    return _event(PLACES[first], generator), _event(PLACES[second], generator)
+
+
+def _one_place(number: int, generator: np.random.Generator) -> tuple[Event, ...]:
+    """One or two events in the place of the story's number; two in every other run through the places."""
+    place = PLACES[number % len(PLACES)]
+    return tuple(_event(place, generator) for _ in range(1 + number // len(PLACES) % 2))
+
+
+def _pretraining(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
+    return [[{"clip_id": name, "text": text} for name, text in zip(clip_names(story), story.sentences, strict=True)]]
+
+
+def _paragraph(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
+    return [{"clip_id": story.clip_id, "text": list(story.sentences)}]
+
+
+def _one_string(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
+    return [{"clip_id": story.clip_id, "text": " ".join(story.sentences)}]
+
+
+def _open_questions(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
+    right = {_WHERE: story.events[0].place, _HOW_MANY: ("one", "two")[len(story.events) - 1]}
+    return [
+        {"video_name": story.clip_id, "question": question, "answer": ANSWERS.index(answer)}
+        for question, answer in right.items()
+    ]
+
+
+def _statements(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
+    place = story.events[0].place
+    others = [other for other in PLACES if other != place]
+    said = [{"start": 0.0, "end": 0.5, "text": "Look at that."}, {"start": 0.5, "end": 1.0, "text": "I see it."}]
+    return [
+        {"clip_id": story.clip_id, "text_q": f"It happens {PLACE_PHRASES[shown]}.", "text_s": said, "answer": answer}
+        for answer, shown in ((1, place), (0, others[generator.integers(len(others))]))
+    ]
+
+
+def _choices(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
+    which = int(generator.integers(2))
+    shown = [event.place for event in story.events]
+    absent = [place for place in PLACES if place not in shown]
+    wrong = [absent[place] for place in generator.permutation(len(absent))[:3]]
+    right = int(generator.integers(4))
+    answers = [PLACE_PHRASES[place] for place in (*wrong[:right], shown[which], *wrong[right:])]
+    cut = story.clip_frames[0] / SMALL.fps
+    span = [0.0, cut] if which == 0 else [cut, sum(story.clip_frames) / SMALL.fps]
+    question = f"Where is the {('first', 'last')[which]} thing?"
+    said = [{"start": span[0], "end": span[1], "text": "Look at that."}]
+    return [
+        {
+            "clip_id": story.clip_id,
+            "span": span,
+            "text_q": question,
+            "text_a": answers,
+            "text_s": said,
+            "answer_idx": right,
+        }
+    ]
+
+
+def _classes(count: int) -> tuple[Callable[..., tuple[Event, ...]], Callable[..., list[Any]]]:
+    used = min(count, len(PLACES))
+
+    def plan(number: int, generator: np.random.Generator) -> tuple[Event, ...]:
+        return tuple(_event(PLACES[number % used], generator) for _ in range(2))
+
+    def write(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
+        return [{"video_id": story.clip_id, "recipe_type": number % used}]
+
+    return plan, write
+
+
+def _texts(row: Any) -> list[str]:
+    """Every text of a row, for the vocabulary."""
+    if isinstance(row, list):
+        return [clip["text"] for clip in row]
+    texts = [row.get("question", ""), row.get("text_q", ""), *row.get("text_a", [])]
+    texts += [one["text"] for one in row.get("text_s", [])]
+    told = row.get("text", [])
+    return [*texts, *([told] if isinstance(told, str) else told)]
+
+
+_WRITERS: dict[str, tuple[Callable[..., tuple[Event, ...]], Callable[..., list[Any]]]] = {
+    "contrastive": (_four_events, _pretraining),
+    "fusion": (_four_events, _pretraining),
+    "activitynet": (_four_events, _paragraph),
+    "didemo": (_four_events, _paragraph),
+    "queryd": (_four_events, _paragraph),
+    "condensed_movie": (_four_events, _one_string),
+    "activitynet_qa": (_one_place, _open_questions),
+    "violin": (_one_place, _statements),
+    "how2qa": (_two_places, _choices),
+    "coin": _classes(180),
+    "lvu_relationship": _classes(4),
+    "lvu_scene": _classes(6),
+    "lvu_way_of_speaking": _classes(5),
+}
+
+
+__all__ = ["ANSWERS", "GeneratedTask", "make_task_data"]

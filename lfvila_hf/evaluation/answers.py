@@ -1,0 +1,98 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Accuracy of question answering, multiple choice and classification, and of spans, as the paper reports them.
+
+Accuracy is the fraction of questions whose right answer has the highest score; all rows count, also those whose
+answer is no class (label -100), which are wrong. As in `retrieval`, ties are not broken by the order of classes: a
+right answer that shares the highest score with e others counts 1 / (e + 1), so that a model which scores all alike has
+exactly the accuracy of chance. Probabilities of several temporal views of a video are averaged (`mean_of_views`).
+
+Letters: B rows, N answers, T frames, V views.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+NO_CLASS = -100
+"""Label of a row whose answer is none of the classes."""
+
+
+def answer_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy of scores, beside what guessing has.
+
+    Args:
+        scores: `(B, N)`, higher is better.
+        labels: `(B,)`, the right answers; `NO_CLASS` where none is.
+
+    Returns:
+        `accuracy`; `chance` (1 / N); `majority`, the share of the most frequent right answer; `num_rows`; and
+        `outside_vocabulary`, the share of rows whose answer is no class.
+
+    Raises:
+        ValueError: For other shapes, a score that is not finite, no row, or a label that is no answer.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(scores):
+        raise ValueError(f"expected scores (B, N) and labels (B,), got {scores.shape} and {labels.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores hold NaN or infinity, expected finite numbers")
+    known = labels != NO_CLASS
+    if not ((labels >= 0) & (labels < scores.shape[1]))[known].all():
+        raise ValueError(f"labels must be 0 to {scores.shape[1] - 1} or {NO_CLASS}, got {sorted(set(labels.tolist()))}")
+    best = scores == scores.max(axis=1, keepdims=True)  # (B, N)
+    shared = best / best.sum(axis=1, keepdims=True)
+    right = np.where(known, shared[np.arange(len(labels)), np.where(known, labels, 0)], 0.0)
+    frequent = Counter(labels[known].tolist()).most_common(1)
+    return {
+        "accuracy": float(right.mean()),
+        "chance": 1 / scores.shape[1],
+        "majority": frequent[0][1] / len(labels) if frequent else 0.0,
+        "num_rows": float(len(labels)),
+        "outside_vocabulary": float(1 - known.mean()),
+    }
+
+
+def span_accuracy(span_scores: np.ndarray, span_targets: np.ndarray) -> dict[str, float]:
+    """Frames that are told right to be inside or outside of the span of a question.
+
+    Args:
+        span_scores: `(B, T, 2)`, scores of being outside and inside.
+        span_targets: `(B, T)`, 1 inside. Rows that are 1 throughout (no span is known) are left out.
+
+    Returns:
+        `span_accuracy`, the mean of the accuracies inside and outside (chance 0.5), and `num_spans`; nothing where no
+        row has a span.
+    """
+    scores, targets = np.asarray(span_scores), np.asarray(span_targets)
+    if scores.shape != (*targets.shape, 2):
+        raise ValueError(f"expected span scores (B, T, 2) and targets (B, T), got {scores.shape} and {targets.shape}")
+    known = ~targets.all(axis=1)
+    if not known.any():
+        return {}
+    inside = scores[known, :, 1] > scores[known, :, 0]
+    wanted = targets[known] == 1
+    balanced = (inside[wanted].mean() + (~inside[~wanted]).mean()) / 2
+    return {"span_accuracy": float(balanced), "num_spans": float(known.sum())}
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities of scores over the last axis, in float64."""
+    shifted = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def mean_of_views(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Probabilities `(B, N)`, averaged over the scores `(B, N)` of V views.
+
+    Raises:
+        ValueError: Where views differ in shape, or there is none.
+    """
+    if len({view.shape for view in scores}) != 1:
+        raise ValueError(f"views must have equal shapes and be at least one, got {[view.shape for view in scores]}")
+    return np.mean([softmax(np.asarray(view)) for view in scores], axis=0)
+
+
+__all__ = ["NO_CLASS", "answer_metrics", "mean_of_views", "softmax", "span_accuracy"]
