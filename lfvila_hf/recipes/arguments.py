@@ -156,7 +156,8 @@ def parse_recipe(
         ValueError: For a yaml or a value that cannot be used, or the task of another script.
     """
     given = list(sys.argv[1:] if words is None else words)
-    parser: Any = HfArgumentParser([RecipeArguments, RecipeTrainingArguments])  # type: ignore[arg-type]  # a list is fine
+    kinds: Any = [RecipeArguments, RecipeTrainingArguments]
+    parser: Any = HfArgumentParser(kinds)
     values: dict[str, Any] = {}
     if given and not given[0].startswith("-"):
         values = read_yaml(given.pop(0))
