@@ -209,7 +209,8 @@ def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attentio
     """
     if takes_additive_mask(config):
         device = hidden_states.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        autocasts = device != "meta" and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocasts else hidden_states.dtype
         return (1.0 - attention_mask[:, None, None].to(dtype)) * (torch.finfo(dtype).min / 2)  # (B, 1, 1, L)
     if config.pool_padded_sentences:
         raise ValueError(
