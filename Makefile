@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full test-min check bench fuzz
+.PHONY: help demo test test-full test-min check bench fuzz ablations
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ check: $(VENV)/.installed-check  ## lint, format and types
 
 bench: $(VENV)/.installed-demo  ## time and peak memory of a training step and of the video tower
 	$(BIN)/python benchmarks/training_step.py $(ARGS)
+
+ablations: $(VENV)/.installed-demo  ## the paper's ablations in small, resumable: hours; ARGS=--smoke takes a minute
+	$(BIN)/python examples/ablations/run_ablations.py $(ARGS)
 
 fuzz: $(VENV)/.installed-test  ## read 10,000 broken video files; none may do harm
 	$(BIN)/python tests/fuzz_videos.py $(ARGS)
