@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from lfvila_hf.modeling_lfvila import LFVilaModel
+from lfvila_hf.video_processing_lfvila import batch_of_videos
 
 
 @dataclass
@@ -64,8 +64,8 @@ def encode_videos(
     Args:
         model: an `LFVilaModel`; it is used as it is (device, dtype) and put in evaluation mode for the call.
         processor: its `LFVilaProcessor`.
-        videos: a list of sources as the processor takes them: paths, bytes, open files, arrays, lists of clip files;
-            a single source that is no list is a batch of one.
+        videos: a list (or iterator) of sources as the processor takes them: paths, bytes, open files, arrays, lists of
+            clip files; a single source, a list of pictures among them, is a batch of one.
         batch_size: videos decoded and encoded at once.
         progress: whether to show a progress bar.
         **kwargs: for the video processor.
@@ -77,10 +77,10 @@ def encode_videos(
         ValueError: there is no video.
         LFVilaVideoError: a video cannot be used.
     """
-    if isinstance(videos, str | bytes | PathLike) or hasattr(videos, "read") or getattr(videos, "ndim", None) == 4:
-        videos = [videos]
+    if isinstance(videos, Iterator) and not hasattr(videos, "read"):  # an open file is an iterator too
+        videos = list(videos)
     embeds, clips, metadata = [], [], []
-    for batch in _batches(videos, batch_size, "videos", progress):
+    for batch in _batches(batch_of_videos(videos), batch_size, "videos", progress):
         inputs = processor(videos=batch, return_metadata=True, **kwargs)
         metadata.extend(inputs["video_metadata"])
         with _evaluating(model):
@@ -94,7 +94,7 @@ def encode_videos(
 def encode_paragraphs(
     model: LFVilaModel,
     processor: Any,
-    paragraphs: str | Sequence[str | Sequence[str]],
+    paragraphs: str | Sequence[str | Sequence[str]] | Iterator[str | Sequence[str]],
     batch_size: int = 32,
     progress: bool = False,
     **kwargs: Any,
@@ -117,6 +117,8 @@ def encode_paragraphs(
     """
     if isinstance(paragraphs, str):
         paragraphs = [paragraphs]
+    elif isinstance(paragraphs, Iterator):
+        paragraphs = list(paragraphs)
     embeds, sentences, masks = [], [], []
     for batch in _batches(paragraphs, batch_size, "paragraphs", progress):
         inputs = processor(text=[[p] if isinstance(p, str) else list(p) for p in batch], **kwargs)

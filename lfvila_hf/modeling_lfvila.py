@@ -318,6 +318,11 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         """Replace the MLM decoder."""
         self.mlm_head.decoder = new_embeddings
 
+    @property
+    def awaits_freezing(self) -> bool:
+        """Whether the configuration says fusion phase and nothing is frozen: `set_training_phase` is still to come."""
+        return self.config.training_phase == "fusion" and not self._frozen_towers
+
     def set_training_phase(self, phase: Literal["contrastive", "fusion"]) -> None:
         """Say which phase is trained: freeze what it does not train, and keep frozen towers in evaluation mode.
 

@@ -113,15 +113,15 @@ class LFVilaProcessor(ProcessorMixin):
         if text is None and videos is None:
             raise ValueError("LFVilaProcessor needs text, videos or both, got neither")
         for modality in ("images_kwargs", "audio_kwargs"):  # generic callers name every modality there is
-            if not kwargs.get(modality):
-                kwargs.pop(modality, None)  # type: ignore[misc]  # one of its keys
+            kwargs.pop(modality, None)  # type: ignore[misc]  # one of its keys
         self._check_arguments(kwargs)
         merged = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
         data: dict[str, Any] = {}
         kind = merged["text_kwargs"].get("return_tensors") or merged["videos_kwargs"].get("return_tensors") or "pt"
         if text is not None:
-            length = max_sentence_length or merged["text_kwargs"].get("max_length") or self.max_sentence_length
-            sentences = max_sentences or self.max_sentences
+            length = merged["text_kwargs"].get("max_length") if max_sentence_length is None else max_sentence_length
+            length = self.max_sentence_length if length is None else length
+            sentences = self.max_sentences if max_sentences is None else max_sentences
             _check_sizes(sentences, length)
             pad = self.pad_to_max_sentences if pad_to_max_sentences is None else pad_to_max_sentences
             data.update(self._encode(text, sentences, length, pad))

@@ -191,7 +191,7 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
             ValueError: for arguments that do not fit the videos.
         """
         settings = self._settings(kwargs)
-        sources = _as_batch(videos)
+        sources = batch_of_videos(videos)
         rates = _rates(sources, settings)
         seeds = _seeds(len(sources), settings)
         read = [self._read(*one, settings) for one in zip(sources, rates, seeds, strict=True)]
@@ -212,7 +212,7 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
             kwargs: As for `preprocess`.
         """
         settings = self._settings(kwargs)
-        sources = [source] if _is_clip_list(source) else _as_batch(source)
+        sources = [source] if _is_clip_list(source) else batch_of_videos(source)
         if len(sources) != 1:
             raise ValueError(f"read_pictures reads one video, got {len(sources)}")
         return self._read(sources[0], _rates(sources, settings)[0], _seeds(1, settings)[0], settings)
@@ -324,8 +324,16 @@ def _is_clip_list(source: Any) -> bool:
     return isinstance(source, (list, tuple)) and not is_frame_source(source)
 
 
-def _as_batch(videos: Any) -> list[Any]:
-    """The videos of a batch, each one source or a list of clip files."""
+def batch_of_videos(videos: Any) -> list[Any]:
+    """The videos of a batch, each one source or a list of clip files.
+
+    Args:
+        videos: one source, a list of sources, or a list of lists of sources; a list of pictures is one source, an array
+            with five axes is a batch.
+
+    Raises:
+        ValueError: for no video, an empty list of clip files, or an array with other axes.
+    """
     axes = getattr(videos, "ndim", None)
     if axes == 5:
         videos = list(videos)

@@ -216,7 +216,7 @@ def test_a_model_in_half_precision_gives_float32_features(
 
 
 def test_nothing_to_encode_and_no_batch_size_are_refused(model: LFVilaModel, processor: LFVilaProcessor) -> None:
-    with pytest.raises(ValueError, match="videos is empty, at least one is expected"):
+    with pytest.raises(ValueError, match="videos is empty: at least one video is needed"):
         encode_videos(model, processor, [])
     with pytest.raises(ValueError, match="paragraphs is empty, at least one is expected"):
         encode_paragraphs(model, processor, [])
@@ -235,3 +235,19 @@ def test_a_progress_bar_is_shown_when_asked_for(
     assert capfd.readouterr().err == ""
     encode_paragraphs(model, processor, PARAGRAPHS, batch_size=2, progress=True)
     assert "encoding paragraphs: 100%" in capfd.readouterr().err
+
+
+def test_a_list_of_pictures_is_one_video_whatever_the_batch_size(model: LFVilaModel, processor: LFVilaProcessor) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 30, 50, 3), dtype=np.uint8)
+    expected = encode_videos(model, processor, pictures)
+    assert expected.video_embeds.shape == (1, D)
+    assert_close(encode_videos(model, processor, list(pictures), batch_size=8).video_embeds, expected.video_embeds)
+
+
+def test_videos_and_paragraphs_may_come_from_generators(
+    model: LFVilaModel, processor: LFVilaProcessor, files: list[Path]
+) -> None:
+    found = encode_videos(model, processor, (file for file in files), batch_size=2)
+    assert_close(found.video_embeds, encode_videos(model, processor, files).video_embeds)
+    texts = encode_paragraphs(model, processor, (text for text in PARAGRAPHS))
+    assert_close(texts.text_embeds, encode_paragraphs(model, processor, PARAGRAPHS).text_embeds)

@@ -148,6 +148,10 @@ def test_other_bad_input_is_named(processor: LFVilaProcessor, tmp_path: Path) ->
         processor(text="he", videos=tmp_path / "absent.mp4")
     with pytest.raises(ValueError, match="max_sentences must be at least 1, got 0"):
         LFVilaProcessor(processor.video_processor, processor.tokenizer, max_sentences=0)
+    with pytest.raises(ValueError, match="max_sentences must be at least 1, got 0"):
+        processor(text="a man", max_sentences=0)
+    with pytest.raises(ValueError, match="at least 3, got 0"):
+        processor(text="a man", max_sentence_length=0)
     with pytest.raises(ValueError, match="max_sentence_length .* got 2"):
         processor(text="he", max_sentence_length=2)
 

@@ -7,6 +7,7 @@ with.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,9 @@ def own_footage(folder: Path) -> DemoData:
     rows = load_retrieval(path, folder)
     if len(rows) < 2:
         raise ValueError(f"{path} has {len(rows)} row, to search at least 2 are needed")
+    twice = [video for video, count in Counter(rows["video"]).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} has several rows for {twice[0]}, expected one paragraph for each video")
     paragraphs: list[list[str]] = [list(sentences) for sentences in rows["sentences"]]
     return DemoData(
         name=str(folder),

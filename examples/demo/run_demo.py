@@ -8,8 +8,8 @@ Steps, in the order of this file:
 1. data: ShapeTales (docs/shapetales.md), or the user's folder
 2. model and processor, from the `tiny` preset
 3. contrastive phase: towers and projections learn by the global loss and MTC
-4. fusion phase: the cross-modal encoder and its heads learn by MLM and VTM, towers frozen
-5. evaluation on held-out stories, by the three scores
+4. evaluation on held-out stories, by the three scores, which read the towers alone
+5. fusion phase: the cross-modal encoder and its heads learn by MLM and VTM, towers frozen
 6. checkpoint and processor to disk
 7. a new process loads both with AutoModel and AutoProcessor and searches (examples/demo/search.py)
 8. metrics.json, loss.png, alignment.png
@@ -22,12 +22,15 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from demo_data import DemoData, own_footage, shapetales
 
@@ -43,6 +46,7 @@ from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset
 from lfvila_hf.data.frame_cache import FrameCache
 from lfvila_hf.library.plots import plot_losses
+from lfvila_hf.processing_lfvila import merge_sentences
 
 SCORES = ("global", "aligned", "both")
 RETRIEVAL_KEYS = ("t2v_r1", "t2v_r5", "t2v_r10", "t2v_medr", "t2v_meanr", "v2t_r1", "v2t_r5", "v2t_r10", "v2t_medr")
@@ -54,8 +58,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for everything it writes")
     parser.add_argument("--data", type=Path, help="folder of your own videos with paragraphs.jsonl")
     parser.add_argument("--stories", type=int, default=1600, help="ShapeTales training stories")
-    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 800, own footage 120")
-    parser.add_argument("--fusion-steps", type=int, help="steps of the second phase; 100, own footage 30")
+    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 800, own footage 240")
+    parser.add_argument("--fusion-steps", type=int, default=100, help="steps of the second phase")
     parser.add_argument("--batch-size", type=int, default=32, help="videos in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="highest learning rate of both phases")
     parser.add_argument("--mtc-weight", type=float, default=0.5, help="weight of MTC; 0 switches it off (paper: 0.25)")
@@ -64,9 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     own = options.data is not None
     if options.contrastive_steps is None:
-        options.contrastive_steps = 120 if own else 800
-    if options.fusion_steps is None:
-        options.fusion_steps = 30 if own else 100
+        options.contrastive_steps = 240 if own else 800
     if own and not options.data.is_dir():
         parser.error(f"--data {options.data} is no folder")
     return options
@@ -74,14 +76,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def build(data: DemoData, options: argparse.Namespace) -> tuple[LFVilaForPreTraining, LFVilaProcessor]:
     """Model and processor of the demo's size."""
-    lengths = [len(ids) for row in data.whole["sentences"] for ids in data.tokenizer(list(row))["input_ids"]]
-    # Up to eight clips of two frames each, so that every event of a ShapeTale has a clip of its own.
-    clips = {"num_clips": 8, "temporal_windows": [2, 2, 2, 4, 8, 16]} if data.train is not None else {}
+    if data.train is not None:
+        # Up to eight clips of two frames each, so that every event of a ShapeTale has a clip of its own.
+        clips = {"num_clips": 8, "temporal_windows": [2, 2, 2, 4, 8, 16]}
+    else:
+        # MTC pairs clips with sentences, so there are as many clips as (joined) sentences.
+        num_clips = sentences_to_keep([len(sentences) for sentences in data.whole["sentences"]])
+        clips = {"num_clips": num_clips, "num_frames": 16 // num_clips * num_clips}
     config = LFVilaConfig.tiny(
         video_config=clips, text_config={"vocab_size": len(data.tokenizer)}, mtc_loss_weight=options.mtc_weight
     )
     # MTC draws half of the clips, as in the paper (2 of 4), and every other video of the batch lends a negative.
-    config.num_anchors = config.num_candidates = config.num_clips // 2
+    config.num_anchors = config.num_candidates = max(config.num_clips // 2, 1)
     config.num_other_negatives = options.batch_size - 1
     video = config.video_config
     video_processor = LFVilaVideoProcessor(
@@ -89,15 +95,27 @@ def build(data: DemoData, options: argparse.Namespace) -> tuple[LFVilaForPreTrai
         num_frames=video.num_frames,
         num_clips=video.num_clips,
         flip_probability=0.5 if data.flips else 0.0,
+        # Crops of nearly the picture's own shape. The released rule never finds one in a wide picture and falls back
+        # to its 4:3 middle, which evaluation does not see.
+        crop_ratio_is_relative=True,
     )
+    joined = [merge_sentences(list(row), video.num_clips) for row in data.whole["sentences"]]
+    longest = max(len(ids) for row in joined for ids in data.tokenizer(row)["input_ids"])
     processor = LFVilaProcessor(
-        video_processor,
-        data.tokenizer,
-        max_sentences=video.num_clips,
-        # Where sentences are joined to fit, they get longer; the released length is the limit.
-        max_sentence_length=min(50, max(lengths) * (1 if data.train is not None else 2)),
+        video_processor, data.tokenizer, max_sentences=video.num_clips, max_sentence_length=min(50, longest)
     )
+    shorter = sum(len(row) < video.num_clips for row in joined)
+    if data.train is None and shorter:
+        print(
+            f"{shorter} of {len(joined)} paragraphs have fewer than {video.num_clips} sentences: MTC learns nothing "
+            "from them, so take their seconds with care"
+        )
     return LFVilaForPreTraining(config), processor
+
+
+def sentences_to_keep(lengths: list[int], most: int = 4) -> int:
+    """The largest number of sentences, at most `most`, that at least half of the paragraphs have."""
+    return min(statistics.median_high(lengths), most)
 
 
 def frame_cache(options: argparse.Namespace) -> FrameCache:
@@ -115,18 +133,21 @@ def train_phase(
     if phase == "contrastive" and data.train is not None:
         fewest = min(len(row["clips"]) for row in data.train)
         train = PreTrainingDataset(data.train, processor, training=True, seed=seed, frame_cache=cache, min_clips=fewest)
+        most = min(Counter(train.lengths()).values())  # the rows of a batch have equally many clips
     else:
         train = RetrievalDataset(data.whole, processor, training=True, seed=seed, frame_cache=cache)
+        most = len(train)
     arguments = LFVilaTrainingArguments(
         output_dir=str(options.output / "training" / phase),
         training_phase=phase,
         max_steps=steps,
         warmup_steps=min(60, steps // 5),
         learning_rate=options.learning_rate,
-        per_device_train_batch_size=min(options.batch_size, len(train)),
+        per_device_train_batch_size=min(options.batch_size, most),
         per_device_eval_batch_size=32,
         dataloader_drop_last=True,
-        logging_steps=10,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=min(10, steps),
         save_strategy="no",
         report_to="none",
         seed=seed,
@@ -175,8 +196,17 @@ def report(metrics: dict[str, float], best: str, chance_r1: float) -> dict[str, 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demo."""
+    """Run the demo; what a user can put right ends in one line."""
     options = parse_arguments(arguments)
+    try:
+        run(options)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """All steps, in the order of this file's docstring."""
     started = time.perf_counter()
     seconds: dict[str, float] = {}
 
@@ -186,13 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
 
     # 1. data
-    try:
-        if options.data is None:
-            data = shapetales(options.output / "shapetales", options.stories, options.workers)
-        else:
-            data = own_footage(options.data)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    if options.data is None:
+        data = shapetales(options.output / "shapetales", options.stories, options.workers)
+    else:
+        data = own_footage(options.data)
     lap("data")
 
     # 2. model and processor
@@ -205,13 +232,13 @@ def main(arguments: list[str] | None = None) -> int:
     contrastive = train_phase("contrastive", options.contrastive_steps, model, processor, data, options)
     lap("contrastive")
 
-    # 5. evaluation of what the contrastive phase trained; the scores to report are chosen on the validation rows
+    # 4. evaluation of what the contrastive phase trained; the scores to report are chosen on the validation rows
     validation = evaluate(contrastive, data.validation, data.validation_twins, options)
     best = best_score(validation)
     test = evaluate(contrastive, data.test, data.test_twins, options)
     lap("evaluation")
 
-    # 4. fusion phase
+    # 5. fusion phase
     fusion = train_phase("fusion", options.fusion_steps, model, processor, data, options)
     heads = evaluate_heads(fusion, data, options)
     lap("fusion")
@@ -259,7 +286,6 @@ def main(arguments: list[str] | None = None) -> int:
     }
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     summarise(metrics, options.output)
-    return 0
 
 
 def evaluate_heads(trainer: LFVilaTrainer, data: DemoData, options: argparse.Namespace) -> dict[str, float]:

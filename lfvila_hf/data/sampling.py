@@ -11,11 +11,14 @@ accelerate does, would put a video into one batch twice, where it is its own fal
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 class EqualLengthSampler(torch.utils.data.Sampler[int]):
@@ -25,6 +28,8 @@ class EqualLengthSampler(torch.utils.data.Sampler[int]):
         lengths: length of each row.
         block_size: rows of a block: the batch size times the number of processes that share a batch.
         seed: seed of the order; the order of an epoch is a function of seed and epoch alone.
+
+    Lengths that have fewer rows than a block are never drawn; a warning says which and how many.
 
     Raises:
         ValueError: `block_size` is below 1, or no length has enough rows for a block.
@@ -43,6 +48,10 @@ class EqualLengthSampler(torch.utils.data.Sampler[int]):
         if len(self) == 0:
             largest = max((len(rows) for rows in self.groups), default=0)
             raise ValueError(f"a block needs {block_size} rows of one length, there are at most {largest}")
+        rare = {length: len(rows) for length, rows in sorted(groups.items()) if len(rows) < block_size}
+        if rare:
+            counts = ", ".join(f"{count} of length {length}" for length, count in rare.items())
+            logger.warning("rows that do not fill a batch of %d of their length are never drawn: %s", block_size, counts)
 
     def __len__(self) -> int:
         return sum(len(rows) // self.block_size for rows in self.groups) * self.block_size

@@ -27,7 +27,7 @@ class LFVilaTrainingArguments(TrainingArguments):
 
     Attributes:
         training_phase: `"contrastive"` or `"fusion"`: the phase an `LFVilaForPreTraining` is trained in, with
-            everything that the phase does not train frozen. Left as the model has it where not given.
+            everything that the phase does not train frozen. The model's own where not given.
         min_lr_ratio: learning rate at the end over its highest value, for the linear schedule.
         eval_scores: scores that retrieval is evaluated by: `global`, `aligned`, `both`; all that the model has where
             not given.

@@ -41,6 +41,7 @@ from lfvila_hf.training.arguments import LFVilaTrainingArguments
 from lfvila_hf.training.caching import RandomState
 from lfvila_hf.training.checkpoints import STATE_FILE, AtomicCheckpoints
 from lfvila_hf.training.evaluating import TERMS, RetrievalEvaluation, fusion_accuracy
+from lfvila_hf.training.hub_pushes import PublishedTraining
 from lfvila_hf.training.loading import stream_loader, training_loader
 from lfvila_hf.training.nonfinite import stop
 from lfvila_hf.training.optimization import decayed_parameter_names, linear_schedule
@@ -48,7 +49,7 @@ from lfvila_hf.training.steps import WholeBatchSteps
 from lfvila_hf.training.watching import TermsProgressCallback, Watcher, peak_tflops
 
 
-class LFVilaTrainer(WholeBatchSteps, RetrievalEvaluation, AtomicCheckpoints, Trainer):
+class LFVilaTrainer(WholeBatchSteps, RetrievalEvaluation, AtomicCheckpoints, PublishedTraining, Trainer):
     """Trainer for all LF-VILA models.
 
     Args:
@@ -72,6 +73,8 @@ class LFVilaTrainer(WholeBatchSteps, RetrievalEvaluation, AtomicCheckpoints, Tra
         if isinstance(self.compute_loss_func, LFVilaLoss):
             self.loss_is_scaled_for_ga = False  # its terms are means over one batch
         phase = self.args.training_phase
+        if phase is None and isinstance(self.model, LFVilaForPreTraining) and self.model.awaits_freezing:
+            phase = "fusion"  # a checkpoint of that phase, loaded again: a file keeps no frozen parameters
         if phase is not None:
             if not isinstance(self.model, LFVilaForPreTraining):
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Batches of rows of one length: the sampler, and what data set and collator make of rows with fewer clips than K.
+"""Shares of a batch; batches of rows of one length, and what data set and collator make of rows with fewer clips.
 
 Clips of rows that have K or more are tested in test_datasets.py.
 """
@@ -16,7 +16,7 @@ from small_corpus import make_processor, write_pretraining
 from lfvila_hf.data.annotations import AnnotationError, load_pretraining
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset
-from lfvila_hf.data.sampling import EqualLengthSampler
+from lfvila_hf.data.sampling import EqualLengthSampler, ShareBatchSampler
 
 LENGTHS = [4, 5, 4, 6, 5, 4, 4, 5, 5, 6, 4, 6, 6]
 
@@ -56,6 +56,58 @@ def test_rows_that_fill_no_block_get_their_turn_in_other_epochs() -> None:
 def test_blocks_that_cannot_be_filled_are_an_error(block_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EqualLengthSampler(LENGTHS, block_size)
+
+
+def shares(rows: int, size: int, processes: int, drop_last: bool = False) -> list[list[list[int]]]:
+    """Batches of every process."""
+    order = torch.utils.data.SequentialSampler(range(rows))
+    samplers = [ShareBatchSampler(order, size, processes, rank, drop_last) for rank in range(processes)]
+    assert all(len(list(one)) == len(one) for one in samplers)
+    assert len({one.left_out for one in samplers}) == 1
+    return [list(one) for one in samplers]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 12, 16, 17])
+def test_one_process_has_the_batches_of_torch(rows: int, drop_last: bool) -> None:
+    order = torch.utils.data.SequentialSampler(range(rows))
+    assert shares(rows, 4, 1, drop_last) == [list(torch.utils.data.BatchSampler(order, 4, drop_last))]
+
+
+def test_processes_share_every_batch_and_the_last_one_evenly() -> None:
+    assert shares(13, 4, 2) == [[[0, 1, 2, 3], [8, 9, 10]], [[4, 5, 6, 7], [11, 12]]]
+    assert shares(13, 4, 2, drop_last=True) == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
+    assert shares(6, 1, 4) == [[[0]], [[1]], [[2]], [[3]]]  # two rows are fewer than four processes
+    sampler = ShareBatchSampler(torch.utils.data.SequentialSampler(range(6)), 1, 4)
+    assert sampler.left_out == 2
+
+
+@pytest.mark.parametrize(("rows", "size", "processes"), [(64, 4, 4), (61, 4, 4), (30, 3, 3), (9, 5, 2)])
+def test_together_they_have_the_batches_of_one_process_with_a_larger_one(rows: int, size: int, processes: int) -> None:
+    (alone,) = shares(rows, size * processes, 1)
+    found = [[row for share in batch for row in share] for batch in zip(*shares(rows, size, processes), strict=True)]
+    assert found == alone[: len(found)] and sum(map(len, found)) > rows - processes
+
+
+def test_the_order_and_the_data_set_hear_of_the_epoch() -> None:
+    class Hearing:
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+    dataset = Hearing()
+    sampler = ShareBatchSampler(EqualLengthSampler(LENGTHS, 2, seed=7), 2, dataset=dataset)
+    first = list(sampler)
+    sampler.set_epoch(3)
+    assert dataset.epoch == 3 and list(sampler) != first
+
+
+def test_shares_that_cannot_be_are_an_error() -> None:
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        ShareBatchSampler([1], 0)
+    with pytest.raises(ValueError, match="rank must lie in 0 to 1, got 2"):
+        ShareBatchSampler([1], 1, processes=2, rank=2)
 
 
 @pytest.fixture
@@ -110,3 +162,12 @@ def test_shuffled_clips_take_their_sentences_along(rows: Any, processor: Any) ->
     paired = dict(zip(rows[2]["clips"], rows[2]["sentences"], strict=True))
     assert [paired[clip] for clip in clips] == list(sentences)
     assert torch.is_tensor(plain.pictures) and Path(clips[0]).exists()
+
+
+def test_lengths_that_never_fill_a_block_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = EqualLengthSampler([4] * 10 + [5] * 3 + [6], 4)
+    assert all(row < 10 for epoch in range(3) for row in sampler)
+    assert "3 of length 5, 1 of length 6" in caplog.text
+    caplog.clear()
+    EqualLengthSampler([4] * 10 + [5] * 4, 4)
+    assert not caplog.text

@@ -189,6 +189,20 @@ def test_a_phase_trains_its_own_part_and_leaves_the_rest_bit_for_bit(phase: Any,
     assert len(modes) == 2 and all(set(mode) == {phase == "contrastive"} for _, mode in modes)
 
 
+def test_a_checkpoint_of_the_fusion_phase_is_frozen_again_when_it_is_trained_on(tmp_path: Path) -> None:
+    model = tiny_model(LFVilaForPreTraining, dropout_config())
+    model.set_training_phase("fusion")
+    model.save_pretrained(tmp_path / "saved")
+    loaded = LFVilaForPreTraining.from_pretrained(tmp_path / "saved")
+    assert loaded.awaits_freezing and any(parameter.requires_grad for parameter in loaded.model.parameters())
+    before = state(loaded)
+    options = {"max_steps": 1, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
+    LFVilaTrainer(model=loaded, args=arguments(tmp_path, **options), train_dataset=fusion_pairs(4)).train()
+    moved = changed(before, state(loaded))
+    assert moved and not {name for name in moved if name.startswith("model.")}
+    assert not loaded.awaits_freezing
+
+
 def test_dropout_of_frozen_towers_is_off(tmp_path: Path) -> None:
     model = tiny_model(LFVilaForPreTraining, dropout_config())
     features: list[torch.Tensor] = []
