@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full test-min check bench fuzz ablations
+.PHONY: help demo test test-full test-min check bench fuzz ablations soak
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ ablations: $(VENV)/.installed-demo  ## the paper's ablations in small, resumable
 
 fuzz: $(VENV)/.installed-test  ## read 10,000 broken video files; none may do harm
 	$(BIN)/python tests/fuzz_videos.py $(ARGS)
+
+soak: $(VENV)/.installed-test  ## kill a training run at twenty random moments; it must end as one that never was killed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kill_soak.py $(ARGS)
 
 # torch goes in first and alone, so that the packages that need it find it there and do not choose another build.
 $(VENV)/.installed-torch: constraints.txt
