@@ -42,7 +42,6 @@ from lfvila_hf.training.caching import RandomState
 from lfvila_hf.training.checkpoints import STATE_FILE, AtomicCheckpoints
 from lfvila_hf.training.evaluating import TERMS, RetrievalEvaluation, fusion_accuracy
 from lfvila_hf.training.hub_pushes import PublishedTraining
-from lfvila_hf.training.hub_pushes import PublishedTraining
 from lfvila_hf.training.loading import stream_loader, training_loader
 from lfvila_hf.training.nonfinite import stop
 from lfvila_hf.training.optimization import decayed_parameter_names, linear_schedule
