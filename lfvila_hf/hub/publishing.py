@@ -24,7 +24,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from lfvila_hf.configuration_base_lfvila import AUTO_MAPS
-from lfvila_hf.hub.cards import CardFacts, metrics_of, model_card, training_lines
+from lfvila_hf.hub.cards import HEADS, CardFacts, metrics_of, model_card, training_lines
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +61,7 @@ SENTENCE_TRANSFORMER: dict[str, Any] = {
     },
     "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
 }
+PLACEHOLDER = "[More Information Needed]"  # in the card that PEFT writes beside an adapter
 ATTEMPTS = 3
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 
@@ -72,6 +73,7 @@ def push_checkpoint(
     private: bool | None = None,
     processor: bool = True,
     message: str = "Upload LF-VILA checkpoint",
+    architecture: str | None = None,
 ) -> str:
     """Publish a checkpoint folder; returns the repository's address.
 
@@ -82,6 +84,7 @@ def push_checkpoint(
         private: of a new repository.
         processor: whether a model has to come with its processor.
         message: of the commit.
+        architecture: model class that an adapter is for, where its own configuration does not say so.
 
     Raises:
         ValueError: the folder is none of ours or not complete, or the Hub ends up with another file than ours.
@@ -89,7 +92,7 @@ def push_checkpoint(
         OSError: the Hub refuses (no token, no right to write, no such place).
     """
     folder = Path(folder)
-    config, adapter = check_folder(folder, processor)
+    config, adapter = check_folder(folder, processor, architecture)
     facts = facts or CardFacts()
     if adapter:
         facts.base_model = facts.base_model or adapter["base_model_name_or_path"]
@@ -100,20 +103,29 @@ def push_checkpoint(
         if (config.get("architectures") or [None])[0] in EMBEDDING_MODELS:
             add_sentence_transformer(folder)
     card = folder / "README.md"
-    if not card.is_file() or "# " not in card.read_text("utf-8"):
+    if not card.is_file() or PLACEHOLDER in card.read_text("utf-8"):
         card.write_text(model_card(repo_id, config, facts, training_lines(folder), bool(adapter)), encoding="utf-8")
     api = HfApi()
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+    except Exception as error:
+        trouble = network_error(error)
+        if trouble is None or isinstance(trouble, OSError):
+            raise
+        raise ConnectionError(f"the Hub at {api.endpoint} cannot be reached: {trouble}") from error
     upload(api, folder, url.repo_id, message)
     verify(api, folder, url.repo_id)
     return str(url)
 
 
-def check_folder(folder: Path, processor: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+def check_folder(
+    folder: Path, processor: bool = True, architecture: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of the model's configuration, and of the adapter's (empty for a model).
 
     Raises:
-        ValueError: no folder, no model of ours in it, no weights, or no processor although one is wanted.
+        ValueError: no folder, no model of ours in it, no weights, no processor although one is wanted, or an adapter
+            for who knows what.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
@@ -128,8 +140,13 @@ def check_folder(folder: Path, processor: bool = True) -> tuple[dict[str, Any], 
             )
         if not (folder / "adapter_model.safetensors").is_file():
             raise ValueError(f"{folder} has no adapter_model.safetensors")
-        mapping = adapter.get("auto_mapping") or {}
-        return {"architectures": [mapping.get("base_model_class") or "LFVilaModel"]}, adapter
+        named = architecture or (adapter.get("auto_mapping") or {}).get("base_model_class")
+        if named not in HEADS:
+            raise ValueError(
+                f"{adapter_file} does not say which model the adapter is for, got {named!r}: name it (--architecture), "
+                f"one of {', '.join(HEADS)}"
+            )
+        return {"architectures": [named]}, adapter
     if not config_file.is_file():
         raise ValueError(f"{folder} holds neither a model (config.json) nor an adapter (adapter_config.json)")
     config = read_json(config_file)
@@ -210,14 +227,12 @@ def upload(api: HfApi, folder: Path, repo: str, message: str) -> None:
         try:
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, allow_patterns=patterns)
             return
-        except HfHubHTTPError as error:
-            if error.response.status_code < 500:
-                raise
-            trouble: Exception = error
         except Exception as error:
-            if not is_connection_trouble(error):
+            trouble = network_error(error)
+            if trouble is None:
                 raise
-            trouble = error
+            if isinstance(trouble, HfHubHTTPError) and trouble.response.status_code < 500:
+                raise trouble from error
         logger.warning(f"attempt {attempt} of {ATTEMPTS} to upload {folder} broke off: {trouble}")
         if attempt < ATTEMPTS:
             time.sleep(PAUSE * 2 ** (attempt - 1))
@@ -227,10 +242,19 @@ def upload(api: HfApi, folder: Path, repo: str, message: str) -> None:
     ) from trouble
 
 
-def is_connection_trouble(error: BaseException) -> bool:
-    """Whether an exception is about the connection; the client's HTTP library differs between its releases."""
-    ours = isinstance(error, ConnectionError | TimeoutError)
-    return ours or any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+def network_error(error: BaseException) -> Exception | None:
+    """What the network or the Hub said, in an exception or among its causes; `None` where it is about something else.
+
+    The client wraps such errors in others, and its HTTP library differs between its releases.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        known = isinstance(cause, HfHubHTTPError | ConnectionError | TimeoutError)
+        if isinstance(cause, Exception) and (known or "TransportError" in names):
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 def verify(api: HfApi, folder: Path, repo: str) -> None:

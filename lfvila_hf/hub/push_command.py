@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-processor", action="store_true", help="publish a model that has no processor beside it")
     parser.add_argument("--message", default="Upload LF-VILA checkpoint", help="commit message")
     card = parser.add_argument_group("for the card")
+    card.add_argument("--architecture", metavar="CLASS", help="model class an adapter is for, where it does not say")
     card.add_argument("--dataset", action="append", default=[], metavar="NAME", help="trained on this; may be repeated")
     card.add_argument("--license", metavar="ID", help="licence of the weights, such as mit")
     card.add_argument("--base-model", metavar="REPO", help="what training started from")
@@ -43,5 +44,6 @@ def main(arguments: list[str]) -> int:
     )
     private = options.private or None
     processor = not options.no_processor
-    print(push_checkpoint(options.folder, options.repo, facts, private, processor, options.message))
+    extra = (private, processor, options.message, options.architecture)
+    print(push_checkpoint(options.folder, options.repo, facts, *extra))
     return 0

@@ -20,7 +20,7 @@ from video_files import write_video
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaProcessor, LFVilaVideoProcessor
 from lfvila_hf.cli import main
-from lfvila_hf.hub.publishing import check_folder, git_hash, published_files
+from lfvila_hf.hub.publishing import check_folder, git_hash, network_error, published_files
 
 COMMAND = "import sys\nfrom lfvila_hf.cli import main\nsys.exit(main(sys.argv[1:]))"
 HURRIED = "import time\ntime.sleep = lambda seconds: None\n" + COMMAND
@@ -90,6 +90,10 @@ def test_a_push_goes_on_where_it_broke_off(checkpoint: Path, tmp_path: Path) -> 
 
 def test_what_the_hub_refuses_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["push", checkpoint, "org/thing"]
+    with LocalHub() as gone:
+        pass
+    missing = run_client(HURRIED, gone, tmp_path / "home", *arguments)
+    assert missing.returncode == 1 and "cannot be reached" in missing.stderr and "Traceback" not in missing.stderr
     with LocalHub() as hub:
         refused = run_client(COMMAND, hub, tmp_path / "home", *arguments, token=READER)
         assert refused.returncode == 1 and "403" in refused.stderr and "Traceback" not in refused.stderr
@@ -144,7 +148,9 @@ def test_an_adapter_goes_over_the_hub_with_its_head_and_the_name_of_its_base(tmp
         for repo in ("org/adapter", "org/pushed"):
             adapter = json.loads(hub.repositories[repo].files["adapter_config.json"])
             assert adapter["base_model_name_or_path"] == "org/base" and adapter["modules_to_save"] == ["classifier"]
-        assert "base_model: org/base" in hub.repositories["org/pushed"].files["README.md"].decode()
+        card = hub.repositories["org/pushed"].files["README.md"].decode()
+        assert "base_model: org/base" in card and 'PeftModel.from_pretrained(model, "org/pushed")' in card
+        assert "AutoModelForVisualQuestionAnswering" in card
         printed = succeed(run_client(LOAD_ADAPTER, hub, tmp_path / "two", kept, hidden=True))
     assert printed.splitlines() == ["[True, True, True]"] * 2
 
@@ -205,6 +211,10 @@ def test_a_folder_that_is_not_complete_is_refused_before_anything_is_sent(tmp_pa
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
     with pytest.raises(ValueError, match="has no adapter_model"):
         check_folder(folder)
+    (folder / "adapter_model.safetensors").touch()
+    with pytest.raises(ValueError, match="does not say which model the adapter is for, got None: .*--architecture"):
+        check_folder(folder)
+    assert check_folder(folder, architecture="LFVilaModel")[0]["architectures"] == ["LFVilaModel"]
 
 
 def test_pickles_and_the_state_of_a_training_stay_at_home(tmp_path: Path) -> None:
@@ -220,6 +230,14 @@ def test_pickles_and_the_state_of_a_training_stay_at_home(tmp_path: Path) -> Non
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "notes.txt").write_text("x")
     assert [path.as_posix() for path in published_files(tmp_path)] == ["model.safetensors", "sub/notes.txt"]
+
+
+def test_trouble_of_the_network_is_found_among_the_causes_of_an_error() -> None:
+    reset = ConnectionResetError("gone")
+    wrapped = RuntimeError("while uploading")
+    wrapped.__cause__ = reset
+    assert network_error(wrapped) is reset and network_error(reset) is reset
+    assert network_error(RuntimeError("a bug")) is None
 
 
 def test_git_names_are_git_names() -> None:
