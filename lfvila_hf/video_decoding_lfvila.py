@@ -421,18 +421,22 @@ class _Decoder:
         raise _PlanFailed
 
     def _decode_in_threads(self, groups: list[_Group], table: FrameTable, num_threads: int) -> dict[int, torch.Tensor]:
-        """Split the groups into runs, one open container and one thread each."""
+        """Threads with an open container each take group after group, so that all end at about the same time."""
+        left = iter(groups)  # one for all threads: a list's iterator gives each item once
 
-        def work(part: list[_Group]) -> tuple[dict[int, torch.Tensor], int]:
-            with self.source.open() as container, video_errors(self.source.name):
-                session = VideoSession(self.source, container, self.session.deadline)
-                return _Decoder(session, self.make_picture)._decode_groups(part, table), session.decoded_frames
+        def work() -> tuple[dict[int, torch.Tensor], int]:
+            try:
+                with self.source.open() as container, video_errors(self.source.name):
+                    session = VideoSession(self.source, container, self.session.deadline)
+                    return _Decoder(session, self.make_picture)._decode_groups(left, table), session.decoded_frames
+            except BaseException:
+                list(left)  # the others need not go on
+                raise
 
-        bounds = [round(len(groups) * thread / num_threads) for thread in range(num_threads + 1)]
-        parts = [groups[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
         pictures: dict[int, torch.Tensor] = {}
         with ThreadPoolExecutor(num_threads) as pool:
-            for found, decoded in pool.map(work, parts):
+            for future in [pool.submit(work) for _ in range(num_threads)]:
+                found, decoded = future.result()
                 pictures.update(found)
                 self.session.decoded_frames += decoded
         return pictures

@@ -404,8 +404,11 @@ def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
             import aiohttp
         except ImportError as error:
             raise ImportError(f"reading {address} needs aiohttp: `pip install fsspec[http]`") from error
+        # `total` is for one request: a server that sends a byte now and then never meets the other two.
         options["client_kwargs"] = {
-            "timeout": aiohttp.ClientTimeout(sock_connect=limits.open_timeout, sock_read=limits.open_timeout)
+            "timeout": aiohttp.ClientTimeout(
+                total=limits.max_seconds, sock_connect=limits.open_timeout, sock_read=limits.open_timeout
+            )
         }
     with video_errors(name):
         return fsspec.open(address, "rb", **options)

@@ -26,6 +26,7 @@ from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, close_
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 SMALL = {"size": {"height": 48, "width": 80}, "num_frames": 8}
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,24 @@ def test_scaling_in_the_decoder_is_close_and_not_the_default(videos: list[Path])
     assert exact.shape == quick.shape
     difference = ((exact - quick) * STD * 255).abs()
     assert 0 < difference.mean() < 5
+
+
+def test_scaling_in_the_decoder_differs_by_what_the_documentation_states() -> None:
+    # docs/video-input.md: 0.2 to 1.2 of 255 levels in the mean, 62 at most, over 18 real clips at the released size
+    if not (SHARED / "videos").is_dir():
+        pytest.skip("the real videos (../shared/data/videos) are not here")
+    paths = [path for path in sorted((SHARED / "videos").iterdir()) if path.stat().st_size < 1_000_000][:6]
+    assert len(paths) == 6
+    processor = LFVilaVideoProcessor(num_frames=4, num_clips=1)
+    assert processor.scale_in_decoder is False, "the exact way is the default"
+    for path in paths:
+        exact, quick = (processor.read_pictures(path, scale_in_decoder=how).frames for how in (False, True))
+        difference = (exact - quick).abs()
+        assert 0.1 < difference.mean() < 1.25, path.name
+        assert difference.max() < 65, path.name
+        # no shift of the picture: a shift by a pixel is told from these differences
+        shifted = (exact[..., 1:] - quick[..., :-1]).abs().mean()
+        assert shifted > 1.5 * difference.mean(), path.name
 
 
 @pytest.mark.skipif(os.name != "posix", reason="decoding in a process of its own needs a POSIX system")

@@ -13,6 +13,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,9 @@ FAMILY: dict[str, dict[str, Any]] = {
     "fragmented.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
     "ten_bit.mp4": {"pixel_format": "yuv420p10le"},
     "four_four_four.mp4": {"pixel_format": "yuv444p"},
+    "faststart.mp4": {"container_options": {"movflags": "faststart"}},
+    "odd_size.mkv": {"pixel_format": "yuv444p", "size": (63, 95)},
+    "odd_size.mp4": {"pixel_format": "yuv420p", "codec": "mpeg4", "size": (63, 95)},
 }
 
 
@@ -117,8 +121,34 @@ def test_metadata_and_seconds_are_true(family: dict[str, Path], name: str) -> No
     assert read.metadata.total_num_frames == len(read) == 30
     assert read.times == pytest.approx([(tick - ticks[0]) / 25 for tick in ticks], abs=2e-3)
     assert read.metadata.duration == pytest.approx((ticks[-1] - ticks[0] + 1) / 25, abs=0.05)
-    assert (read.metadata.height, read.metadata.width) == (64, 96)
+    assert (read.metadata.height, read.metadata.width) == FAMILY[name].get("size", (64, 96))
     assert read.metadata.variable_rate == name.startswith("variable")
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+def test_sound_beside_the_pictures_changes_nothing(tmp_path: Path, ending: str) -> None:
+    silent = write_video(tmp_path / "silent.mp4", 30)
+    path = tmp_path / f"talking.{ending}"
+    with av.open(str(silent)) as reader, av.open(str(path), "w") as writer:
+        stream = reader.streams.video[0]
+        sound = writer.add_stream("aac", rate=48000, layout="mono")
+        copied = writer.add_stream_from_template(stream)
+        for number in range(70):
+            block = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            block.rate, block.pts = 48000, number * 1024
+            writer.mux(sound.encode(block))
+        for packet in reader.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copied
+                writer.mux(packet)
+        writer.mux(sound.encode(None))
+    with av.open(str(path)) as container:
+        assert {stream.type for stream in container.streams} == {"audio", "video"}
+    read = read_frames(path, num_frames=8)
+    assert read_barcodes(read.frames) == uniform_indices(30, 8)
+    assert torch.equal(read.frames, read_frames(silent, num_frames=8).frames)
+    # pictures may start later than the sound does; their first frame is second 0
+    assert read.times == pytest.approx([index / 25 for index in read.indices], abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["variable.mp4", "variable.mkv", "late.mp4", "plain.mp4", "plain.ts"])

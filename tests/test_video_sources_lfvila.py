@@ -48,6 +48,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     data = b""
     ranges = True
     stall_after: int | None = None
+    drip = False
     status = 200
 
     def do_HEAD(self) -> None:
@@ -72,7 +73,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not body:
             return
         with contextlib.suppress(OSError):
-            if self.stall_after is None:
+            if self.drip:
+                for place in range(start, end):
+                    self.wfile.write(self.data[place : place + 1])
+                    self.wfile.flush()
+                    time.sleep(0.2)
+            elif self.stall_after is None:
                 self.wfile.write(self.data[start:end])
             else:
                 self.wfile.write(self.data[start : min(start + self.stall_after, end)])
@@ -126,6 +132,18 @@ def test_an_address_that_stops_answering_ends_at_the_limit(video: Path) -> None:
         pytest.raises(LFVilaVideoError, match="/a.mp4: "),
     ):
         read_frames(address, num_frames=5, limits=VideoLimits(open_timeout=1))
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_address_that_answers_byte_by_byte_ends_at_the_limit(video: Path, ranges: bool) -> None:
+    pytest.importorskip("aiohttp")
+    start = time.monotonic()
+    with (
+        _server(video.read_bytes(), drip=True, ranges=ranges) as address,
+        pytest.raises(LFVilaVideoError, match="/a.mp4: "),
+    ):
+        read_frames(address, num_frames=5, limits=VideoLimits(max_seconds=1))
     assert time.monotonic() - start < 20
 
 
