@@ -102,6 +102,7 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
         """Raise `ValueError` where fields disagree, warn where clip features would see other clips."""
         check_range(self, 1, float("inf"), "num_frames", "num_clips", "num_channels", "embed_dim")
         check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
+        check_range(self, 0, float("inf"), "mlp_ratio", "layer_norm_eps", "initializer_range")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}")
         for name in ("image_size", "patch_size", "spatial_window", "pool_size"):
@@ -355,7 +356,8 @@ class LFVilaConfig(LFVilaBaseConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         check_range(self, 1, float("inf"), "num_anchors", "num_candidates")
-        check_range(self, 0, float("inf"), "num_other_negatives")
+        weights = ("global_loss_weight", "mtc_loss_weight", "mlm_loss_weight", "vtm_loss_weight", "span_loss_weight")
+        check_range(self, 0, float("inf"), "num_other_negatives", *weights)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -368,6 +370,9 @@ class LFVilaConfig(LFVilaBaseConfig):
         """A model for tests and demonstrations: 16 frames of 48 x 80 pixels, D = 128, under a second a step on a CPU.
 
         `video_config` and `text_config` given as dicts replace single fields of the preset, not all of it.
+
+        Raises:
+            ValueError: one of the two is given as something else, or the fields do not fit each other.
         """
         video = {
             "image_size": [48, 80],
@@ -391,8 +396,11 @@ class LFVilaConfig(LFVilaBaseConfig):
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         }
-        video |= dict(overrides.pop("video_config", {}))
-        text |= dict(overrides.pop("text_config", {}))
+        for name, preset in (("video_config", video), ("text_config", text)):
+            given = overrides.pop(name, None)
+            if not isinstance(given, dict | None):
+                raise ValueError(f"{name} of a preset must be a dict of fields, got {type(given).__name__}")
+            preset |= given or {}
         return cls(video_config=video, text_config=text, **({"initializer_range": 0.05} | overrides))
 
     @property

@@ -365,9 +365,21 @@ def span_loss(
         span_logits: `(B, T, 2)`.
         span_targets: `(B, T)`, 1 for a frame inside the span.
         span_weights: `(B, T)`; made by `span_weights_from_targets` where not given.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
     """
+    if span_logits.shape[:-1] != span_targets.shape or span_logits.shape[-1] != 2:
+        raise ValueError(
+            f"span_targets {tuple(span_targets.shape)} must be (B, T) of span logits (B, T, 2), which are "
+            f"{tuple(span_logits.shape)}"
+        )
     if span_weights is None:
         span_weights = span_weights_from_targets(span_targets)
+    elif span_weights.shape != span_targets.shape:
+        raise ValueError(
+            f"span_weights {tuple(span_weights.shape)} must have the shape of span_targets {tuple(span_targets.shape)}"
+        )
     per_frame = F.cross_entropy(span_logits.flatten(0, 1), span_targets.long().flatten(), reduction="none")
     return (per_frame * span_weights.flatten()).mean()
 

@@ -172,6 +172,8 @@ def test_the_outputs_left_out_of_a_prediction_exist() -> None:
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"drop_path_rate": 1}, "drop_path_rate must be at least 0 and below 1, got 1"),
         ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob must be at least 0 and at most 1, got -0.1"),
+        ({"mlp_ratio": -1}, "mlp_ratio must be at least 0, got -1"),
+        ({"layer_norm_eps": -1.0}, "layer_norm_eps must be at least 0, got -1.0"),
         ({"num_framez": 8}, "LFVilaVideoConfig has no field 'num_framez'; is 'num_frames' meant"),
         ({"hidden_size": 64}, "hidden_size follows from the other fields of LFVilaVideoConfig"),
     ],
@@ -211,6 +213,7 @@ def test_a_text_configuration_that_cannot_be_is_refused_by_name(fields: dict[str
         ({"temporal_temperature": -1}, "temporal_temperature must be above 0, got -1"),
         ({"num_anchors": 0}, "num_anchors must be at least 1, got 0"),
         ({"num_other_negatives": -1}, "num_other_negatives must be at least 0, got -1"),
+        ({"mtc_loss_weight": -1}, "mtc_loss_weight must be at least 0, got -1"),
         ({"temprature": 0.1}, "LFVilaConfig has no field 'temprature'; is 'temperature' meant"),
         ({"num_frames": 8}, "num_frames follows from the other fields of LFVilaConfig"),
     ],
@@ -218,6 +221,12 @@ def test_a_text_configuration_that_cannot_be_is_refused_by_name(fields: dict[str
 def test_a_configuration_that_cannot_be_is_refused_by_name(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LFVilaConfig(**{"video_config": VIDEO, "text_config": TEXT} | fields)
+
+
+def test_a_preset_takes_fields_of_a_tower_and_nothing_else() -> None:
+    assert LFVilaConfig.tiny(video_config=None).to_dict() == LFVilaConfig.tiny().to_dict()
+    with pytest.raises(ValueError, match="video_config of a preset must be a dict of fields, got LFVilaVideoConfig"):
+        LFVilaConfig.tiny(video_config=LFVilaVideoConfig(**VIDEO))
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,14 @@ def test_the_span_loss_by_hand() -> None:
     assert span_loss(logits, targets.bool()).item() == span_loss(logits, targets.float()).item()
 
 
+def test_spans_of_another_shape_are_refused_by_name() -> None:
+    logits, targets = torch.zeros(2, 6, 2), torch.zeros(2, 6)
+    with pytest.raises(ValueError, match=r"span_targets \(2, 5\) must be \(B, T\) of span logits .* \(2, 6, 2\)"):
+        span_loss(logits, targets[:, :5])
+    with pytest.raises(ValueError, match=r"span_weights \(6,\) must have the shape of span_targets \(2, 6\)"):
+        span_loss(logits, targets, torch.ones(6))
+
+
 # -- all together ----------------------------------------------------------------------------------------------------
 
 
