@@ -7,9 +7,11 @@ gives:
 - pre-training and retrieval: stories of four events, told by one sentence each (Condensed Movie: by one string);
 - ActivityNet-QA: stories in one place; "where does it happen" asks for one of six places, "how many things happen" for
   one or two;
-- VIOLIN: a true and a false statement about the place, with subtitles that say nothing about it;
-- How2QA: two events in two places; the question is about the first or the last of them, which is the span; the wrong
-  answers are places that do not occur;
+- VIOLIN: a statement that says in some words that it is dark, true of every other story, with subtitles that say
+  nothing about it;
+- How2QA: two events in two places; the question is where the first or the last of them is, which is the span; of the
+  wrong answers one is a place that does not occur and two are no places, so that the texts alone give half of the
+  right answers and the video the rest;
 - COIN and LVU: the class is the place (as many of the six as there are classes).
 
 Numbers measured on these say that a recipe learns, and nothing about the task whose format it is. Every story is drawn
@@ -42,6 +44,8 @@ PLACE_PHRASES = {
     "night": "in the night",
     "snow": "in the snow",
 }
+DARK = ("It happens in the night.", "It is dark.", "The moon shines on it.", "All this happens in the dark.")
+NO_PLACES = ("a red star", "it grows")
 ANSWERS = (*PLACES, "one", "two")
 """Vocabulary of the generated ActivityNet-QA."""
 SMALL = StoryParameters(
@@ -132,6 +136,13 @@ def _one_place(number: int, generator: np.random.Generator) -> tuple[Event, ...]
     return tuple(_event(place, generator) for _ in range(1 + number // len(PLACES) % 2))
 
 
+def _night_or_day(number: int, generator: np.random.Generator) -> tuple[Event, ...]:
+    """Two events at night in every other story, in another place in the others."""
+    by_day = [place for place in PLACES if place != "night"]
+    place = by_day[number // 2 % len(by_day)] if number % 2 else "night"
+    return tuple(_event(place, generator) for _ in range(2))
+
+
 def _pretraining(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
     return [[{"clip_id": name, "text": text} for name, text in zip(clip_names(story), story.sentences, strict=True)]]
 
@@ -153,22 +164,20 @@ def _open_questions(story: Story, number: int, generator: np.random.Generator) -
 
 
 def _statements(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
-    place = story.events[0].place
-    others = [other for other in PLACES if other != place]
     said = [{"start": 0.0, "end": 0.5, "text": "Look at that."}, {"start": 0.5, "end": 1.0, "text": "I see it."}]
-    return [
-        {"clip_id": story.clip_id, "text_q": f"It happens {PLACE_PHRASES[shown]}.", "text_s": said, "answer": answer}
-        for answer, shown in ((1, place), (0, others[generator.integers(len(others))]))
-    ]
+    statement = DARK[generator.integers(len(DARK))]
+    answer = int(story.events[0].place == "night")
+    return [{"clip_id": story.clip_id, "text_q": statement, "text_s": said, "answer": answer}]
 
 
 def _choices(story: Story, number: int, generator: np.random.Generator) -> list[Any]:
     which = int(generator.integers(2))
     shown = [event.place for event in story.events]
     absent = [place for place in PLACES if place not in shown]
-    wrong = [absent[place] for place in generator.permutation(len(absent))[:3]]
+    others = [PLACE_PHRASES[absent[generator.integers(len(absent))]], *NO_PLACES]
+    wrong = [others[place] for place in generator.permutation(len(others))]
     right = int(generator.integers(4))
-    answers = [PLACE_PHRASES[place] for place in (*wrong[:right], shown[which], *wrong[right:])]
+    answers = [*wrong[:right], PLACE_PHRASES[shown[which]], *wrong[right:]]
     cut = story.clip_frames[0] / SMALL.fps
     span = [0.0, cut] if which == 0 else [cut, sum(story.clip_frames) / SMALL.fps]
     question = f"Where is the {('first', 'last')[which]} thing?"
@@ -215,7 +224,7 @@ _WRITERS: dict[str, tuple[Callable[..., tuple[Event, ...]], Callable[..., list[A
     "queryd": (_four_events, _paragraph),
     "condensed_movie": (_four_events, _one_string),
     "activitynet_qa": (_one_place, _open_questions),
-    "violin": (_one_place, _statements),
+    "violin": (_night_or_day, _statements),
     "how2qa": (_two_places, _choices),
     "coin": _classes(180),
     "lvu_relationship": _classes(4),

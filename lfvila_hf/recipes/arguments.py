@@ -163,6 +163,8 @@ def parse_recipe(
         values = read_yaml(given.pop(0))
     if "--smoke" in given:
         values |= SMOKE
+        if any(word.split("=")[0] == "--model_name_or_path" for word in given):
+            values.pop("preset")
     values.setdefault("output_dir", f"outputs/{values.get('task', 'recipe')}")
     parser.set_defaults(**values)
     arguments, training = parser.parse_args_into_dataclasses(given, look_for_args_file=False)

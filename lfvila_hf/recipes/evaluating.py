@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import VideoTextDataset
 from lfvila_hf.evaluation import RetrievalFeatures, evaluate_features
 from lfvila_hf.evaluation.answers import answer_metrics, mean_of_views, span_accuracy
@@ -118,7 +119,7 @@ def _evaluate_retrieval(trainer: Any, data: RecipeData) -> tuple[dict[str, float
 
 
 def _evaluate_pretraining(trainer: Any, data: RecipeData) -> tuple[dict[str, float], Rows]:
-    """The Trainer's own evaluation, and for every pair the rank of its video (contrastive) or nothing but its id."""
+    """The Trainer's own evaluation; of every pair the rank of its video (contrastive) or how well it fits (fusion)."""
     dataset = data.test_set(trainer.processing_class)
     output = trainer.predict(dataset, metric_key_prefix="eval")
     metrics = {name.removeprefix("eval_"): float(value) for name, value in output.metrics.items()}
@@ -129,7 +130,22 @@ def _evaluate_pretraining(trainer: Any, data: RecipeData) -> tuple[dict[str, flo
         for number, row in enumerate(predictions):
             of_text = scores(slice(number, number + 1), slice(0, count))[0]
             row["rank"] = 1 + int((of_text > of_text[number]).sum())
+    elif trainer.args.do_predict and trainer.is_world_process_zero():
+        for row, probability in zip(predictions, _match_probabilities(trainer, dataset), strict=True):
+            row["match_probability"] = round(probability, 6)
     return metrics, list(_per_sample(dataset, predictions))
+
+
+def _match_probabilities(trainer: Any, dataset: VideoTextDataset) -> Iterator[float]:
+    """The VTM head's probability that each sample's text and video belong together, without masked tokens."""
+    model, kept = trainer.model.eval(), dataset.without_skipped()
+    collate, size = LFVilaCollator(trainer.processing_class), trainer.args.per_device_eval_batch_size
+    for start in range(0, len(kept), size):
+        batch = collate([kept[number] for number in range(start, min(start + size, len(kept)))])
+        inputs = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in batch.items()}
+        with torch.no_grad():
+            logits = model(**inputs, phase="fusion", return_loss=False).vtm_logits  # (B, 2)
+        yield from logits.float().softmax(-1)[:, 1].tolist()
 
 
 def _reranked(

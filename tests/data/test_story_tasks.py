@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lfvila_hf.data.story_plan import PLACES
-from lfvila_hf.data.story_tasks import ANSWERS, PLACE_PHRASES, make_task_data
+from lfvila_hf.data.story_tasks import ANSWERS, DARK, PLACE_PHRASES, make_task_data
 from lfvila_hf.recipes.tasks import TASKS
 from lfvila_hf.video_reading_lfvila import probe_video
 
@@ -37,13 +36,15 @@ def test_answers_cannot_be_told_without_the_video(tmp_path: Path) -> None:
     make_task_data(tmp_path / "violin", "violin", 24, 1)
     rows = [json.loads(line) for line in (tmp_path / "violin" / "train.jsonl").read_text().splitlines()]
     assert sum(row["answer"] for row in rows) * 2 == len(rows)
-    assert {row["text_q"] for row in rows if row["answer"]} == {
-        f"It happens {PLACE_PHRASES[place]}." for place in PLACES
-    }
+    true, false = ({row["text_q"] for row in rows if row["answer"] == answer} for answer in (1, 0))
+    assert true & false and (true | false) <= set(DARK)
     make_task_data(tmp_path / "how2qa", "how2qa", 24, 1)
     choices = [json.loads(line) for line in (tmp_path / "how2qa" / "train.jsonl").read_text().splitlines()]
     assert {row["answer_idx"] for row in choices} == {0, 1, 2, 3}
     assert {row["span"][0] == 0 for row in choices} == {True, False}
+    for row in choices:  # two answers are places, and which of them is right only the video tells
+        assert len(set(row["text_a"]) & set(PLACE_PHRASES.values())) == 2
+        assert row["text_a"][row["answer_idx"]] in PLACE_PHRASES.values()
 
 
 def test_what_is_not_known_is_refused(tmp_path: Path) -> None:
