@@ -395,7 +395,7 @@ def _unwrap_mapping(source: Any) -> Any:
 def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
     """The address as an `fsspec` file that is yet to be opened; it has to live as long as what its `open` gives."""
     try:
-        import fsspec  # type: ignore[import-untyped]  # ships no types
+        import fsspec
     except ImportError as error:
         raise ImportError(f"reading {address} needs fsspec: `pip install fsspec`") from error
     options: dict[str, Any] = {}
