@@ -279,6 +279,7 @@ def run(options: argparse.Namespace) -> None:
             for key in ("t2v_r1", "order_accuracy")
             if f"eval_{score}_{key}" in validation
         },
+        "last_losses": last_losses(contrastive) | last_losses(fusion),
         "fusion": heads,
         "search": json.loads(request.with_name("search_result.json").read_text()),
         "seconds": seconds | {"total": round(time.perf_counter() - started, 1)},
@@ -286,6 +287,12 @@ def run(options: argparse.Namespace) -> None:
     }
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     summarise(metrics, options.output)
+
+
+def last_losses(trainer: LFVilaTrainer) -> dict[str, float]:
+    """Every term of the loss, unweighted, as the end of a phase logged it."""
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+    return {name: value for name, value in logged.items() if name.endswith("_loss")}
 
 
 def evaluate_heads(trainer: LFVilaTrainer, data: DemoData, options: argparse.Namespace) -> dict[str, float]:
