@@ -45,6 +45,8 @@ COMMANDS: dict[str, Command] = {
     "prepare": Command("lfvila_hf.data.preparing.prepare_command:main", "turn public annotation files into ours"),
     "push": Command("lfvila_hf.hub.push_command:main", "publish a checkpoint folder on the Hub, with a card"),
     "index": Command("lfvila_hf.library.index_command:main", "embed a folder of videos, to be searched by a story"),
+    "app": Command("lfvila_hf.library.app_command:main", "search an index in the browser"),
+    "plot": Command("lfvila_hf.library.plot_command:main", "draw training, alignments, attention, an evaluation set"),
     "search": Command("lfvila_hf.library.search_command:main", "find videos and moments of an index by a story"),
     "version": Command("lfvila_hf.cli:run_version", "print the version of this package"),
     "env": Command("lfvila_hf.cli:run_env", "print the versions and devices that a bug report needs"),

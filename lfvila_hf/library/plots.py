@@ -1,7 +1,7 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Pictures of a training run and of an alignment, written to PNG or SVG by the file's suffix. Needs matplotlib.
+"""Pictures of a training run, of alignments, of attention and of an evaluation set, to PNG or SVG by the file's suffix.
 
-Letters: M sentences, K clips.
+Needs matplotlib. Letters: M sentences, K clips, N texts or videos, T frames, H W pixels, h w patch grid.
 """
 
 from __future__ import annotations
@@ -102,5 +102,119 @@ def plot_alignment(
     axis.set_xticks(range(columns), spans, fontsize=8)
     axis.set(xlabel="clip", title=title)
     figure.colorbar(image, ax=axis, label="cosine")
+    figure.savefig(path, dpi=130)
+    return Path(path)
+
+
+def plot_similarity(
+    similarity: torch.Tensor, path: str | Path, title: str = "", target: Sequence[int] | None = None, shown: int = 64
+) -> Path:
+    """Draw the score of every text with every video, and how the right ones lie among the others.
+
+    Args:
+        similarity: `(N_text, N_video)`.
+        path: file to write; its folder must exist.
+        title: heading.
+        target: the video of each text; text i belongs to video i if left out.
+        shown: texts and videos drawn in the matrix, from the first on; the histogram is of all.
+
+    Raises:
+        ValueError: the shape is none of texts and videos, or a target does not exist.
+    """
+    if similarity.ndim != 2 or 0 in similarity.shape:
+        raise ValueError(f"similarity must be (texts, videos), got {tuple(similarity.shape)}")
+    texts, videos = similarity.shape
+    right = torch.as_tensor(list(range(texts)) if target is None else list(target))
+    if len(right) != texts or not ((right >= 0) & (right < videos)).all():
+        raise ValueError(f"{texts} texts need as many targets from 0 to {videos - 1}, got {right.tolist()[:8]}")
+    values = similarity.detach().cpu().float()
+    figure, (matrix, histogram) = _figure(11.0, 4.8, 2)
+    image = matrix.imshow(values[:shown, :shown].numpy(), cmap="viridis", interpolation="nearest")
+    inside = [(int(video), text) for text, video in enumerate(right[:shown]) if video < shown]
+    if len(inside) <= 32 and inside:
+        matrix.scatter(*zip(*inside, strict=True), s=14, facecolors="none", edgecolors="white", linewidths=0.8)
+    part = "" if max(texts, videos) <= shown else f" (first {min(shown, texts)} of {texts})"
+    matrix.set(xlabel="video", ylabel=f"text{part}", title=title)
+    figure.colorbar(image, ax=matrix, label="score", shrink=0.85)
+    own = values[torch.arange(texts), right]
+    others = torch.ones(texts, videos, dtype=torch.bool)
+    others[torch.arange(texts), right] = False
+    bins = torch.linspace(float(values.min()), float(values.max()) + 1e-6, 41).numpy()
+    if others.any():
+        histogram.hist(values[others].numpy(), bins=bins, density=True, alpha=0.6, label="other pairs")
+    histogram.hist(own.numpy(), bins=bins, density=True, alpha=0.6, label="right pairs")
+    first = (values > own[:, None]).sum(1).eq(0).float().mean().item()
+    histogram.set(xlabel="score", ylabel="density", title=f"right video first: {first:.1%} of {texts} texts")
+    histogram.legend(fontsize=8)
+    histogram.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+    return Path(path)
+
+
+def plot_attention(
+    pictures: torch.Tensor,
+    maps: Sequence[torch.Tensor],
+    windows: Sequence[int],
+    times: Sequence[float],
+    path: str | Path,
+    columns: int = 8,
+    title: str = "",
+) -> Path:
+    """Draw the attention that places of frames receive, one row of frames per level of the video tower.
+
+    Args:
+        pictures: `(T, 3, H, W)` in 0 ... 255.
+        maps: `(T, h, w)` per level, as `attention_maps.attention_received` gives them.
+        windows: how many frames a window of each level has.
+        times: second of each frame.
+        path: file to write; its folder must exist.
+        columns: frames drawn, evenly spaced.
+        title: heading.
+
+    Raises:
+        ValueError: the numbers of frames or levels do not fit each other.
+    """
+    frames = len(pictures)
+    if len(times) != frames or any(len(one) != frames for one in maps) or len(windows) != len(maps) or not len(maps):
+        raise ValueError(
+            f"{frames} pictures need as many seconds and maps of as many frames, got {len(times)} and "
+            f"{[len(one) for one in maps]} with {len(windows)} windows"
+        )
+    _figure(1.0, 1.0)  # says what to install where matplotlib is missing
+    from matplotlib.figure import Figure
+
+    chosen = torch.linspace(0, frames - 1, min(columns, frames)).round().long().tolist()
+    height, width = pictures.shape[2:]
+    figure = Figure(
+        figsize=(1.7 * len(chosen) + 1.2, (1.7 * height / width + 0.1) * (len(maps) + 1) + 0.8), layout="constrained"
+    )
+    axes = figure.subplots(len(maps) + 1, len(chosen), squeeze=False)
+    pixels = pictures.detach().cpu().float().clamp(0, 255).permute(0, 2, 3, 1).numpy() / 255  # (T, H, W, 3)
+    most = max(float(one.max()) for one in maps)
+    shown: Any = None
+    for column, frame in enumerate(chosen):
+        axes[0][column].imshow(pixels[frame])
+        axes[0][column].set_title(f"{times[frame]:.1f} s", fontsize=8)
+        for row, level in enumerate(maps, start=1):
+            axis = axes[row][column]
+            axis.imshow(pixels[frame].mean(-1), cmap="gray", vmin=0, vmax=1)
+            shown = axis.imshow(
+                level[frame].numpy(),
+                cmap="inferno",
+                vmin=0,
+                vmax=most,
+                alpha=0.65,
+                extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+                interpolation="nearest",
+            )
+    for row in axes:
+        for axis in row:
+            axis.set_xticks([])
+            axis.set_yticks([])
+    for row, window in enumerate(windows, start=1):
+        axes[row][0].set_ylabel(f"level {row - 1}\n{window} frames", fontsize=8)
+    figure.colorbar(shown, ax=axes[1:].ravel().tolist(), label="attention received (1 = even)", shrink=0.7)
+    if title:
+        figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=130)
     return Path(path)

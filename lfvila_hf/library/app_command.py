@@ -1,0 +1,47 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""`lfvila-hf app`: the page on this machine, for this machine only unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import sys
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(prog="lfvila-hf app", description="Search an index in the browser.")
+    parser.add_argument("index", metavar="INDEX", help="what `lfvila-hf index` wrote")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen at (7860)")
+    parser.add_argument("--model", metavar="CKPT", help="the checkpoint that made the index, where it was moved to")
+    parser.add_argument("--videos", metavar="FOLDER", help="the folder of the videos, where it was moved to")
+    return parser
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command: open the index, serve the page until it is stopped."""
+    options = build_parser().parse_args(arguments)
+    from lfvila_hf.library.app import build_app
+    from lfvila_hf.library.search_command import open_library
+
+    library = open_library(options.index, options.model, options.videos)
+    app = build_app(library)
+    import uvicorn
+
+    if not is_loopback(options.host):
+        print(
+            f"everyone who reaches {options.host} can search and play these {len(library)} videos, without a password",
+            file=sys.stderr,
+        )
+    print(f"http://{options.host}:{options.port}", flush=True)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+    return 0
