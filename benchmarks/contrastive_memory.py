@@ -3,7 +3,7 @@
     python benchmarks/contrastive_memory.py                                    # batches 8 ... 512, chunks of 8
     python benchmarks/contrastive_memory.py --batches 8 64 --chunk 4 --rounds 3
 
-Every batch size and way is measured in a fresh process: the memory that this process needs on top of what the model,
+Every batch size and way is measured in a forked process: the memory that this process needs on top of what the model,
 its gradients and the batch take, at its peak (`VmHWM`). Batches of pixels are made before; the features of the batch
 and one chunk's graph are what is left. Time is that of whole steps of the same batch, both ways alternating in one
 process, so that a busy machine slows both; `--time-batch` says of which size. The last line is one JSON object.
@@ -17,8 +17,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -90,33 +88,32 @@ def make_step(model: LFVilaModel, batch: int, chunk: int | None) -> Callable[[],
     return step
 
 
-def measure_memory(options: argparse.Namespace) -> dict[str, float]:
+def measure_memory(options: argparse.Namespace, batch: int, chunk: int | None) -> dict[str, float | None]:
     """MiB that a step takes at its peak on top of model, gradients and batch, and the features' share of it."""
     model = make_model(options.image_size, options.frames)
-    make_step(model, 2, 1)()  # libraries' own first allocations
-    step = make_step(model, options.batch, options.chunk)
+    step = make_step(model, batch, chunk)
     gc.collect()
     before = peak_rss_mb()
     loss = step()
     config = model.config
-    features = options.batch * (2 + 4 + config.num_clips) * config.hidden_size * 4 / 2**20
     return {
-        "batch": options.batch,
-        "chunk": options.chunk,
         "step_mb": round(peak_rss_mb() - before, 1),
-        "features_mb": round(features, 2),
+        "features_mb": round(batch * (2 + 4 + config.num_clips) * config.hidden_size * 4 / 2**20, 2),
         "loss": loss,
     }
 
 
-def fresh(options: argparse.Namespace, batch: int, chunk: int | None) -> dict[str, float]:
-    """`measure_memory` in a process of its own."""
-    command = [sys.executable, __file__, "--memory-of", str(batch), "--frames", str(options.frames)]
-    command += ["--image-size", *map(str, options.image_size)]
-    command += ["--chunk", str(chunk)] if chunk else ["--whole"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return json.loads(run.stdout.splitlines()[-1])
+def fresh(options: argparse.Namespace, batch: int, chunk: int | None) -> dict[str, float | None]:
+    """`measure_memory` in a forked process, whose peak begins at what is resident when it is forked."""
+    context = torch.multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(measure_memory(options, batch, chunk)))
+    process.start()
+    process.join()
+    if process.exitcode or not receiver.poll():
+        raise SystemExit(f"error: batch {batch} in chunks of {chunk} ended with {process.exitcode}")
+    found: dict[str, float | None] = receiver.recv()
+    return found
 
 
 def measure_overhead(options: argparse.Namespace) -> dict[str, float]:
@@ -146,19 +143,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--whole-up-to", type=int, default=128, help="largest batch that is also made whole")
     parser.add_argument("--chunk", type=int, default=8, help="videos of a chunk")
     parser.add_argument("--frames", type=int, default=8, help="T")
-    parser.add_argument("--image-size", type=int, nargs=2, default=(48, 80), help="height and width")
+    parser.add_argument("--image-size", type=int, nargs=2, default=(32, 48), help="height and width")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing that count")
     parser.add_argument("--time-batch", type=int, default=64, help="batch of the timing")
-    parser.add_argument("--memory-of", type=int, dest="batch", help=argparse.SUPPRESS)  # what a fresh process is asked
-    parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for name in ("chunk", "frames", "rounds", "time_batch"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {getattr(options, name)}")
     if options.frames % 4:
         parser.error(f"--frames must be a multiple of the 4 clips, got {options.frames}")
-    if options.whole:
-        options.chunk = None
     return options
 
 
@@ -166,9 +159,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table and one JSON object."""
     options = parse_arguments(arguments)
     torch.set_num_threads(1)
-    if options.batch:
-        print(json.dumps(measure_memory(options)))
-        return
     rows = []
     print(f"{'batch':>6} {'whole MiB':>10} {'chunks MiB':>11} {'features MiB':>13}")
     for batch in options.batches:
@@ -182,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     record = {
         "benchmark": "contrastive_memory",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "arguments": {name: value for name, value in vars(options).items() if name not in ("batch", "whole")},
+        "arguments": vars(options),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -77,9 +77,15 @@ class WholeBatchSteps(Trainer):
         """Refuse what cannot be made of parts; freeze what several processes would wait for in vain.
 
         Raises:
-            ValueError: chunks for a task head, or a loss function that is no `LFVilaLoss`.
+            ValueError: chunks for a task head, a loss function that is no `LFVilaLoss`, or one process for several
+                devices.
         """
         phase, model = self._phase(), self._base_model()
+        if self.args.n_gpu > 1 and phase is not None:
+            raise ValueError(
+                f"one process drives {self.args.n_gpu} devices, which cuts the batch of a loss into pieces; "
+                "expected a process for each: start with torchrun or accelerate launch, or show one device"
+            )
         chunked = self.args.contrastive_chunk_size is not None
         if chunked and phase is None:
             raise ValueError(

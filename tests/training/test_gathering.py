@@ -1,4 +1,4 @@
-"""The batch of all processes: gathered features and their gradients, a neighbour's video, uneven shares, no process.
+"""The batch of all processes (gathering.py, objectives.py): features and gradients, neighbours' videos, uneven shares.
 
 Processes are forked and talk through gloo. What the trainer makes of it is tested in test_whole_batches.py.
 """

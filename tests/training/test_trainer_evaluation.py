@@ -1,6 +1,8 @@
 """`LFVilaTrainer` in evaluation: every row counts, metrics are those of features made by hand, heads and labels.
 
 Ranks, ties and scores themselves are tested in tests/evaluation, training in test_trainer.py.
+
+This is training/evaluating.py.
 """
 
 from __future__ import annotations

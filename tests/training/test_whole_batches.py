@@ -3,8 +3,8 @@
 Processes, chunks, blocks, accumulated batches, with dropout that is the same for a sample in any batch, with adapters,
 checkpointing, autocast. In float64 the parts agree to 1e-9 for every parameter. In float32 the gradient agrees to 1e-6
 as a whole; single parameters whose gradient is a sum over all patches of all videos (norms, biases) carry up to 2e-6 of
-rounding, as much as they differ from the gradient in float64. The caching itself is tested in test_caching.py,
-gathering in test_gathering.py.
+rounding, as much as they differ from the gradient in float64. This is training/steps.py; the caching itself is tested
+in test_caching.py, gathering in test_gathering.py.
 """
 
 from __future__ import annotations
@@ -213,6 +213,10 @@ def test_under_torchrun(case: Case, folder: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_made_of_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="contrastive_chunk_size is for LFVilaModel .* got LFVilaForQuestionAnswering"):
         LFVilaTrainer(model=tiny_model(LFVilaForQuestionAnswering), args=arguments(tmp_path, contrastive_chunk_size=2))
+    trainer = LFVilaTrainer(model=tiny_model(LFVilaModel), args=arguments(tmp_path))
+    trainer.args._n_gpu = 2
+    with pytest.raises(ValueError, match="one process drives 2 devices"):
+        trainer._check_parts()
     with pytest.raises(ValueError, match="compute_loss_func must be an LFVilaLoss .* got function"):
         LFVilaTrainer(
             model=tiny_model(LFVilaModel),
