@@ -115,7 +115,7 @@ class LFVilaProcessor(ProcessorMixin):
         for modality in ("images_kwargs", "audio_kwargs"):  # generic callers name every modality there is
             kwargs.pop(modality, None)  # type: ignore[misc]  # one of its keys
         self._check_arguments(kwargs)
-        merged = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
+        merged = self._merge_kwargs(self.valid_processor_kwargs, tokenizer_init_kwargs={}, **kwargs)
         data: dict[str, Any] = {}
         kind = merged["text_kwargs"].get("return_tensors") or merged["videos_kwargs"].get("return_tensors") or "pt"
         if text is not None:

@@ -161,7 +161,9 @@ def test_saving_and_loading_give_the_same_processor(processor: LFVilaProcessor, 
     processor.save_pretrained(tmp_path)
     again = LFVilaProcessor.from_pretrained(tmp_path)
     assert (again.max_sentences, again.max_sentence_length, again.pad_to_max_sentences) == (3, 6, False)
-    assert again.to_dict() == processor.to_dict()
+    saved = again.to_dict()
+    saved.pop("auto_map", None)  # names the code that was saved beside it, where the package has been imported
+    assert saved == {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
     video = np.random.default_rng(0).integers(0, 255, (9, 20, 30, 3), dtype=np.uint8)
     one, two = (each(text=[["a man", "he falls"]], videos=video) for each in (processor, again))
     assert set(one) == set(two)

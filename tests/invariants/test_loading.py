@@ -79,7 +79,10 @@ def test_weights_are_loaded_in_the_dtype_asked_for(dtype: Any, tmp_path: Path) -
 def test_few_bits_stay_near_the_full_model(bits: int, tmp_path: Path) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes, the backend for 8 and 4 bits, is not installed")
-    model = EXAMPLES["joined"].model()
+    if bits == 8 and not torch.cuda.is_available():
+        pytest.skip("int8 of bitsandbytes takes at most three axes on a CPU; windows of video have four")
+    # Every width a multiple of 64, the block that four bits are scaled by.
+    model = EXAMPLES["joined"].model(video={"embed_dim": 64}, text={"hidden_size": 512, "intermediate_size": 512})
     model.save_pretrained(tmp_path)
     config = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
     loaded = EXAMPLES["joined"].model_class.from_pretrained(tmp_path, quantization_config=config)
