@@ -104,7 +104,7 @@ def build_corpus(
     }
     if not inputs["metadata"]:
         raise ValueError("no metadata file was given")
-    folder = _prepare_output(Path(output), [path for files in inputs.values() for path in files], overwrite)
+    folder = prepare_output(Path(output), [path for files in inputs.values() for path in files], overwrite)
     engine_in_use = engine or LocalEngine()
     build = _Build(folder, inputs, parameters, engine_in_use, strict, chunk_bytes)
     try:
@@ -286,8 +286,17 @@ class _Build:
         self.seconds[stage] = time.perf_counter() - start
 
 
-def _prepare_output(output: Path, inputs: Sequence[str], overwrite: bool) -> Path:
-    """Make the folder, or empty it of an earlier corpus; anything else in it is an error."""
+def prepare_output(output: Path, inputs: Sequence[str], overwrite: bool) -> Path:
+    """Make the folder of a corpus, or empty it of an earlier one.
+
+    Args:
+        output: The folder.
+        inputs: Files that must not be in what is emptied.
+        overwrite: Whether a corpus that is there may go.
+
+    Raises:
+        ValueError: For a folder with other things in it, or a corpus that may not go.
+    """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file, a folder was expected")
     output.mkdir(parents=True, exist_ok=True)

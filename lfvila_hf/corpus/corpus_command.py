@@ -7,14 +7,22 @@ What is printed is the result: a few lines for people; everything else is in the
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from .building import BuildResult, build_corpus
+from .building import BuildResult, build_corpus, prepare_output
+from .cutting import CutParameters
+from .cutting_jobs import LEDGER, cut_corpus, source_finder, wishes_of_corpus, wishes_of_metadata
 from .engines import make_engine
+from .from_subtitles import INPUT_KINDS, write_source
 from .plan import NEAR_DUPLICATES, BuildParameters
 from .runs import OVERLAPS, JoinRules
+from .sentences import SentenceRules
+from .statistics import corpus_statistics
 from .text import TextRules
 
 PROGRAM = "lfvila-hf corpus"
@@ -27,6 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_build(commands)
+    _add_cut(commands)
+    _add_from_subtitles(commands)
+    _add_stats(commands)
     return parser
 
 
@@ -179,3 +190,137 @@ def print_build(result: BuildResult) -> None:
     for kind, problem in manifest["problems"].items():
         print(f"{kind:<24} {problem['count']:,}, such as {problem['examples'][0]}", file=sys.stderr)
     print(f"written to     {result.output} in {sum(result.seconds.values()):.1f} s")
+
+
+# -- cut -------------------------------------------------------------------------------------------------------------
+
+
+def _add_cut(commands: Any) -> None:
+    clip = CutParameters()
+    parser = commands.add_parser(
+        "cut",
+        help="source videos into the clip files of a corpus",
+        description="Cut videos into clips, exact to the frame, checked; a run that was stopped goes on.",
+    )
+    parser.set_defaults(run=run_cut)
+    parser.add_argument("corpus", metavar="CORPUS", help="folder of a corpus, or a metadata file to cut all clips of")
+    parser.add_argument("--videos", metavar="DIR", help="folder of the videos, named by their ids")
+    parser.add_argument("--sources", metavar="JSONL", help="or where each is: {video_id, path} per line")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the clips, DIR/VIDEO/VIDEO.3.mp4")
+    parser.add_argument("--fps", default=clip.fps, help="frames per second, or a fraction (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=clip.height, help="pixels (default: %(default)s)")
+    parser.add_argument("--crf", type=int, default=clip.crf, help="quality of x264 (default: %(default)s)")
+    parser.add_argument("--preset", default=clip.preset, help="speed of x264 (default: %(default)s)")
+    parser.add_argument(
+        "--gop-seconds", type=float, default=clip.gop_seconds, metavar="S", help="between key frames (default: 1)"
+    )
+    parser.add_argument(
+        "--max-seconds-per-video", type=float, default=clip.max_seconds, metavar="S", help="wall time (default: 3600)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    parser.add_argument("--strict", action="store_true", help="end with an error where a clip could not be cut")
+
+
+def run_cut(options: argparse.Namespace) -> int:
+    """Cut a corpus and print what was done.
+
+    Raises:
+        ValueError: With `--strict`, where a clip could not be cut.
+    """
+    parameters = CutParameters(
+        fps=options.fps,
+        height=options.height,
+        crf=options.crf,
+        preset=options.preset,
+        gop_seconds=options.gop_seconds,
+        max_seconds=options.max_seconds_per_video,
+    )
+    wishes = wishes_of_corpus(options.corpus) if os.path.isdir(options.corpus) else wishes_of_metadata([options.corpus])
+    finder = source_finder(options.videos, options.sources)
+    summary = cut_corpus(options.output_dir, wishes, finder, parameters, options.workers)
+    print(
+        f"cut            {summary.cut:,} clips, {summary.frames:,} frames, {summary.bytes / 1e6:,.1f} MB in "
+        f"{summary.seconds:.1f} s; {summary.there:,} were there already"
+    )
+    if summary.failed:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.failures.most_common())
+        print(f"failed         {summary.failed:,} clips: {kinds}; see {LEDGER}")
+        if options.strict:
+            raise ValueError(f"{summary.failed} clips could not be cut")
+    return 0
+
+
+# -- from-subtitles --------------------------------------------------------------------------------------------------
+
+SUBTITLE_GAP = 5.0
+"""Seconds between clips made of subtitles that count as contiguous: people pause, and speech is all that is timed."""
+
+
+def _add_from_subtitles(commands: Any) -> None:
+    rules = SentenceRules()
+    parser = commands.add_parser(
+        "from-subtitles",
+        help="a folder of videos with subtitles into the same kind of corpus",
+        description="Make sentences of the subtitles (SubRip, WebVTT), clips of the sentences, and build a corpus.",
+    )
+    parser.set_defaults(run=run_from_subtitles)
+    parser.add_argument("videos", metavar="DIR", help="folder of the videos, with sub-folders")
+    parser.add_argument("--subtitles", metavar="DIR", help="folder of the subtitles (default: beside the videos)")
+    parser.add_argument("--language", metavar="TAG", help="take NAME.TAG.vtt or NAME.TAG.srt")
+    clips = parser.add_argument_group("clips")
+    clips.add_argument("--min-seconds", type=float, default=rules.min_seconds, metavar="S", help="(default: 5)")
+    clips.add_argument("--max-clip-seconds", type=float, default=rules.max_seconds, metavar="S", help="(default: 20)")
+    clips.add_argument("--max-clip-words", type=int, default=rules.max_words, metavar="N", help="(default: 40)")
+    clips.add_argument(
+        "--pause", type=float, default=rules.pause, metavar="S", help="silence that ends a sentence (default: 1.5)"
+    )
+    add_build_options(parser, max_gap=SUBTITLE_GAP)
+
+
+def run_from_subtitles(options: argparse.Namespace) -> int:
+    """Make metadata and transcripts of a folder, build a corpus of them, and print what came out."""
+    parameters = build_parameters(options)
+    rules = SentenceRules(options.min_seconds, options.max_clip_seconds, options.max_clip_words, options.pause)
+    output = prepare_output(Path(options.output_dir), [], options.overwrite)
+    source = write_source(options.videos, output / "source", rules, options.subtitles, options.language, options.strict)
+    engine = make_engine(options.engine, options.workers, options.ray_address)
+    try:
+        result = build_corpus(
+            output,
+            metadata=[source.metadata],
+            transcripts=[source.transcripts],
+            parameters=parameters,
+            engine=engine,
+            strict=options.strict,
+        )
+    finally:
+        engine.close()
+    print(f"videos         {source.videos:,} with subtitles")
+    for kind, count in sorted(source.problems.items()):
+        print(f"{kind:<24} {count:,} ({INPUT_KINDS[kind]}); see source/problems.jsonl", file=sys.stderr)
+    print_build(result)
+    return 0
+
+
+# -- stats -----------------------------------------------------------------------------------------------------------
+
+
+def _add_stats(commands: Any) -> None:
+    parser = commands.add_parser("stats", help="what is in a corpus, beside the published figures")
+    parser.set_defaults(run=run_stats)
+    parser.add_argument("corpus", metavar="CORPUS", help="folder of a corpus")
+    parser.add_argument("--json", metavar="FILE", help="also write everything, histograms too, to this file")
+    parser.add_argument("--plots", metavar="DIR", help="also draw histograms into this folder (needs matplotlib)")
+
+
+def run_stats(options: argparse.Namespace) -> int:
+    """Count a corpus and print the table."""
+    found = corpus_statistics(options.corpus)
+    print(found.table())
+    if options.json:
+        Path(options.json).write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+    if options.plots:
+        from .statistics_plots import plot_statistics
+
+        print(f"\nplots          {len(plot_statistics(found, options.plots))} files in {options.plots}")
+    return 0

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,7 +36,6 @@ PAIR_DTYPE = np.dtype([("row", "<u8"), ("first", "<u8"), ("similarity", "<f4")])
 
 _BUCKET_BITS, _INDEX_BITS = 30, 32
 _WORD = re.compile(r"\w+")
-_PRIME = np.uint64((1 << 61) - 1)
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def row_place(number: int) -> tuple[int, int, int]:
 def signature(text: str) -> np.ndarray:
     """The min-hashes `(128,)` uint32 of a paragraph; letters' case and punctuation do not count."""
     words = _WORD.findall(text.lower()) or [text]
-    hashes = np.fromiter((zlib.crc32(word.encode("utf-8", "replace")) for word in words), np.uint64, len(words))
+    hashes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
     length = min(SHINGLE_WORDS, len(words))
     shingles = np.zeros(len(words) - length + 1, dtype=np.uint64)
     for offset in range(length):
@@ -75,6 +75,11 @@ def signature(text: str) -> np.ndarray:
     # Multiply-shift hashing: the upper half of the product is close to a random permutation of the shingles.
     scattered = (shingles[:, None] * _MULTIPLIERS[None, :]) >> np.uint64(32)  # (shingles, 128)
     return scattered.min(axis=0).astype(np.uint32)
+
+
+@lru_cache(maxsize=1 << 16)
+def _word_hash(word: str) -> int:
+    return zlib.crc32(word.encode("utf-8", "replace"))
 
 
 def estimated_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import html
 import re
+import string
 import unicodedata
 from dataclasses import dataclass
 
-_MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,80}>|\{\\[^{}]{0,40}\}")
+# The tags of subtitles, not every word in angle brackets.
+_MARKUP = re.compile(
+    r"</?(?:i|b|u|s|em|strong|font|c|v|ruby|rt|lang|span|p|br|div)(?:[\s./][^<>]{0,80})?>|\{\\[^{}]{0,40}\}",
+    re.IGNORECASE,
+)
 _SOUND_TAG = re.compile(r"\[[^\[\]]{1,40}\]|[♩♪♫♬]+")
 _SPEAKER_MARK = re.compile(r"(?:^|(?<=\s))>{2,3}(?=\s|$|\w)")
 # Control characters except white space, zero-width and direction marks, halves of surrogate pairs, non-characters. The
@@ -22,6 +27,7 @@ _SPEAKER_MARK = re.compile(r"(?:^|(?<=\s))>{2,3}(?=\s|$|\w)")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ud800-\udfff\ufffe\uffff]"
 )
+_NO_LETTERS = {ord(letter): None for letter in string.ascii_letters}
 _WORD = re.compile(r"\S+")
 # Scripts that are written without spaces between words.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
@@ -80,10 +86,16 @@ def check_text(text: str, words: int, rules: TextRules) -> str | None:
     if rules.max_words is not None and words > rules.max_words:
         return f"{words} words, expected at most {rules.max_words}"
     visible = len(text) - text.count(" ")
-    letters = sum(map(str.isalpha, text))
+    letters = _count_letters(text)
     if letters < rules.min_letters * visible:
         return f"{letters} letters in {visible} characters, expected at least {rules.min_letters:g} of them"
     return None
+
+
+def _count_letters(text: str) -> int:
+    if text.isascii():
+        return len(text) - len(text.translate(_NO_LETTERS))
+    return sum(map(str.isalpha, text))
 
 
 def _needs_work(text: str) -> bool:

@@ -14,7 +14,8 @@ from lfvila_hf.corpus.text import TextRules, check_text, clean_text, count_words
     [
         ("  Hello,\n\tworld.  ", "Hello, world."),
         ("fish &amp; chips &#39;n&#39; peas", "fish & chips 'n' peas"),
-        ("HTML5 &lt;video&gt; and &lt;audio&gt;", "HTML5 and"),
+        ("the HTML5 &lt;video&gt; tag", "the HTML5 <video> tag"),
+        ('<font color="red">red</font> <c.blue>and</c><br/>blue', "red and blue"),
         ("[Music] so we begin [Applause]", "so we begin"),
         ("♪ la la ♪", "la la"),
         (">> and now >>you", "and now you"),

@@ -1,0 +1,363 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""`cut_corpus`: all videos of a corpus into clip files, in parallel, to be stopped and gone on with at any time.
+
+    OUTPUT/
+      VIDEO/VIDEO.3.mp4          clip files, where `data.annotations.load_pretraining` looks for them
+      ledger.jsonl               one line per video that was worked on: what was cut, what failed and why
+      cut_parameters.json        what the clips are like; going on with other parameters is an error
+
+A clip file has its name only after it was read again and found right (`cutting`), so a file that is there is done, and
+going on costs one look at the file system per clip. A video that kills its worker (a crash in a decoder) is found by
+running the videos that were under way one by one, recorded, and left out. Failures are tried again by the next run.
+
+Memory: the videos that are under way, and nothing that grows with the corpus.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from lfvila_hf.data.annotations import AnnotationError, read_json_lines, resolve_video
+from lfvila_hf.video_sources_lfvila import LFVilaVideoError
+
+from .cutting import ClipWish, CutClip, CutParameters, cut_video
+from .engines import default_workers, worker_context
+from .inputs import find_files
+from .records import RecordProblem, checked_video_id, read_video, video_of_clip
+
+LEDGER, PARAMETERS, UNFINISHED = "ledger.jsonl", "cut_parameters.json", ".unfinished"
+
+
+@dataclass(frozen=True)
+class VideoWish:
+    """The clips wanted of one video."""
+
+    video_id: str
+    clips: tuple[ClipWish, ...]
+
+
+@dataclass
+class CutSummary:
+    """What a run did.
+
+    Attributes:
+        cut: Clips cut.
+        there: Clips that were there already.
+        failed: Clips that could not be cut.
+        frames: Frames in the clips cut.
+        bytes: Bytes of the clips cut.
+        failures: Failed clips by kind.
+        seconds: Wall seconds.
+    """
+
+    cut: int
+    there: int
+    failed: int
+    frames: int
+    bytes: int
+    failures: Counter[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One video for a worker. `source` is its file, or `None` with the reason why there is none."""
+
+    wish: VideoWish
+    source: str | None
+    output: str
+    parameters: CutParameters
+    reason: str = ""
+
+
+def cut_corpus(
+    output: str | os.PathLike[str],
+    videos: Iterable[VideoWish],
+    find_source: Callable[[str], str],
+    parameters: CutParameters | None = None,
+    workers: int | None = None,
+) -> CutSummary:
+    """Cut the clips of many videos.
+
+    Args:
+        output: Folder of the clips; a new one, or one of an earlier run with the same parameters.
+        videos: What to cut; read as it is needed.
+        find_source: From a video id to the file; raises `ValueError` where there is none.
+        parameters: What the clips are like.
+        workers: Processes; 1 works in this one. Default: the number of cores.
+
+    Returns:
+        What was done. Failures are in the ledger, and no reason to stop.
+
+    Raises:
+        ValueError: For another run's folder with other parameters, or another thing in place of the folder.
+    """
+    parameters = parameters or CutParameters()
+    workers = default_workers() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    folder = _prepare(Path(output), parameters)
+    summary = CutSummary(0, 0, 0, 0, 0, Counter(), 0.0)
+    start = time.perf_counter()
+    tasks = _open_tasks(videos, folder, find_source, parameters, summary)
+    try:
+        with (folder / LEDGER).open("a", encoding="utf-8") as ledger:
+            for task, clips in run_tasks(cut_task, tasks, workers, _crashed):
+                _record(ledger, task, clips, summary)
+    finally:
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    summary.seconds = time.perf_counter() - start
+    return summary
+
+
+def cut_task(task: _Task) -> list[CutClip]:
+    """Cut one video; what cannot be cut is a result too."""
+    if task.source is None:
+        return _all_failed(task, task.reason)
+    output = Path(task.output)
+    folder = output / task.wish.video_id
+    if folder.is_symlink():
+        return _all_failed(task, f"bad_folder: {folder} is a link")
+    unfinished = output / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    try:
+        return cut_video(task.source, task.wish.clips, folder, task.parameters, unfinished)
+    except LFVilaVideoError as error:
+        return _all_failed(task, f"unusable_video: {error}")
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def run_tasks(
+    function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, crashed: Callable[[Any], Any]
+) -> Iterator[tuple[Any, Any]]:
+    """Run a function over tasks in processes, and survive a process that dies.
+
+    Args:
+        function: Importable by name, as are its arguments.
+        tasks: Read a few ahead of the workers.
+        workers: Processes; with 1 it runs here.
+        crashed: The answer for a task that killed its process.
+
+    Yields:
+        Task and answer, in the order of completion.
+    """
+    if workers == 1:
+        for task in tasks:
+            yield task, function(task)
+        return
+    waiting = iter(tasks)
+    context = worker_context(["lfvila_hf.corpus.cutting_jobs"])
+    while True:
+        under_way: dict[Future[Any], Any] = {}
+        pool = ProcessPoolExecutor(workers, mp_context=context)
+        try:
+            while True:
+                for task in islice(waiting, 2 * workers - len(under_way)):
+                    under_way[pool.submit(function, task)] = task
+                if not under_way:
+                    return
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    answer = future.result()
+                    yield under_way.pop(future), answer
+        except BrokenProcessPool:
+            suspects = list(under_way.values())
+        finally:
+            pool.shutdown(cancel_futures=True)
+        # Each alone, so that the one that kills its process is known by that.
+        for task in suspects:
+            with ProcessPoolExecutor(1, mp_context=context) as alone:
+                try:
+                    yield task, alone.submit(function, task).result()
+                except BrokenProcessPool:
+                    yield task, crashed(task)
+
+
+def wishes_of_corpus(corpus: str | os.PathLike[str]) -> Iterator[VideoWish]:
+    """The clips of a built corpus, video by video.
+
+    Raises:
+        ValueError: Where there is no corpus, or an id in it is no plain file name.
+    """
+    import pyarrow.parquet as parquet
+
+    files = sorted((Path(corpus) / "data").glob("*.parquet"))
+    if not files:
+        raise ValueError(f"there is no corpus in {os.fspath(corpus)}: expected Parquet files in its folder data")
+    columns = ["video_id", "clip_ids", "starts", "ends"]
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for path in files:
+            for batch in parquet.ParquetFile(path).iter_batches(1000, columns=columns):
+                yield from batch.to_pylist()
+
+    for video_id, group in groupby(rows(), key=lambda row: row["video_id"]):
+        clips: dict[str, ClipWish] = {}
+        for row in group:
+            for clip_id, start, end in zip(row["clip_ids"], row["starts"], row["ends"], strict=True):
+                clips[clip_id] = ClipWish(clip_id, round(start * 1000), round(end * 1000))
+        yield _checked(video_id, clips.values())
+
+
+def wishes_of_metadata(metadata: Sequence[str | os.PathLike[str]]) -> Iterator[VideoWish]:
+    """All clips of HD-VILA-100M metadata, row by row; rows and spans of no use are errors here.
+
+    Raises:
+        ValueError: For the first of them, with its place.
+    """
+    for path in find_files(metadata):
+        for place, value in read_json_lines(path):
+            try:
+                video, problems = read_video(value)
+            except RecordProblem as problem:
+                raise ValueError(f"{place}: {problem}") from None
+            if problems:
+                raise ValueError(f"{place}: {problems[0]}")
+            yield _checked(video.video_id, [ClipWish(clip.clip_id, clip.start, clip.end) for clip in video.clips])
+
+
+def source_finder(
+    root: str | os.PathLike[str] | None = None, sources: str | os.PathLike[str] | None = None
+) -> Callable[[str], str]:
+    """How a video id becomes a file.
+
+    Args:
+        root: Folder with files named by the id (any known ending).
+        sources: JSON lines `{"video_id": ..., "path": ...}`, as `from-subtitles` writes them; relative paths are
+            relative to `root`, else to that file's folder.
+
+    Raises:
+        ValueError: Where neither is given, or `sources` is not as it must be.
+    """
+    if sources is None:
+        if root is None:
+            raise ValueError("where the videos are must be said: a folder, or a list of sources")
+        return lambda video_id: resolve_video(os.fspath(root), video_id, video_id)
+    base = Path(root) if root is not None else Path(sources).parent
+    known: dict[str, str] = {}
+    for place, row in read_json_lines(sources):
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("video_id", "path")):
+            raise ValueError(f"{place}: expected an object with video_id and path")
+        known[row["video_id"]] = os.path.join(base, row["path"])
+
+    def find(video_id: str) -> str:
+        if video_id not in known:
+            raise ValueError(f"{video_id} is not in {os.fspath(sources)}")
+        return known[video_id]
+
+    return find
+
+
+def read_ledger(output: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """The last line of the ledger about each video; a line that a stopped run left unfinished is passed over."""
+    latest: dict[str, dict[str, Any]] = {}
+    lines = (Path(output) / LEDGER).read_bytes().split(b"\n")
+    for number, line in enumerate(lines):
+        try:
+            row = json.loads(line) if line else None
+        except ValueError:
+            if number == len(lines) - 1:
+                break
+            continue
+        if row:
+            latest[row["video_id"]] = row
+    return latest
+
+
+def _open_tasks(
+    videos: Iterable[VideoWish],
+    folder: Path,
+    find_source: Callable[[str], str],
+    parameters: CutParameters,
+    summary: CutSummary,
+) -> Iterator[_Task]:
+    """What is still to do of each video."""
+    for wish in videos:
+        missing = tuple(clip for clip in wish.clips if not (folder / wish.video_id / clip.clip_id).is_file())
+        summary.there += len(wish.clips) - len(missing)
+        if not missing:
+            continue
+        left = VideoWish(wish.video_id, missing)
+        try:
+            yield _Task(left, find_source(wish.video_id), str(folder), parameters)
+        except AnnotationError as error:
+            yield _Task(left, None, str(folder), parameters, f"missing_video: {error.reason}")
+        except ValueError as error:
+            yield _Task(left, None, str(folder), parameters, f"missing_video: {error}")
+
+
+def _record(ledger: Any, task: _Task, clips: list[CutClip], summary: CutSummary) -> None:
+    done = [clip for clip in clips if not clip.reason]
+    failed = [clip for clip in clips if clip.reason]
+    row = {
+        "video_id": task.wish.video_id,
+        "source": task.source,
+        "cut": [[clip.clip_id, clip.frames, clip.bytes] for clip in done],
+        "failed": [[clip.clip_id, clip.reason] for clip in failed],
+    }
+    ledger.write(json.dumps(row) + "\n")
+    ledger.flush()
+    summary.cut += len(done)
+    summary.failed += len(failed)
+    summary.frames += sum(clip.frames for clip in done)
+    summary.bytes += sum(clip.bytes for clip in done)
+    summary.failures.update(clip.reason.partition(":")[0] for clip in failed)
+
+
+def _all_failed(task: _Task, reason: str) -> list[CutClip]:
+    return [CutClip(clip.clip_id, 0, 0, reason) for clip in task.wish.clips]
+
+
+def _crashed(task: _Task) -> list[CutClip]:
+    return _all_failed(task, "crashed: the process that decoded it died")
+
+
+def _checked(video_id: str, clips: Iterable[ClipWish]) -> VideoWish:
+    """A wish whose ids can become file names."""
+    try:
+        checked_video_id(video_id)
+        for clip in clips:
+            if video_of_clip(clip.clip_id) != video_id:
+                raise RecordProblem("foreign_clip", f"{clip.clip_id} with the video {video_id}")
+            if clip.start < 0 or clip.end <= clip.start:
+                raise RecordProblem("bad_span", f"{clip.clip_id}: {clip.start} to {clip.end} ms")
+    except RecordProblem as problem:
+        raise ValueError(f"the corpus cannot be cut: {problem}") from None
+    return VideoWish(video_id, tuple(clips))
+
+
+def _prepare(output: Path, parameters: CutParameters) -> Path:
+    """Make the folder, or make sure that an earlier run's has the same parameters."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file, a folder was expected")
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / PARAMETERS
+    wanted = {name: value for name, value in asdict(parameters).items() if name != "max_seconds"}
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there != wanted:
+            changed = sorted(name for name in wanted if there.get(name) != wanted[name])
+            raise ValueError(
+                f"the clips in {output} were cut with {changed[0]}={there.get(changed[0])!r}, not "
+                f"{wanted[changed[0]]!r}: give a new folder"
+            )
+    elif any(output.iterdir()):
+        raise ValueError(f"{output} holds other things: give a new or empty folder")
+    else:
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+    return output

@@ -1,0 +1,206 @@
+"""A clip holds exactly the frames on screen at its times, in the promised form, from sources of many kinds.
+
+Frames are told apart by the bar codes of video_files.py. Many videos, going on and crashes are in test_cutting_jobs.py.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from video_files import read_barcodes, write_video
+
+from lfvila_hf.corpus.cutting import ClipWish, CutParameters, check_clip, cut_video, frame_times
+from lfvila_hf.video_reading_lfvila import LFVilaVideoError, read_frames
+
+SMALL = CutParameters(height=64, crf=12)
+SPANS = [(0, 4000), (3500, 9100), (1234, 1999), (9000, 12_000)]
+
+
+def wishes(spans: list[tuple[int, int]]) -> list[ClipWish]:
+    return [ClipWish(f"v.{number}.mp4", *span) for number, span in enumerate(spans)]
+
+
+def on_screen(wish: ClipWish, rate: Fraction, times: list[float], end: float) -> list[int]:
+    """The numbers of the frames on screen at the times of a clip, by looking through all of them."""
+    count = math.ceil((wish.end - wish.start) / 1000 * rate)
+    seconds = [wish.start / 1000 + number / float(rate) for number in range(count)]
+    return [
+        max(n for n, time in enumerate(times) if time <= second + 5e-4) for second in seconds if second < end - 1e-9
+    ]
+
+
+@pytest.mark.parametrize("rate", ["3", "1", "7.5", "25", "30000/1001", "60"])
+def test_a_clip_holds_the_frames_on_screen_at_its_times(rate: str, tmp_path: Path) -> None:
+    source = write_video(tmp_path / "source.mp4", 300, fps=25, gop=40, bframes=2, size=(96, 128))
+    parameters = CutParameters(fps=rate, height=64, crf=12)
+    clips = cut_video(source, wishes(SPANS), tmp_path, parameters)
+    for wish, clip in zip(wishes(SPANS), clips, strict=True):
+        read = read_frames(tmp_path / clip.clip_id)
+        expected = on_screen(wish, Fraction(rate), [number / 25 for number in range(300)], 12.0)
+        assert read_barcodes(read.frames) == expected
+        assert len(expected) == clip.frames > 0
+        assert read.times == pytest.approx([number / float(Fraction(rate)) for number in range(clip.frames)], abs=1e-3)
+        assert clip.bytes == (tmp_path / clip.clip_id).stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.mp4", *(clip.clip_id for clip in clips)]
+
+
+def irregular() -> list[int]:
+    """Times of 150 frames on a clock of 1/25 s, with pauses."""
+    draw = np.random.default_rng(1)
+    return np.cumsum(draw.integers(1, 4, 150)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("variable.mp4", {"ticks": irregular()}),
+        ("clip.mkv", {}),
+        ("clip.webm", {"codec": "libvpx"}),
+        ("packed.avi", {"codec": "mpeg4"}),
+        ("stream.ts", {}),
+        ("all_intra.mp4", {"gop": 1, "bframes": 0}),
+        ("fragmented.mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}}),
+        ("odd.mp4", {"size": (98, 130), "pixel_format": "yuv444p"}),
+    ],
+)
+def test_every_kind_of_source_is_cut_to_the_frame(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    source = write_video(tmp_path / name, 150, **{"size": (96, 128), **options})
+    whole = read_frames(source)
+    assert whole.times is not None
+    numbers = read_barcodes(whole.frames)
+    spans = [(0, 1500), (1200, 4321), (4000, 5900)]
+    cut_video(source, wishes(spans), tmp_path, SMALL)
+    for wish in wishes(spans):
+        expected = on_screen(wish, Fraction(3), whole.times, whole.metadata.duration or 0)
+        assert read_barcodes(read_frames(tmp_path / wish.clip_id).frames) == [numbers[index] for index in expected]
+
+
+@pytest.mark.parametrize(("rotation", "mirrored"), [(90, False), (180, False), (-90, False), (None, True), (90, True)])
+def test_rotated_video_comes_out_upright(rotation: int | None, mirrored: bool, tmp_path: Path) -> None:
+    source = write_video(tmp_path / "s.mp4", 30, size=(96, 160), rotation=rotation, mirrored=mirrored)
+    cut_video(source, wishes([(0, 1000)]), tmp_path, CutParameters(height=96, crf=8))
+    clip = read_frames(tmp_path / "v.0.mp4")
+    assert clip.metadata.rotation == 0
+    height, width = clip.frames.shape[2:]
+    expected = read_frames(source, indices=[0, 8, 16], size=(height, width)).frames
+    assert (height, width) == ((96, 58) if rotation in (90, -90) else (96, 160))
+    assert (clip.frames.float() - expected.float()).abs().mean() < 6
+
+
+def test_full_range_and_limited_range_sources_give_the_same_colours(tmp_path: Path) -> None:
+    grey = torch.full((10, 3, 64, 96), 200, dtype=torch.uint8)
+    grey[:, :, :, :48] = 16
+    for name, pixel_format in (("limited.mp4", "yuv420p"), ("full.mp4", "yuvj420p")):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("libx264", rate=10, options={"crf": "4"})
+            stream.width, stream.height, stream.pix_fmt = 96, 64, pixel_format
+            for picture in grey:
+                frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        cut_video(tmp_path / name, [ClipWish(f"{name[:4]}.0.mp4", 0, 1000)], tmp_path, SMALL)
+        means = [read_frames(tmp_path / f"{name[:4]}.0.mp4").frames[..., half].float().mean() for half in (20, 70)]
+        source = [read_frames(tmp_path / name).frames[..., half].float().mean() for half in (20, 70)]
+        assert np.allclose(means, source, atol=4), (name, means, source)
+
+
+def test_the_form_of_a_clip_file(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "s.mp4", 250, size=(90, 160))
+    cut_video(source, wishes([(0, 9000)]), tmp_path, CutParameters(height=48, gop_seconds=1))
+    with av.open(str(tmp_path / "v.0.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.height, stream.width) == (48, 86)
+        assert stream.average_rate == 3
+        packets = [packet for packet in container.demux(stream) if packet.size]
+    assert [number for number, packet in enumerate(packets) if packet.is_keyframe] == list(range(0, 27, 3))
+    assert all(packet.pts == packet.dts for packet in packets)
+
+
+def test_a_span_beyond_the_video_is_a_reason_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "s.mp4", 100, fps=25)
+    spans = [(0, 1000), (3000, 4400), (3000, 9000), (4100, 4400)]
+    clips = cut_video(source, wishes(spans), tmp_path, SMALL)
+    assert [clip.frames for clip in clips] == [3, 3, 0, 0]
+    assert clips[2].reason == "beyond_file: it ends at 9 s, the video at 4 s"
+    assert clips[3].reason == "beyond_file: it begins at 4.1 s, where the video ends"
+    assert not (tmp_path / "v.2.mp4").exists()
+    none = cut_video(source, wishes(spans)[2:], tmp_path, SMALL)
+    assert [bool(clip.reason) for clip in none] == [True, True]
+
+
+@pytest.mark.parametrize("content", [b"", b"no video", b"\0" * 5000])
+def test_a_file_that_is_no_video_is_the_one_error_and_leaves_nothing(content: bytes, tmp_path: Path) -> None:
+    source = tmp_path / "s.mp4"
+    source.write_bytes(content)
+    with pytest.raises(LFVilaVideoError):
+        cut_video(source, wishes(SPANS), tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.mp4"]
+
+
+def test_a_truncated_video_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    source = write_video(
+        tmp_path / "s.mp4", 200, size=(128, 192), container_options={"movflags": "faststart"}, options={"crf": "4"}
+    )
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    with pytest.raises(LFVilaVideoError, match="truncated|promises"):
+        cut_video(source, wishes([(0, 2000), (5000, 7500)]), tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.mp4"]
+
+
+def test_a_clip_that_is_not_as_it_must_be_is_found(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "c.mp4", 9, fps=3, size=(64, 96))
+    check_clip(path, 9, (64, 96), Fraction(3))
+    for frames, size, rate, said in [
+        (8, (64, 96), 3, "9 frames, 8"),
+        (9, (64, 98), 3, "98 x 64"),
+        (9, (64, 96), 4, "place"),
+    ]:
+        with pytest.raises(LFVilaVideoError, match=said):
+            check_clip(path, frames, size, Fraction(rate))
+
+
+def test_a_clip_that_fails_its_check_is_a_reason_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *rest: object) -> None:
+        raise LFVilaVideoError(str(path), "damaged on its way")
+
+    monkeypatch.setattr("lfvila_hf.corpus.cutting.check_clip", fail)
+    source = write_video(tmp_path / "s.mp4", 50)
+    (clip,) = cut_video(source, wishes([(0, 1000)]), tmp_path, SMALL)
+    assert clip.reason == "bad_output: damaged on its way"
+    assert [path.name for path in tmp_path.iterdir()] == ["s.mp4"]
+
+
+def test_times_of_frames_are_exact() -> None:
+    assert frame_times(ClipWish("v.0.mp4", 100, 1100), Fraction(3)) == [
+        Fraction(1, 10) + Fraction(n, 3) for n in range(3)
+    ]
+    assert len(frame_times(ClipWish("v.0.mp4", 0, 1), Fraction(3))) == 1
+    assert len(frame_times(ClipWish("v.0.mp4", 0, 10_001), Fraction(3))) == 31
+    assert len(frame_times(ClipWish("v.0.mp4", 0, 10_000), Fraction(3), Fraction(5))) == 15
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"fps": "0"},
+        {"fps": "fast"},
+        {"fps": "1/0"},
+        {"height": 101},
+        {"height": 0},
+        {"crf": 60},
+        {"gop_seconds": 0},
+        {"end_tolerance": -1},
+    ],
+)
+def test_parameters_of_clips_are_checked(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        CutParameters(**arguments)
