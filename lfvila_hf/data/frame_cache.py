@@ -2,10 +2,11 @@
 """Frames decoded once and kept on disk: `FrameCache`, for training many epochs on the same videos.
 
 Design note. One entry per video file (or clip file) holds uint8 pictures and what the reader said about the video. Its
-name is a hash of path, size, time of change and everything that decides which pixels are in it, so that a changed file
-or another setting is another entry, never a wrong frame. The file is a `.npy` array `(N, 3, h, w)`, opened as a memory
-map of which only the wanted frames are read, then a JSON description with a CRC-32 per frame; a damaged entry is made
-again.
+name is a hash of the file's content and everything that decides which pixels are in it, so that a changed file or
+another setting is another entry, never a wrong frame, and a file that was moved or copied is the same one. A video is
+hashed when it is first seen; what came out is kept under its path, size and time of change, so that later reads only
+ask for these. The entry is a `.npy` array `(N, 3, h, w)`, opened as a memory map of which only the wanted frames are
+read, then a JSON description with a CRC-32 per frame; a damaged entry is made again.
 
 Which frames are held of a video of n frames, for a model that takes T:
 
@@ -34,23 +35,27 @@ import json
 import logging
 import math
 import os
+import stat
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ..video_reading_lfvila import VideoFrames, VideoInfo, read_frames, uniform_indices
+from ..video_reading_lfvila import VideoFrames, VideoInfo, describe_source, read_frames, uniform_indices
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every name: entries of another format are not found."""
+
+HASH_LENGTH = 40
+"""Digits of the hashes in names."""
 
 TOUCH_SECONDS = 60.0
 """An entry's time of last use is written at most this often."""
@@ -199,7 +204,8 @@ class FrameCache:
         frames = None if entry is None else self._take(entry, choose)
         if frames is not None:
             self.hits += 1
-            return frames
+            # another file of the same content may have been the first
+            return replace(frames, metadata=replace(frames.metadata, source=describe_source(source)))
         self.misses += 1
         size = reduced_size if self.resolution == "reduced" else None
         video = _decode(source, num_frames, held, rule, size, resize, options)
@@ -220,12 +226,42 @@ class FrameCache:
     def _entry(self, path: str, what: dict[str, Any]) -> Path | None:
         """File of an entry; `None` where there is no such file, which the reader shall say in its own words."""
         try:
-            status = os.stat(path)
+            content = self._content(path)
         except (OSError, ValueError):
             return None
-        key = {"format": FORMAT, "path": path, "size": status.st_size, "changed": status.st_mtime_ns, **what}
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
+        name = _hash_of({"format": FORMAT, "content": content, **what})
         return self.folder / name[:2] / f"{name}.npy"
+
+    def _content(self, path: str) -> str:
+        """Hash of a file's content, made once for each path, size and time of change.
+
+        Raises:
+            OSError: Where the file cannot be read.
+            ValueError: Where it is no regular file, or changes meanwhile.
+        """
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is no regular file")
+        known = self.folder / "contents" / _hash_of([path, status.st_size, status.st_mtime_ns])
+        try:
+            content = known.read_text()
+            if len(content) == HASH_LENGTH:
+                return content
+        except FileNotFoundError:
+            pass
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        after = os.stat(path)
+        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+            raise ValueError(f"{path} changed while it was read")
+        content = digest.hexdigest()[:HASH_LENGTH]
+        known.parent.mkdir(exist_ok=True)
+        unfinished = self.folder / f"{uuid.uuid4().hex}.unfinished"
+        unfinished.write_text(content)
+        os.replace(unfinished, known)
+        return content
 
     def _take(self, entry: Path, choose: Callable[[int], Sequence[int]]) -> VideoFrames | None:
         """Frames of an entry; `None` where it is missing, or damaged and therefore removed."""
@@ -329,6 +365,11 @@ class FrameCache:
             entry.unlink(missing_ok=True)
             used -= size
         return used
+
+
+def _hash_of(value: Any) -> str:
+    """A name that differs for different values of JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
 
 
 def _decode(

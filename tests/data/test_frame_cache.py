@@ -5,10 +5,12 @@ Exactness is held against direct decoding through the data sets. Frames are told
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from small_corpus import NUM_FRAMES, make_processor, write_pretraining, write_re
 from torch.utils.data import DataLoader
 from video_files import read_barcodes, write_video
 
+from lfvila_hf.data import frame_cache
 from lfvila_hf.data.annotations import load_pretraining, load_retrieval
 from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset, VideoTextSample
 from lfvila_hf.data.frame_cache import CachedVideo, FrameCache
@@ -188,6 +191,29 @@ def test_a_changed_file_or_setting_is_another_entry(tmp_path: Path) -> None:
     assert cache.hits == 0
 
 
+def test_a_file_of_the_same_content_is_the_same_entry_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", 40, size=(64, 96))
+    cache = FrameCache(tmp_path / "cache")
+    first = read(cache, path)
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(path, tmp_path / "elsewhere" / "b.mp4")
+    os.utime(path, (1000, 1000))
+    for other in (copy, path):
+        again = read(cache, other)
+        assert torch.equal(again.frames, first.frames)
+        assert again.metadata.source == str(other)
+    assert (cache.hits, cache.misses, len(cache)) == (2, 1, 1)
+
+    def no_streams(*data: bytes) -> Any:
+        assert data, "the file was hashed again"
+        return hashlib.new("sha256", *data)
+
+    monkeypatch.setattr(frame_cache, "hashlib", SimpleNamespace(sha256=no_streams))
+    assert torch.equal(read(cache, copy).frames, first.frames)
+
+
 def test_an_entry_is_a_numpy_file_that_can_be_mapped(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 9, size=(64, 96))
     cache = FrameCache(tmp_path / "cache")
@@ -250,7 +276,7 @@ def test_only_files_of_this_machine_are_held(tmp_path: Path) -> None:
 
 
 def test_disk_is_bounded_and_what_was_unused_for_longest_goes_first(tmp_path: Path) -> None:
-    paths = [write_video(tmp_path / f"{number}.mp4", 9, size=(64, 96)) for number in range(5)]
+    paths = [write_video(tmp_path / f"{number}.mp4", 9, size=(64, 96), first_number=number) for number in range(5)]
     probe = FrameCache(tmp_path / "probe")
     read(probe, paths[0])
     entry_size = probe.size()
@@ -281,7 +307,7 @@ def test_a_video_larger_than_the_cache_is_decoded_every_time_and_said_so_once(
 
 
 def test_a_count_of_bytes_that_is_wrong_or_gone_is_made_again(tmp_path: Path) -> None:
-    paths = [write_video(tmp_path / f"{number}.mp4", 9, size=(64, 96)) for number in range(3)]
+    paths = [write_video(tmp_path / f"{number}.mp4", 9, size=(64, 96), first_number=number) for number in range(3)]
     cache = FrameCache(tmp_path / "cache")
     read(cache, paths[0])
     (cache.folder / "bytes_in_use").write_text("nonsense")
@@ -294,7 +320,7 @@ def test_a_count_of_bytes_that_is_wrong_or_gone_is_made_again(tmp_path: Path) ->
 
 
 def test_files_left_by_a_process_that_died_go_when_room_is_made(tmp_path: Path) -> None:
-    paths = [write_video(tmp_path / f"{number}.mp4", 9, size=(64, 96)) for number in range(2)]
+    paths = [write_video(tmp_path / f"{number}.mp4", 9, size=(64, 96), first_number=number) for number in range(2)]
     cache = FrameCache(tmp_path / "cache")
     old, young = (cache.folder / f"{name}.unfinished" for name in ("old", "young"))
     old.touch()
