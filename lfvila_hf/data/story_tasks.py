@@ -33,6 +33,8 @@ from .stories import build_vocabulary
 from .story_plan import ACTIONS, COLOURS, FIGURES, PLACES, Event, Story, StoryParameters, tell
 from .story_rendering import StoryRenderer, clip_names
 
+VERSION = 1
+"""Raised with every change of what is drawn or said."""
 SEED = 22_200
 SPLITS = ("train", "test")
 _WHERE, _HOW_MANY = "where does it happen", "how many things happen"
@@ -72,7 +74,7 @@ def make_task_data(root: str | os.PathLike[str], task: str, train_videos: int, t
     """Draw videos and write annotations in a task's released format.
 
     Args:
-        root: Folder to write to; what is there under the same names is replaced.
+        root: Folder to write to. What an earlier call with the same arguments finished is kept, other data replaced.
         task: A name of `recipes.tasks.TASKS`.
         train_videos: Videos to train on.
         test_videos: Videos to test on.
@@ -85,6 +87,13 @@ def make_task_data(root: str | os.PathLike[str], task: str, train_videos: int, t
     if train_videos < 1 or test_videos < 1:
         raise ValueError(f"at least one video of each split is needed, got {train_videos} and {test_videos}")
     folder = Path(root)
+    videos = folder / ("clips" if task in ("contrastive", "fusion") else "videos")
+    made, wanted = folder / "made.json", {"version": VERSION, "task": task, "videos": [train_videos, test_videos]}
+    if made.is_file():
+        found = json.loads(made.read_text(encoding="utf-8"))
+        if {name: found.get(name) for name in wanted} == wanted:
+            return GeneratedTask(folder, videos, found["vocabulary"])
+        made.unlink()
     for name in ("videos", "clips"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     render = StoryRenderer(folder, SMALL)
@@ -100,8 +109,9 @@ def make_task_data(root: str | os.PathLike[str], task: str, train_videos: int, t
             lines += [json.dumps(row) + "\n" for row in rows]
             texts += [text for row in rows for text in _texts(row)]
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    videos = folder / ("clips" if task in ("contrastive", "fusion") else "videos")
-    return GeneratedTask(folder, videos, build_vocabulary(texts))
+    vocabulary = build_vocabulary(texts)
+    made.write_text(json.dumps({**wanted, "vocabulary": vocabulary}) + "\n", encoding="utf-8")
+    return GeneratedTask(folder, videos, vocabulary)
 
 
 def _story(split: str, number: int, events: tuple[Event, ...], generator: np.random.Generator) -> Story:

@@ -55,6 +55,21 @@ def answer_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
+def right_probability(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean probability of the right answer; 0 for a row whose answer is no class.
+
+    Accuracy rounds: a model that has learnt noise may favour one answer by a hair and be right or wrong on all of a
+    group of equal videos. The probability does not.
+
+    Args:
+        probabilities: `(B, N)`.
+        labels: `(B,)`, `NO_CLASS` where no class is right.
+    """
+    known = labels != NO_CLASS
+    chosen = probabilities[np.arange(len(labels)), np.where(known, labels, 0)]
+    return float(np.where(known, chosen, 0.0).mean())
+
+
 def span_accuracy(span_scores: np.ndarray, span_targets: np.ndarray) -> dict[str, float]:
     """Frames that are told right to be inside or outside of the span of a question.
 
@@ -95,4 +110,4 @@ def mean_of_views(scores: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean([softmax(np.asarray(view)) for view in scores], axis=0)
 
 
-__all__ = ["NO_CLASS", "answer_metrics", "mean_of_views", "softmax", "span_accuracy"]
+__all__ = ["NO_CLASS", "answer_metrics", "mean_of_views", "right_probability", "softmax", "span_accuracy"]

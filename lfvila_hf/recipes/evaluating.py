@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import VideoTextDataset
 from lfvila_hf.evaluation import RetrievalFeatures, evaluate_features
-from lfvila_hf.evaluation.answers import answer_metrics, mean_of_views, span_accuracy
+from lfvila_hf.evaluation.answers import answer_metrics, mean_of_views, right_probability, span_accuracy
 from lfvila_hf.evaluation.reranking import FusionStore, rerank_metrics
 from lfvila_hf.recipes.data import RecipeData
 from lfvila_hf.recipes.tasks import TASKS
@@ -72,6 +72,7 @@ def _evaluate_answers(trainer: Any, data: RecipeData) -> tuple[dict[str, float],
     labels = targets[0] if isinstance(targets, tuple) else targets
     probabilities = mean_of_views(views)  # (B, N)
     metrics = answer_metrics(probabilities, labels)
+    metrics["right_probability"] = right_probability(probabilities, labels)
     if with_spans:
         # frames of the views lie at other seconds, so that spans are measured on the last one alone
         metrics |= span_accuracy(spans[-1], targets[1])

@@ -32,6 +32,16 @@ def test_the_same_folder_is_made_anywhere(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+def test_a_finished_folder_is_kept_and_another_task_replaces_it(tmp_path: Path) -> None:
+    made = make_task_data(tmp_path, "violin", 2, 1)
+    video = tmp_path / "videos" / "train_00000.mp4"
+    first = video.stat().st_mtime_ns
+    assert make_task_data(tmp_path, "violin", 2, 1) == made
+    assert video.stat().st_mtime_ns == first
+    other = make_task_data(tmp_path, "how2qa", 2, 1)
+    assert video.stat().st_mtime_ns != first and other.vocabulary != made.vocabulary
+
+
 def test_answers_cannot_be_told_without_the_video(tmp_path: Path) -> None:
     make_task_data(tmp_path / "violin", "violin", 24, 1)
     rows = [json.loads(line) for line in (tmp_path / "violin" / "train.jsonl").read_text().splitlines()]

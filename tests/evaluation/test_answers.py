@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lfvila_hf.evaluation.answers import NO_CLASS, answer_metrics, mean_of_views, softmax, span_accuracy
+from lfvila_hf.evaluation.answers import (
+    NO_CLASS,
+    answer_metrics,
+    mean_of_views,
+    right_probability,
+    softmax,
+    span_accuracy,
+)
 
 
 def test_accuracy_is_the_share_of_right_answers() -> None:
@@ -64,3 +71,8 @@ def test_span_accuracy_weighs_both_sides_and_leaves_out_unknown_spans() -> None:
     assert span_accuracy(perfect[1:], targets[1:]) == {}
     with pytest.raises(ValueError, match="expected span scores"):
         span_accuracy(np.zeros((2, 3, 2)), targets)
+
+
+def test_the_probability_of_the_right_answer_is_a_mean_over_all_rows() -> None:
+    probabilities = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]])
+    assert right_probability(probabilities, np.array([0, 0, NO_CLASS])) == pytest.approx((0.6 + 0.3 + 0) / 3)
