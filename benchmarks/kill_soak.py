@@ -169,26 +169,31 @@ def main(arguments: list[str] | None = None) -> int:
         whole_seconds = time.perf_counter() - start
         print(f"never killed: {options.steps} steps in {whole_seconds:.0f} s", flush=True)
 
-        span, kills, reached, idle = whole_seconds / 4, 0, [], 0
-        run = folder / "killed"
-        finished = False
-        while kills < options.kills and not finished:
-            seconds = moments.uniform(0.0, span)
-            finished = attempt(tales, run, options.steps, seconds)
-            if not finished:
-                kills += 1
+        span, idle = whole_seconds / 4, 0
+        reached: list[int] = []
+        wrong: list[str] = []
+        rounds = 0
+        while len(reached) < options.kills:  # a run that gets to its end is compared, and another one begins
+            rounds += 1
+            run = folder / f"killed-{rounds}"
+            finished = False
+            while not finished:
+                may_be_killed = len(reached) < options.kills
+                seconds = moments.uniform(0.0, span)
+                finished = attempt(tales, run, options.steps, seconds if may_be_killed else None)
+                if finished:
+                    break
                 steps = [int(path.name.rpartition("-")[2]) for path in run.glob("checkpoint-*")]
                 idle = idle + 1 if reached and reached[-1] == max(steps, default=0) else 0
                 reached.append(max(steps, default=0))
                 span *= 1.5 if idle >= 3 else 1.0  # a busier machine
-                print(f"kill {kills} after {seconds:.1f} s, checkpoint {reached[-1]}", flush=True)
-        if not finished:
-            attempt(tales, run, options.steps, None)
-        wrong = differences(folder / "whole", run)
+                print(f"kill {len(reached)} after {seconds:.1f} s, checkpoint {reached[-1]}", flush=True)
+            wrong += differences(folder / "whole", run)
         record = {
             "benchmark": "kill_soak",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "kills": kills,
+            "kills": len(reached),
+            "runs": rounds,
             "steps": options.steps,
             "checkpoints_at_kills": reached,
             "differences": wrong,

@@ -107,14 +107,17 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
     """Decoded samples of a stream of rows, pass after pass.
 
     Args:
-        rows: a `datasets.IterableDataset`, shuffled (`rows.shuffle(seed=..., buffer_size=...)`) or not.
+        rows: a `datasets.IterableDataset`.
         reader: what a row becomes, such as `PreTrainingReader(...)`.
         skips: policy for samples that cannot be used; raises where left out.
         position_journal: file that remembers which rows were skipped in which pass, for `skips` that skip; the same for
             all processes. Without it a resumed run decodes anew what it has trained on, to find out.
+        shuffle_seed: every pass has another order of shards, and of rows within a buffer, which is a function of this
+            seed and the pass. The order of the shards where not given.
+        shuffle_buffer: rows of the buffer.
 
     Raises:
-        ValueError: for rows that are no such stream.
+        ValueError: for rows that are no such stream, or a buffer of no row.
     """
 
     def __init__(
@@ -123,15 +126,21 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
         reader: RowReader,
         skips: SkipLog | None = None,
         position_journal: str | os.PathLike[str] | None = None,
+        shuffle_seed: int | None = None,
+        shuffle_buffer: int = 1000,
     ) -> None:
         from datasets import IterableDataset
 
+        if shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer must be positive, got {shuffle_buffer}")
         if not isinstance(rows, IterableDataset):
             raise ValueError(f"rows of a stream: expected a datasets.IterableDataset, got {type(rows).__name__}")
         self.rows = rows
         self.reader = reader
         self.skips = skips or SkipLog("raise")
         self.position_journal = None if position_journal is None else Path(position_journal)
+        self.shuffle_seed = shuffle_seed
+        self.shuffle_buffer = shuffle_buffer
         self._done: tuple[int, int] = (0, 1)
 
     @property
@@ -170,9 +179,8 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
         skipped_before = self._skipped_before()
         epoch = 0
         while True:
-            self.rows.set_epoch(epoch)
             usable = 0
-            for count, row in enumerate(self.rows, start=1):
+            for count, row in enumerate(self._rows_of_pass(epoch), start=1):
                 if to_pass and (self.skips.on_error == "raise" or skipped_before is not None):
                     passed = (epoch, row["id"], row["place"]) not in (skipped_before or ())
                     sample: VideoTextSample | str | None = PASSED_OVER if passed else None
@@ -191,6 +199,12 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
                     f"{self.num_shards} shards"
                 )
             epoch += 1
+
+    def _rows_of_pass(self, epoch: int) -> Any:
+        """The rows in the order of a pass. Not by `set_epoch`: workers share the number that it sets."""
+        if self.shuffle_seed is None:
+            return self.rows
+        return self.rows.shuffle(seed=self.shuffle_seed * 1_000_003 + epoch, buffer_size=self.shuffle_buffer)
 
     def _read(self, row: dict[str, Any], epoch: int, rows_read: int) -> VideoTextSample | None:
         try:

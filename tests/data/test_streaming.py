@@ -101,8 +101,9 @@ def test_processes_and_workers_share_every_pass_without_overlap_or_loss(
     shards_of: int, processes: int, workers: int, rows: Any, tmp_path: Path
 ) -> None:
     write_shards(rows, tmp_path, "webdataset", rows_per_shard=shards_of)
-    shuffled = stream_webdataset(str(tmp_path / "*.tar")).shuffle(seed=1, buffer_size=3)
-    stream = ResumableStream(shuffled, IdReader())  # type: ignore[arg-type]  # a reader without a processor
+    unsplit = stream_webdataset(str(tmp_path / "*.tar"))
+    reader: Any = IdReader()
+    stream = ResumableStream(unsplit, reader, shuffle_seed=1, shuffle_buffer=3)
     passes: Counter[str] = Counter()
     for rank in range(processes):
         part = stream.for_process(rank, processes)
@@ -119,8 +120,9 @@ def test_passes_are_shuffled_and_the_same_again(rows: Any, tmp_path: Path) -> No
     write_shards(rows, tmp_path, "webdataset", rows_per_shard=2)
 
     def order() -> list[str]:
-        shuffled = stream_webdataset(str(tmp_path / "*.tar")).shuffle(seed=1, buffer_size=3)
-        return [name.partition(":")[2] for name in taken(ResumableStream(shuffled, IdReader()), 2 * ROWS)]  # type: ignore[arg-type]  # as above
+        rows = stream_webdataset(str(tmp_path / "*.tar"))
+        stream = ResumableStream(rows, IdReader(), shuffle_seed=1, shuffle_buffer=3)  # type: ignore[arg-type]  # as above
+        return [name.partition(":")[2] for name in taken(stream, 2 * ROWS)]
 
     assert order() == order() and order()[:ROWS] != order()[ROWS:]
     assert sorted(order()[:ROWS]) == sorted(row["id"] for row in rows) != order()[:ROWS]
@@ -142,10 +144,11 @@ def test_a_resumed_stream_goes_on_with_the_very_next_row(
             return super().__call__(row, epoch)
 
     def batches_of(done: int, count: int) -> list[Any]:
-        shuffled = stream_webdataset(str(tmp_path / "*.tar")).shuffle(seed=2, buffer_size=3)
+        unread = stream_webdataset(str(tmp_path / "*.tar"))
         skips = SkipLog("skip", 0.9, journal=tmp_path / "skipped.jsonl")
         place = tmp_path / "position.jsonl" if journal else None
-        stream = ResumableStream(shuffled, Reader(("w_1", "w_4")), skips, place)  # type: ignore[arg-type]  # as above
+        reader: Any = Reader(("w_1", "w_4"))
+        stream = ResumableStream(unread, reader, skips, place, shuffle_seed=2, shuffle_buffer=3)
         stream.fast_forward(done, 2)
         loader = torch.utils.data.DataLoader(stream, batch_size=2, num_workers=workers, collate_fn=list)
         return [batch for batch, _ in zip(loader, range(count), strict=False)]
@@ -214,5 +217,7 @@ def test_bad_arguments_are_named(rows: Any, tmp_path: Path) -> None:
         write_shards(rows, tmp_path, rows_per_shard=0)
     with pytest.raises(ValueError, match="there is no row to write"):
         write_shards([], tmp_path)
+    with pytest.raises(ValueError, match="shuffle_buffer must be positive, got 0"):
+        ResumableStream([], IdReader(), shuffle_buffer=0)  # type: ignore[arg-type]  # as above
     with pytest.raises(ValueError, match="expected a datasets.IterableDataset, got list"):
         ResumableStream([], IdReader())  # type: ignore[arg-type]  # as above

@@ -75,13 +75,15 @@ def stream_trainer(shards: Path, folder: Path, tokenizer: Any, **fields: Any) ->
     torch.manual_seed(11)
     config = dropout_config()
     config.text_config.vocab_size = len(tokenizer)
-    rows = stream_webdataset(str(shards / "*.tar")).shuffle(seed=1, buffer_size=3)
+    rows = stream_webdataset(str(shards / "*.tar"))
     options = {"max_steps": 5, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "save_strategy": "steps"}
     options |= {"save_steps": 1, "seed": 4, "dataloader_num_workers": 2}
     return LFVilaTrainer(
         model=LFVilaModel(config),
         args=arguments(folder, **(options | fields)),
-        train_dataset=ResumableStream(rows, PreTrainingReader(processor, training=True, seed=4)),
+        train_dataset=ResumableStream(
+            rows, PreTrainingReader(processor, training=True, seed=4), shuffle_seed=1, shuffle_buffer=3
+        ),
         data_collator=LFVilaCollator(processor, seed=4),
     )
 
