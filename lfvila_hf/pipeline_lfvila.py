@@ -111,7 +111,7 @@ class LFVilaVideoTextRetrievalPipeline(LFVilaPipeline):
             ranking.append(found)
         return ranking
 
-    def preprocess(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # ours
+    def preprocess(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # another input
         """One paragraph, or one video, to tensors."""
         if "video" in inputs:
             made = self.processor(videos=[inputs["video"]], return_metadata=True, **kwargs)
@@ -119,7 +119,7 @@ class LFVilaVideoTextRetrievalPipeline(LFVilaPipeline):
         made = self.processor(text=[inputs["text"]])
         return {**made, "sentences": merge_sentences(inputs["text"], self.processor.max_sentences)}
 
-    def _forward(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # ours
+    def _forward(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # another input
         if "metadata" in inputs:
             video = self.model.get_video_features(inputs["pixel_values_videos"], return_dict=True)
             found = {"video_embeds": video.video_embeds.float(), "metadata": inputs["metadata"]}
@@ -129,7 +129,7 @@ class LFVilaVideoTextRetrievalPipeline(LFVilaPipeline):
         sentences = None if text.sentence_embeds is None else text.sentence_embeds.float()
         return {**found, "sentence_embeds": sentences, "sentences": inputs["sentences"]}
 
-    def postprocess(self, outputs: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]  # ours
+    def postprocess(self, outputs: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]  # another input
         """Features of one paragraph or video, as they are."""
         return outputs
 
@@ -201,7 +201,7 @@ class LFVilaVideoQuestionAnsweringPipeline(LFVilaPipeline):
         inputs = {"video": video, "question": question, "subtitles": list(subtitles), "answers": answers}
         return super().__call__(inputs, top_k=top_k, **kwargs)
 
-    def preprocess(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # ours
+    def preprocess(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # another input
         """One question about one video to tensors."""
         question, subtitles, answers = inputs["question"], inputs["subtitles"], inputs["answers"]
         choices = None if answers is None else [[question, answer, *subtitles] for answer in answers]
@@ -214,12 +214,12 @@ class LFVilaVideoQuestionAnsweringPipeline(LFVilaPipeline):
         names = ("input_ids", "attention_mask", "pixel_values_videos")
         return {**{name: made[name] for name in names}, "metadata": made["video_metadata"][0], "answers": answers}
 
-    def _forward(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # ours
+    def _forward(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # another input
         rest = {name: inputs.pop(name) for name in ("metadata", "answers")}
         outputs = self.model(**inputs, return_dict=True)
         return {"logits": outputs.logits, "span_logits": outputs.span_logits, **rest}
 
-    def postprocess(self, outputs: dict[str, Any], top_k: int = 5) -> list[dict[str, Any]]:  # type: ignore[override]  # ours
+    def postprocess(self, outputs: dict[str, Any], top_k: int = 5) -> list[dict[str, Any]]:  # type: ignore[override]  # another input
         """Logits of one question to answers."""
         scores = outputs["logits"][0].float().softmax(-1)  # (N,)
         values, labels = scores.topk(min(top_k, len(scores)))
