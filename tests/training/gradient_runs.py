@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,29 +135,39 @@ def gradients(case: Case, folder: Path, processes: int = 1) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     if processes == 1:
         return run(case, folder)
+
+    def task(rank: int) -> None:
+        result = run(case, folder / f"rank-{rank}")
+        if rank == 0:
+            torch.save(result, folder / "result.pt")
+
+    in_processes(processes, folder, task)
+    return torch.load(folder / "result.pt", weights_only=False)
+
+
+def in_processes(processes: int, folder: Path, task: Callable[[int], None]) -> None:
+    """Call `task(rank)` in that many forked processes, as a launcher would have started them."""
+    folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = torch.multiprocessing.get_context("fork")
-    started = [context.Process(target=_child, args=(case, folder, rank, processes, port)) for rank in range(processes)]
+    started = [context.Process(target=_child, args=(task, folder, rank, processes, port)) for rank in range(processes)]
     for process in started:
         process.start()
     for process in started:
         process.join(180)
     errors = "\n".join(path.read_text() for path in sorted(folder.glob("error-*")))
     assert all(process.exitcode == 0 for process in started), errors or [process.exitcode for process in started]
-    return torch.load(folder / "result.pt", weights_only=False)
 
 
-def _child(case: Case, folder: Path, rank: int, processes: int, port: int) -> None:
+def _child(task: Callable[[int], None], folder: Path, rank: int, processes: int, port: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
     try:
-        result = run(case, folder / f"rank-{rank}")
-        if rank == 0:
-            torch.save(result, folder / "result.pt")
+        task(rank)
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     except BaseException:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from gradient_runs import in_processes
 from killed_runs import STEPS, at_step, before_renaming, killed, train, while_writing, write_videos
 from tiny_models import tiny_model
-from training_runs import arguments, changed, logged, pairs, state
+from training_runs import arguments, changed, dropout_config, logged, pairs, state
 
 from lfvila_hf import LFVilaModel, LFVilaTrainer
 from lfvila_hf.training.checkpoints import UNFINISHED, missing_parts, publish, recover, whole_checkpoints
@@ -141,6 +142,44 @@ def test_old_checkpoints_go_and_the_best_one_stays(tmp_path: Path) -> None:
     assert not (tmp_path / UNFINISHED).exists()
     at_best = LFVilaModel.from_pretrained(tmp_path / f"checkpoint-{number}")
     assert not changed(state(at_best), state(trainer.model))
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_checkpoint_and_go_on_from_it(tmp_path: Path) -> None:
+    """Nine rows, two to a process: two batches an epoch, and a row that waits for the next one."""
+
+    def train_to_the_end(rank: int) -> None:
+        torch.manual_seed(1)
+        trainer = LFVilaTrainer(
+            model=LFVilaModel(dropout_config()),
+            args=arguments(
+                tmp_path / "run",
+                max_steps=5,
+                save_strategy="steps",
+                save_steps=3,
+                per_device_train_batch_size=2,
+                contrastive_chunk_size=1,
+                learning_rate=1e-3,
+            ),
+            train_dataset=pairs(9),
+        )
+        trainer.train(resume_from_checkpoint="auto")
+        if rank == 0:
+            torch.save([state(trainer.model), logged(trainer)], tmp_path / "end.pt")
+
+    ends = []
+    for _ in range(2):
+        in_processes(2, tmp_path / "errors", train_to_the_end)
+        ends.append(torch.load(tmp_path / "end.pt"))
+        assert names(tmp_path / "run") == ["checkpoint-3", "checkpoint-5"]
+        assert {f"rng_state_{rank}.pth" for rank in range(2)} <= {
+            p.name for p in (tmp_path / "run/checkpoint-3").iterdir()
+        }
+        assert not (tmp_path / "run" / UNFINISHED).exists()
+        (tmp_path / "run" / "checkpoint-5" / "optimizer.pt").unlink()  # passed over by the second run
+    (whole, log), (resumed, log_again) = ends
+    assert not changed(whole, resumed)
+    assert [entry["mtc_loss"] for entry in log_again] == [entry["mtc_loss"] for entry in log] and len(log) == 5
 
 
 def test_what_cannot_be_resumed_is_an_error_that_says_what_is_missing(tmp_path: Path) -> None:
