@@ -31,9 +31,11 @@ STYLE = """
 .lfvila-label { font-size: 13px; }
 .lfvila-heat { border-collapse: collapse; font-size: 12px; margin-top: 8px; }
 .lfvila-heat th { font-weight: normal; text-align: left; padding: 1px 6px; }
-.lfvila-heat td { padding: 1px; }
-.lfvila-heat button { border: 2px solid transparent; cursor: pointer; width: 44px; height: 22px; font-size: 11px; }
-.lfvila-heat button.chosen { border-color: currentColor; font-weight: bold; }
+.lfvila-heat th, .lfvila-heat td { border: 0 !important; }
+.lfvila-heat td { padding: 1px !important; }
+.lfvila-heat button { border: 2px solid transparent; border-radius: 3px; cursor: pointer; width: 46px; height: 24px;
+  padding: 0; font-size: 11px; line-height: 20px; text-align: center; }
+.lfvila-heat button.chosen { border-color: #e15759; font-weight: bold; }
 .lfvila-error { border-left: 4px solid #e15759; padding: 8px 12px; }
 .lfvila-note { opacity: 0.75; }
 .lfvila-strip { display: flex; gap: 4px; flex-wrap: wrap; margin-top: 8px; }

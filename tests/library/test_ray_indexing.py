@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from small_library import RULE, make_checkpoint, make_model, make_processor, make_videos
 
@@ -66,13 +67,11 @@ def test_a_cluster_makes_the_index_of_one_process_also_when_a_worker_is_killed(
         work = tmp_path / "killed" / "work"
         while not [name for name in work.rglob("*.parquet") if not name.name.startswith(".")]:
             time.sleep(0.05)
-        for actor in ray.util.state.list_actors(filters=[("state", "=", "ALIVE")]):
-            if "MapWorker" in actor.class_name and actor.pid:
-                os.kill(actor.pid, signal.SIGKILL)
-                killed.append(actor.pid)
+        for process in psutil.Process().children(recursive=True):  # the cluster's processes are this one's children
+            if any("MapWorker" in word for word in process.cmdline()[:1]):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
                 return
-
-    from ray.util import state  # noqa: F401 -- makes ray.util.state an attribute
 
     killer = threading.Thread(target=kill_an_actor, daemon=True)
     killer.start()
