@@ -20,20 +20,36 @@ import resource
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from video_decoding import write_synthetic
+import av
+import numpy as np
 
 from lfvila_hf.corpus.cutting import ClipWish, CutParameters, cut_video
 from lfvila_hf.video_reading_lfvila import probe_video
 
 CLIP_SECONDS = 10
+
+
+def write_synthetic(path: Path, seconds: int, height: int = 360, width: int = 640, fps: int = 30) -> Path:
+    """Moving waves with noise, so that frames cost what filmed ones cost."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:height, 0:width]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "bf": "3", "g": "250"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(seconds * fps):
+            waves = 128 + 90 * np.sin((rows + columns) / 40 + number / 8) + generator.normal(0, 6, (height, width))
+            picture = np.repeat(waves.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
 
 
 def find_ffmpeg(given: str | None) -> str:
