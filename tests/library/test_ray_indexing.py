@@ -45,28 +45,42 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_cluster_makes_the_index_of_one_process_also_when_a_worker_is_killed(
+def one_process(folder: Path, vocabulary: dict[str, int]) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, processor and arguments of an index; the index of one process is in `folder / "one"`."""
+    make_videos(folder / "videos", (40,) * 8)
+    (folder / "videos" / "broken.mp4").write_bytes(b"no video")
+    checkpoint = str(make_checkpoint(folder / "checkpoint", vocabulary))
+    model, processor = make_model(vocabulary), make_processor(vocabulary)
+    every: dict[str, Any] = {"checkpoint": checkpoint, "rule": RULE}
+    index_folder(folder / "videos", folder / "one", model, processor, **every)
+    return model, processor, every
+
+
+def test_a_cluster_of_two_nodes_makes_the_index_of_one_process(
     cluster: Any, tmp_path: Path, tiny_vocabulary: dict[str, int]
 ) -> None:
     from lfvila_hf.library.ray_indexing import RayEmbedding
 
-    make_videos(tmp_path / "videos", (40,) * 12)
-    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
-    checkpoint = str(make_checkpoint(tmp_path / "checkpoint", tiny_vocabulary))
-    model, processor = make_model(tiny_vocabulary), make_processor(tiny_vocabulary)
-    every: dict[str, Any] = {"checkpoint": checkpoint, "rule": RULE}
-    index_folder(tmp_path / "videos", tmp_path / "one", model, processor, **every)
-    embedding = RayEmbedding(checkpoint, RULE, actors=1)
+    model, processor, every = one_process(tmp_path, tiny_vocabulary)
+    embedding = RayEmbedding(every["checkpoint"], RULE, actors=1)
     report = index_folder(tmp_path / "videos", tmp_path / "ray", model, processor, embed=embedding, **every)
-    assert report is not None and report.videos == 12 and [one.path for one in report.problems] == ["broken.mp4"]
+    assert report is not None and report.videos == 8 and [one.path for one in report.problems] == ["broken.mp4"]
     assert contents(tmp_path / "ray") == contents(tmp_path / "one")
 
+
+def test_a_worker_that_is_killed_is_replaced_and_the_index_is_the_same(
+    cluster: Any, tmp_path: Path, tiny_vocabulary: dict[str, int]
+) -> None:
+    from lfvila_hf.library.ray_indexing import RayEmbedding
+
+    model, processor, every = one_process(tmp_path, tiny_vocabulary)
     killed: list[int] = []
 
     def kill_an_actor() -> None:
         work = tmp_path / "killed" / "work"
-        while not [name for name in work.rglob("*.parquet") if not name.name.startswith(".")]:
-            time.sleep(0.05)
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and not [name for name in work.rglob("*.parquet") if name.name[0] != "."]:
+            time.sleep(0.02)
         for process in psutil.Process().children(recursive=True):  # the cluster's processes are this one's children
             if any("MapWorker" in word for word in process.cmdline()[:1]):
                 os.kill(process.pid, signal.SIGKILL)
@@ -75,10 +89,11 @@ def test_a_cluster_makes_the_index_of_one_process_also_when_a_worker_is_killed(
 
     killer = threading.Thread(target=kill_an_actor, daemon=True)
     killer.start()
+    embedding = RayEmbedding(every["checkpoint"], RULE, actors=1)
     report = index_folder(tmp_path / "videos", tmp_path / "killed", model, processor, embed=embedding, **every)
-    killer.join(5)
+    killer.join(10)
     assert len(killed) == 1, "no worker was killed"
-    assert report is not None and report.videos == 12
+    assert report is not None and report.videos == 8
     assert contents(tmp_path / "killed") == contents(tmp_path / "one")
 
 
