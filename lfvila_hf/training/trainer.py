@@ -154,6 +154,9 @@ class LFVilaTrainer(WholeBatchSteps, RetrievalEvaluation, AtomicCheckpoints, Pub
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The batches of one optimisation step; the time that they take is noted."""
+        if self.state.global_step >= self.state.max_steps:  # killed after its last checkpoint: Trainer would go on
+            self.control.should_training_stop = True
+            return [], None
         self._watcher.begin_step()
         found = super().get_batch_samples(*args, **kwargs)
         self._watcher.end_waiting()

@@ -119,12 +119,12 @@ def test_a_checkpoint_that_was_being_replaced_comes_back(tmp_path: Path) -> None
     assert names(tmp_path) == ["checkpoint-4"]
 
 
-def run(folder: Path, **fields: Any) -> LFVilaTrainer:
+def run(folder: Path, resume: str | None = None, **fields: Any) -> LFVilaTrainer:
     options = {"max_steps": 5, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2} | fields
     trainer = LFVilaTrainer(
         model=tiny_model(LFVilaModel), args=arguments(folder, **options), train_dataset=pairs(4), eval_dataset=pairs(4)
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
@@ -180,6 +180,14 @@ def test_two_processes_write_one_checkpoint_and_go_on_from_it(tmp_path: Path) ->
     (whole, log), (resumed, log_again) = ends
     assert not changed(whole, resumed)
     assert [entry["mtc_loss"] for entry in log_again] == [entry["mtc_loss"] for entry in log] and len(log) == 5
+
+
+def test_a_run_killed_after_its_last_checkpoint_makes_no_step_more(tmp_path: Path) -> None:
+    """Three steps of epochs of two: transformers' loop would begin another one."""
+    options = {"max_steps": 3, "save_steps": 1, "learning_rate": 1e-3}
+    whole = run(tmp_path, **options)
+    resumed = run(tmp_path, resume="auto", **options)
+    assert resumed.state.global_step == 3 and not changed(state(whole.model), state(resumed.model))
 
 
 def test_what_cannot_be_resumed_is_an_error_that_says_what_is_missing(tmp_path: Path) -> None:
