@@ -33,11 +33,11 @@ import lfvila_hf
 from lfvila_hf.library.embedding import SegmentEncoder, Stopwatch, VideoFile
 from lfvila_hf.library.files import find_videos
 from lfvila_hf.library.fingerprint import fingerprint
+from lfvila_hf.library.library_view import check_version
 from lfvila_hf.library.segments import SegmentRule
 from lfvila_hf.library.store import Maker, Manifest, Problem, Store
 from lfvila_hf.library.table import FileStamp, video_id, write_table
 from lfvila_hf.library.vectors import SearchKind
-from lfvila_hf.library.video_library import check_version
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
 logger = logging.getLogger(__name__)

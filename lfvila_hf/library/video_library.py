@@ -30,12 +30,13 @@ from lfvila_hf.library import ranking
 from lfvila_hf.library.embedding import SegmentEncoder, towers_of
 from lfvila_hf.library.files import find_videos, listed, name_in
 from lfvila_hf.library.fingerprint import fingerprint, load_checkpoint
-from lfvila_hf.library.ranking import Hit, View
+from lfvila_hf.library.library_view import LibraryView, check_counts, check_version
+from lfvila_hf.library.ranking import Hit
 from lfvila_hf.library.segments import SegmentRule
 from lfvila_hf.library.store import Maker, Manifest, Problem, Store
 from lfvila_hf.library.stories import Story, read_story
-from lfvila_hf.library.table import HEAVY_COLUMNS, read_rows, vectors_of
-from lfvila_hf.library.vectors import SearchKind, choose_kind, load_search
+from lfvila_hf.library.table import vectors_of
+from lfvila_hf.library.vectors import SearchKind
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 DEFAULT_CANDIDATES = 200
 
 
-class VideoLibrary:
+class VideoLibrary(LibraryView):
     """Videos, cut into segments, embedded, and searchable.
 
     Args:
@@ -306,7 +307,7 @@ class VideoLibrary:
         Raises:
             ValueError: The story is empty or too long, a number makes no sense, or reranking is not possible.
         """
-        _check_counts(top_k=top_k, candidates=candidates)
+        check_counts(top_k=top_k, candidates=candidates)
         read = story if isinstance(story, Story) else self.read_story(story)
         if not self.num_segments:
             return []
@@ -335,7 +336,7 @@ class VideoLibrary:
         Raises:
             LFVilaVideoError: The file cannot be used.
         """
-        _check_counts(top_k=top_k, candidates=candidates)
+        check_counts(top_k=top_k, candidates=candidates)
         name = os.fspath(video)
         if not self.num_segments:
             return []
@@ -374,81 +375,6 @@ class VideoLibrary:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    @property
-    def view(self) -> View:
-        """Rows, vectors and search of what is in the library now."""
-        if self._view is None:
-            self._view = self._make_view()
-        return self._view
-
-    def _make_view(self) -> View:
-        base = self._base()
-        gone = self._removed | set(self._added)
-        if base is not None and not gone:
-            rows, segments, clips, search = base
-            return View(rows, segments, clips, search)
-        tables, arrays, clip_arrays = [], [], []
-        if base is not None:
-            rows, segments, clips, _ = base
-            keep = np.array([path not in gone for path in rows.column("path").to_pylist()], dtype=bool)
-            tables.append(rows.filter(pa.array(keep)))
-            arrays.append(segments[keep])
-            clip_arrays += [] if clips is None else [clips[keep]]
-        for _, table in sorted(self._added.items()):
-            tables.append(table.drop_columns([name for name in HEAVY_COLUMNS if name in table.column_names]))
-            arrays.append(vectors_of(table, "segment_embedding"))
-            if "clip_embeddings" in table.column_names:
-                width = arrays[-1].shape[1]
-                clips = vectors_of(table, "clip_embeddings")  # (n, K*D)
-                clip_arrays.append(clips.reshape(len(clips), -1, width).astype(np.float16))  # (n, K, D)
-        if not tables:
-            empty = pa.table({"path": pa.array([], pa.string())})
-            return View(empty, np.zeros((0, 1), np.float32), None, load_search(np.zeros((0, 1)), "exact", None, None))
-        segments = np.concatenate(arrays)  # (N, D)
-        choose_kind(len(segments))  # says so where faiss is missing and would be worth having
-        rows = pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
-        clips = np.concatenate(clip_arrays) if clip_arrays else None  # (N, K, D)
-        return View(rows, segments, clips, load_search(segments, "exact", None, None))
-
-    def _base(self) -> Any:
-        """Rows, vectors, clips and search of the files on disk, or `None` where there are none."""
-        manifest, store = self.manifest, self._store
-        if store is None or manifest.shape is None:
-            return None
-        rows = store.light_rows(manifest)
-        segments, clips = store.arrays(manifest)
-        about = manifest.search
-        file = store.folder / about["file"] if about.get("file") else None
-        return rows, segments, clips, load_search(segments, about["kind"], file, about.get("nprobe"))
-
-    def _loaded_last_to_first(self) -> list[tuple[int, Any]]:
-        """First row of each block of the view, and a function from a row of the block to its thumbnail."""
-        blocks: list[tuple[int, Any]] = []
-        start = 0
-        if self._store is not None:
-            gone = self._removed | set(self._added)
-            for file, rows in self.manifest.parts:
-                part = self._store.folder / file
-                kept = list(range(rows))
-                if gone:
-                    paths = read_rows(part, kept, "path")
-                    kept = [row for row in kept if paths[row] not in gone]
-                blocks.append((start, lambda row, part=part, kept=kept: read_rows(part, [kept[row]], "thumbnail")[0]))
-                start += len(kept)
-        for _, table in sorted(self._added.items()):
-            blocks.append((start, lambda row, table=table: table.column("thumbnail")[row].as_py()))
-            start += len(table)
-        return blocks[::-1]
-
-    def _stamps(self) -> dict[str, tuple[int, int]]:
-        rows = self.view.rows
-        if not rows.num_rows:
-            return {}
-        names = ("path", "file_size", "file_mtime_ns")
-        return {
-            path: (size, time) for path, size, time in zip(*(rows.column(n).to_pylist() for n in names), strict=True)
-        }
-
     def _segments_of_video(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Segment features `(n, D)` and clip features `(n, K, D)` of a video of the library or of any file."""
         if name in self:
@@ -464,26 +390,6 @@ class VideoLibrary:
         if "clip_embeddings" not in answer.column_names:
             return segments, None
         return segments, vectors_of(answer, "clip_embeddings").reshape(len(segments), -1, segments.shape[1])
-
-
-def check_version(made_by: str, name: str) -> None:
-    """Refuse an index of another minor version of this package, whose pixels or features may differ.
-
-    Raises:
-        ValueError: Names both versions.
-    """
-    here = lfvila_hf.__version__
-    if made_by.split(".")[:2] != here.split(".")[:2]:
-        raise ValueError(
-            f"the index {name} was made by version {made_by} of lfvila_hf, this is {here}: index the videos again, or "
-            "install that version"
-        )
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 __all__ = ["Hit", "VideoLibrary"]
