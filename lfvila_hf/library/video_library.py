@@ -86,7 +86,7 @@ class VideoLibrary(LibraryView):
         self._store = store
         self._added: dict[str, pa.Table] = {}
         self._removed: set[str] = set()
-        self._view: View | None = None
+        self._view = None
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str, with_fusion: bool = False, **options: Any) -> VideoLibrary:

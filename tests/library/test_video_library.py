@@ -1,6 +1,6 @@
 """`VideoLibrary`: what goes in comes out, in memory and on disk, and questions are answered as the model would.
 
-Also pins the modules library_view, ranking (against `LFVilaModel.similarity` over everything), reranking, files and store as the
+Also pins library_view, ranking (against `LFVilaModel.similarity` over everything), reranking, files and store as the
 library uses them; a store that is killed half way is tested in test_indexing.py.
 """
 
