@@ -2,8 +2,8 @@
 
 Importing the package registers configuration, models and processors with transformers' Auto classes, its pipelines
 with `transformers.pipeline`, and the targets and heads of LoRA adapters with PEFT. The files of this folder itself
-(`*_lfvila.py`) travel with a checkpoint as remote code: `save_pretrained` and `push_to_hub` copy them beside the weights.
-The folders do not.
+(`*_lfvila.py`) travel with a checkpoint as remote code: `save_pretrained` and `push_to_hub` copy them beside the
+weights. The folders do not.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ class LFVilaDropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return hidden_states
         keep = 1.0 - self.rate
-        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
-        return hidden_states * (torch.rand(shape, device=hidden_states.device) < keep).to(hidden_states.dtype) / keep
+        drawn = torch.rand((hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1), device=hidden_states.device)
+        return hidden_states * (drawn < keep).to(hidden_states.dtype) / keep
 
     def extra_repr(self) -> str:
         """The rate."""
@@ -189,9 +189,9 @@ class LFVilaVideoAttention(nn.Module):
         bias = self.relative_position_bias_table[position_index].T.contiguous().view(-1, cells, cells)
         qkv = self.qkv(windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
         dropout = self.attention_dropout if self.training else 0.0
-        if trains_on_cpu(qkv, bias, self.config._attn_implementation, dropout):
-            out: torch.Tensor = WindowAttention.apply(qkv, bias, shift_mask, self.scaling)
-            return self.dropout(self.proj(out)), None
+        implementation = self.config._attn_implementation
+        if trains_on_cpu(qkv, bias, implementation, dropout):
+            return self.dropout(self.proj(WindowAttention.apply(qkv, bias, shift_mask, self.scaling))), None
         if shift_mask is None:
             # Windows are the batch, and one bias serves them all.
             query, key, value = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (groups*S, A, V, d)
@@ -200,9 +200,7 @@ class LFVilaVideoAttention(nn.Module):
             # Every tile has its own mask. With tiles among the heads, the mask is stored once for all groups.
             query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
             bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
         if shift_mask is not None:
             out = out.view(groups, cells, tiles, channels).transpose(1, 2)  # (groups, S, V, C)
@@ -274,7 +272,6 @@ class LFVilaVideoLayer(GradientCheckpointingLayer):
         nt, nr, nc = grid.shape[1] // t, grid.shape[2] // r, grid.shape[3] // c
         windows = grid.view(batch, nt, t, nr, r, nc, c, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
         windows = windows.reshape(batch * nt, nr * nc, t * r * c, channels)  # (B*nt, S, V, C)
-
         windows, _ = self.attn(windows, position_index, shift_mask, **kwargs)
 
         grid = windows.view(batch, nt, nr, nc, t, r, c, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
@@ -322,8 +319,7 @@ class LFVilaVideoLevel(nn.Module):
             padded = (sizes[1] + -sizes[1] % r, sizes[2] + -sizes[2] % c)
             mask = shifted_window_mask(padded, window, half, hidden_states)  # (S, V, V)
         for number, block in enumerate(self.blocks):
-            block_mask = mask if number % 2 else None
-            hidden_states = block(hidden_states, window, half, index, block_mask, **kwargs)
+            hidden_states = block(hidden_states, window, half, index, mask if number % 2 else None, **kwargs)
         return hidden_states
 
 

@@ -115,7 +115,8 @@ class LFVilaProcessor(ProcessorMixin):
         for modality in ("images_kwargs", "audio_kwargs"):  # generic callers name every modality there is
             kwargs.pop(modality, None)  # type: ignore[misc]  # one of its keys
         self._check_arguments(kwargs)
-        merged = self._merge_kwargs(self.valid_processor_kwargs, tokenizer_init_kwargs={}, **kwargs)
+        own: Any = self.valid_processor_kwargs  # 5.17 wants a class here, 5.23 is annotated with an instance
+        merged = self._merge_kwargs(own, tokenizer_init_kwargs={}, **kwargs)
         data: dict[str, Any] = {}
         kind = merged["text_kwargs"].get("return_tensors") or merged["videos_kwargs"].get("return_tensors") or "pt"
         if text is not None:

@@ -237,7 +237,7 @@ def test_a_progress_bar_is_shown_when_asked_for(
     assert "encoding paragraphs: 100%" in capfd.readouterr().err
 
 
-def test_a_list_of_pictures_is_one_video_whatever_the_batch_size(model: LFVilaModel, processor: LFVilaProcessor) -> None:
+def test_a_list_of_pictures_is_one_video_at_any_batch_size(model: LFVilaModel, processor: LFVilaProcessor) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (20, 30, 50, 3), dtype=np.uint8)
     expected = encode_videos(model, processor, pictures)
     assert expected.video_embeds.shape == (1, D)

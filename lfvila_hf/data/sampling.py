@@ -51,7 +51,9 @@ class EqualLengthSampler(torch.utils.data.Sampler[int]):
         rare = {length: len(rows) for length, rows in sorted(groups.items()) if len(rows) < block_size}
         if rare:
             counts = ", ".join(f"{count} of length {length}" for length, count in rare.items())
-            logger.warning("rows that do not fill a batch of %d of their length are never drawn: %s", block_size, counts)
+            logger.warning(
+                "rows that do not fill a batch of %d of their length are never drawn: %s", block_size, counts
+            )
 
     def __len__(self) -> int:
         return sum(len(rows) // self.block_size for rows in self.groups) * self.block_size

@@ -232,7 +232,7 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
 
 def _files(path: Paths) -> list[str]:
     """Files of paths, patterns and addresses, sorted within each."""
-    import fsspec  # type: ignore[import-untyped]  # ships no types
+    import fsspec
 
     given = [path] if isinstance(path, str | os.PathLike) else list(path)
     files: list[str] = []

@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there; a run that is killed again and again ends as one that never was.
 
-The long form, twenty kills at random moments of separate processes, is `make soak` (benchmarks/kill_soak.py).
+Module: `checkpoints`. The long form, twenty kills at random moments of separate processes, is `make soak`
+(benchmarks/kill_soak.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stories in words: where they are cut, what is refused, what longer ones become.
 
-What the embeddings of a paragraph are is tested in test_inference.py.
+Module: `stories`. What the embeddings of a paragraph are is tested in test_inference.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Arguments of the recipes: command line over smoke over yaml over defaults, and what is refused.
 
-Also pins `tasks`.
+Modules: `arguments` and `tasks`.
 """
 
 from __future__ import annotations
