@@ -27,7 +27,8 @@ from lfvila_hf import (
     LFVilaVideoModel,
 )
 from lfvila_hf.alignment_lfvila import monotone_alignment
-from lfvila_hf.loss_lfvila import draw_mtc, global_contrastive_loss, mtc_loss, span_loss
+from lfvila_hf.loss_lfvila import draw_mtc, global_contrastive_loss, mtc_loss
+from lfvila_hf.span_loss_lfvila import span_loss
 
 # float32 sums in another order; the largest difference measured is 6e-7
 FLOAT32_NOISE = 1e-5
