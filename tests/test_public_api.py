@@ -99,7 +99,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, Auto
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 import lfvila_hf
 folder = sys.argv[1]
-lazy = [name for name in ("lfvila_hf.training", "lfvila_hf.data", "datasets", "peft", "evaluate", "matplotlib")
+lazy = [name for name in ("lfvila_hf.training", "lfvila_hf.data", "datasets", "evaluate", "matplotlib")
         if name in sys.modules]
 processor, model = AutoProcessor.from_pretrained(folder), AutoModel.from_pretrained(folder)
 pretraining = AutoModelForPreTraining.from_pretrained(folder)
