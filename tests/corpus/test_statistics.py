@@ -66,6 +66,7 @@ def test_quantiles_are_those_of_sorting(width: float) -> None:
 def test_the_command_prints_the_table_and_writes_json_and_pictures(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra plots")
     assert (
         main(["corpus", "stats", str(corpus), "--json", str(tmp_path / "s.json"), "--plots", str(tmp_path / "p")]) == 0
     )
@@ -79,6 +80,7 @@ def test_the_command_prints_the_table_and_writes_json_and_pictures(
 
 
 def test_bars_hold_what_is_counted(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra plots")
     from lfvila_hf.corpus import statistics_plots
     from lfvila_hf.library import plots
 

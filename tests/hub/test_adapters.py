@@ -158,7 +158,8 @@ def test_several_adapters_on_one_base_keep_apart(tmp_path: Path) -> None:
         assert same(outputs(model.eval(), name), expected[adapter])
     with model.disable_adapter():
         found, plain = outputs(model, name), outputs(model_class.from_pretrained(tmp_path / "base"), name)
-    torch.testing.assert_close(found["logits"], plain["logits"], atol=1e-6, rtol=0)
+    # PEFT takes another way through a layer with adapters, switched off or not; 1.1e-6 was seen on logits of 1.5.
+    torch.testing.assert_close(found["logits"], plain["logits"], atol=5e-6, rtol=0)
 
 
 def test_an_adapter_trains_and_the_rest_does_not(tmp_path: Path) -> None:

@@ -216,7 +216,8 @@ def test_hidden_states_and_attentions_are_there_when_asked_for(example: Example)
 def test_a_saved_model_comes_back_bit_for_bit_with_its_buffers(example: Example, tmp_path: Path) -> None:
     model, inputs = example.model(), example.inputs(2)
     model.save_pretrained(tmp_path)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
+    # Weights, configuration, and the code that travels with them.
+    assert sorted({path.suffix for path in tmp_path.iterdir()}) == [".json", ".py", ".safetensors"]
     loaded, report = example.model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert not loaded.training

@@ -90,6 +90,7 @@ def test_single_rows_are_read_from_their_row_groups(tmp_path: Path) -> None:
 def test_datasets_reads_it_with_typed_features(tmp_path: Path) -> None:
     import datasets
 
+    pytest.importorskip("PIL", reason="datasets decodes pictures with Pillow, which the extra app brings")
     write_table(rows(), tmp_path / "a.parquet")
     loaded = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache")
