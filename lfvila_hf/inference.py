@@ -79,8 +79,10 @@ def encode_videos(
     """
     if isinstance(videos, Iterator) and not hasattr(videos, "read"):  # an open file is an iterator too
         videos = list(videos)
+    lazy = isinstance(videos, Sequence) and not isinstance(videos, list | tuple | str | bytes | bytearray | memoryview)
+    sources = videos if lazy else batch_of_videos(videos)  # a sequence that reads its sources is cut, not listed
     embeds, clips, metadata = [], [], []
-    for batch in _batches(batch_of_videos(videos), batch_size, "videos", progress):
+    for batch in _batches(sources, batch_size, "videos", progress):
         inputs = processor(videos=batch, return_metadata=True, **kwargs)
         metadata.extend(inputs["video_metadata"])
         with _evaluating(model):

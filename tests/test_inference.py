@@ -6,6 +6,7 @@ test_video_sources_lfvila.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,25 @@ def test_a_list_of_pictures_is_one_video_at_any_batch_size(model: LFVilaModel, p
     expected = encode_videos(model, processor, pictures)
     assert expected.video_embeds.shape == (1, D)
     assert_close(encode_videos(model, processor, list(pictures), batch_size=8).video_embeds, expected.video_embeds)
+
+
+def test_a_sequence_that_reads_its_sources_is_asked_batch_by_batch(
+    model: LFVilaModel, processor: LFVilaProcessor, files: list[Path]
+) -> None:
+    class Column(Sequence[Any]):
+        asked: list[slice] = []
+
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, places: Any) -> Any:
+            self.asked.append(places)
+            return files[places]
+
+    column = Column()
+    found = encode_videos(model, processor, column, batch_size=2)
+    assert_close(found.video_embeds, encode_videos(model, processor, files).video_embeds)
+    assert column.asked == [slice(0, 2), slice(2, 4), slice(4, 6)]
 
 
 def test_videos_and_paragraphs_may_come_from_generators(

@@ -6,6 +6,7 @@ The local engine with several processes is tested in test_building.py.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ def node_of(plan: Any, item: Any) -> list[Any]:
 @pytest.mark.slow
 @needs_ray
 def test_tasks_run_on_both_nodes_and_answer_in_order(cluster: Any) -> None:
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
     engine = RayEngine()
     answers = list(engine.run(node_of, "plan", list(range(16))))
     engine.close()

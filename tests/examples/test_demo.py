@@ -84,7 +84,7 @@ def test_metrics_hold_every_promised_key_for_every_score(stories: tuple[Path, st
     laps = [value for name, value in seconds.items() if name != "total"]
     assert seconds["total"] == pytest.approx(sum(laps), abs=1) and min(laps) >= 0
     assert 200 < metrics["peak_rss_mb"] < 6000
-    assert metrics["held_out"] is True and metrics["mtc_weight"] == 0.25
+    assert metrics["held_out"] is True and metrics["mtc_weight"] == 0.5
     assert {"mlm_accuracy", "vtm_accuracy"} <= set(metrics["fusion"])
 
 
