@@ -59,7 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of your own videos with paragraphs.jsonl")
     parser.add_argument("--stories", type=int, default=1600, help="ShapeTales training stories")
     parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 800, own footage 240")
-    parser.add_argument("--fusion-steps", type=int, default=100, help="steps of the second phase")
+    parser.add_argument("--fusion-steps", type=int, help="steps of the second phase; 50, own footage 100")
     parser.add_argument("--batch-size", type=int, default=32, help="videos in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="highest learning rate of both phases")
     parser.add_argument("--mtc-weight", type=float, default=0.5, help="weight of MTC; 0 switches it off (paper: 0.25)")
@@ -69,6 +69,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     own = options.data is not None
     if options.contrastive_steps is None:
         options.contrastive_steps = 240 if own else 800
+    if options.fusion_steps is None:
+        options.fusion_steps = 100 if own else 50
     if own and not options.data.is_dir():
         parser.error(f"--data {options.data} is no folder")
     return options
