@@ -1,6 +1,6 @@
 """The main job on one screen: train LF-VILA on real video files, find videos by their paragraphs, keep the checkpoint.
 
-    make demo                 # ShapeTales, made on the spot: about 8 minutes on two CPU cores
+    make demo                 # ShapeTales, made on the spot: about ten minutes on two busy CPU cores
     make demo DATA=folder     # your own videos: folder/*.mp4 and folder/paragraphs.jsonl
 
 Steps, in the order of this file:
