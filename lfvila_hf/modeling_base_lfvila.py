@@ -23,6 +23,8 @@ from .loss_lfvila import MTCDraw
 from .resizing_lfvila import resize_model
 from .towers_lfvila import from_towers
 
+CACHE_LINE = 64  # bytes; where torch's own memory begins
+
 
 @dataclass
 class LFVilaVideoModelOutput(ModelOutput):
@@ -220,6 +222,18 @@ def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attentio
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
 
 
+def align_weights(model: nn.Module) -> None:
+    """Copy weights on the CPU that begin between two cache lines, one at a time, to where one begins.
+
+    Loaded weights are views into a file, at whatever byte they have there. The product of a matrix and a single vector
+    (one video, one paragraph, one score per answer) is summed in an order that depends on it, which changes last bits:
+    without this, a model would differ from itself after saving and loading. Quantised and offloaded weights stay.
+    """
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.data_ptr() % CACHE_LINE:
+            parameter.data = parameter.data.clone()
+
+
 class LFVilaPreTrainedModel(PreTrainedModel):
     """What all LF-VILA models share: configuration, weight initialisation, attention backends."""
 
@@ -278,6 +292,13 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if any(size is not None for size in (num_frames, temporal_windows, image_size, spatial_window)):
             resize_model(model, num_frames, temporal_windows, image_size, spatial_window)
+        align_weights(model)
+        return loaded
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """Load an adapter as in transformers, with the same bits as after its training (see `align_weights`)."""
+        loaded = super().load_adapter(*args, **kwargs)
+        align_weights(self)
         return loaded
 
     @classmethod

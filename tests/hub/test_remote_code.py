@@ -27,21 +27,24 @@ from tiny_models import EXAMPLES
 auto_classes, file = eval(sys.argv[1]), sys.argv[2]
 kept = {}
 for number, (name, auto_class) in enumerate(auto_classes.items()):
-    model, inputs = EXAMPLES[name].model(), EXAMPLES[name].inputs(2)
+    model = EXAMPLES[name].model()
     model.push_to_hub(f"org/model-{number}")
-    with torch.no_grad():
-        outputs = model(**inputs)
-    kept[f"org/model-{number}"] = (auto_class, inputs, {k: v for k, v in outputs.items() if torch.is_tensor(v)})
+    batches = []
+    for inputs in (EXAMPLES[name].inputs(1), EXAMPLES[name].inputs(2)):
+        with torch.no_grad():
+            batches.append((inputs, {k: v for k, v in model(**inputs).items() if torch.is_tensor(v)}))
+    kept[f"org/model-{number}"] = (auto_class, batches)
 torch.save(kept, file)
 """
 PULL_MODELS = """
 import sys, torch, transformers
-for repo, (auto_class, inputs, expected) in torch.load(sys.argv[1]).items():
+for repo, (auto_class, batches) in torch.load(sys.argv[1]).items():
     model = getattr(transformers, auto_class).from_pretrained(repo, trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules."), type(model)
-    with torch.no_grad():
-        outputs = model(**inputs)
-    assert expected and all(torch.equal(outputs[k], v) for k, v in expected.items()), repo
+    for inputs, expected in batches:
+        with torch.no_grad():
+            outputs = model(**inputs)
+        assert expected and all(torch.equal(outputs[k], v) for k, v in expected.items()), repo
     print(repo, type(model).__name__, len(expected))
 assert sys.modules["lfvila_hf"] is None
 """
