@@ -7,7 +7,7 @@ of a level, D shared width, N answers. Mask value 1 means "real", 0 means "paddi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -234,6 +234,49 @@ def align_weights(model: nn.Module) -> None:
             parameter.data = parameter.data.clone()
 
 
+def load_adapter_heads(
+    model: Any,
+    adapter: str | None,
+    name: str,
+    report: Any,
+    adapter_state_dict: Mapping[str, torch.Tensor] | None = None,
+    adapter_kwargs: Mapping[str, Any] | None = None,
+    load_config: Any = None,
+    **kwargs: Any,
+) -> None:
+    """Load the heads stored with an adapter, which `load_adapter` of transformers 5.17 leaves untrained.
+
+    Args:
+        model: model that the adapter is on.
+        adapter: its folder or repository.
+        name: what it is called.
+        report: of its loading; what is found is taken off its missing keys.
+        adapter_state_dict: weights in place of those of `adapter`.
+        adapter_kwargs: how to download.
+        load_config: what `from_pretrained` was told about downloading.
+        **kwargs: what `load_adapter` was told about it.
+    """
+    from peft.utils import load_peft_weights
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if adapter_state_dict is None:
+        ways = {**getattr(load_config, "download_kwargs", {}), **kwargs, **(adapter_kwargs or {})}
+        known = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
+        adapter_state_dict = load_peft_weights(
+            str(adapter), "cpu", **{key: ways[key] for key in known if ways.get(key) is not None}
+        )
+    state = {key.removeprefix("base_model.model."): value for key, value in adapter_state_dict.items()}
+    for place, module in model.named_modules():
+        if not isinstance(module, AuxiliaryTrainingWrapper):
+            continue
+        for stored, held in module.adapter_state_dict_load_map(name).items():
+            if f"{place}.{held}" in report.missing_keys and f"{place}.{stored}" in state:
+                with torch.no_grad():
+                    module.get_parameter(held).copy_(state[f"{place}.{stored}"])
+                report.missing_keys.discard(f"{place}.{held}")
+                report.unexpected_keys.discard(f"{place}.{stored}")
+
+
 class LFVilaPreTrainedModel(PreTrainedModel):
     """What all LF-VILA models share: configuration, weight initialisation, attention backends."""
 
@@ -295,9 +338,17 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         align_weights(model)
         return loaded
 
-    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
-        """Load an adapter as in transformers, with the same bits as after its training (see `align_weights`)."""
-        loaded = super().load_adapter(*args, **kwargs)
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
+        """Load an adapter as in transformers, with the heads that were saved with it and the bits of its training.
+
+        Args:
+            peft_model_id: folder or repository of the adapter.
+            adapter_name: what to call it; "default" where not given.
+            **kwargs: handed on to transformers.
+        """
+        loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        if any(".modules_to_save." in name for name in loaded.missing_keys):
+            load_adapter_heads(self, peft_model_id, adapter_name or "default", loaded, **kwargs)
         align_weights(self)
         return loaded
 

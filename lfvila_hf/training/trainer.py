@@ -187,6 +187,15 @@ class LFVilaTrainer(WholeBatchSteps, RetrievalEvaluation, AtomicCheckpoints, Pub
             )
         return loss
 
+    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Loss of one batch; before transformers 5.19 the Trainer does not ask who divides by accumulated batches."""
+        found = super().compute_loss(model, *args, **kwargs)
+        ours = isinstance(self.compute_loss_func, LFVilaLoss) and not hasattr(Trainer, "loss_is_scaled_for_ga")
+        if not ours or not model.training:
+            return found
+        steps = self._steps_of_window()
+        return (found[0] / steps, found[1]) if isinstance(found, tuple) else found / steps
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Everything but the samples' names, which models do not take."""
         return super()._prepare_inputs({name: value for name, value in inputs.items() if name != "sample_ids"})

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from transformers import TrainingArguments
 
 if __name__ == "__main__":  # under a launcher there is no conftest
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -31,6 +32,9 @@ from training_runs import DROPOUT, OnStep, TensorRows, arguments, pairs
 from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaTrainer
 
 PAIRS = 8
+# Its name before and after transformers 5.23.
+NAMES = ("activation_checkpointing", "gradient_checkpointing")
+CHECKPOINTING = next(name for name in NAMES if name in TrainingArguments.__dataclass_fields__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ def run(case: Case, folder: Path) -> Result:
             contrastive_chunk_size=case.chunk,
             contrastive_block_size=case.block,
             bf16=case.autocast,
-            **({"activation_checkpointing": True} if case.checkpointing else {}),
+            **({CHECKPOINTING: True} if case.checkpointing else {}),
         ),
         train_dataset=rows,
         callbacks=[OnStep(keep)],

@@ -114,8 +114,10 @@ def test_flops_are_three_forwards_of_what_learns_and_one_of_what_is_frozen() -> 
     # The first layer of each tower has no gradient of its input, so a little less than three.
     assert 2.7 < learning / nearly_frozen < 3.0
     model.requires_grad_(True)
-    model.activation_checkpointing_enable()
-    assert flops_of_step(model, batch) == learning and model.is_activation_checkpointing
+    renamed = hasattr(model, "activation_checkpointing_enable")  # in transformers 5.23
+    (model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable)()
+    assert flops_of_step(model, batch) == learning
+    assert model.is_activation_checkpointing if renamed else model.is_gradient_checkpointing
     # every paragraph is compared with every video, so a little more than twice
     assert flops_of_step(model, tiny_batch(2)) == pytest.approx(2 * learning, rel=1e-4)
 
