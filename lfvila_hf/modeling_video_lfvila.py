@@ -30,36 +30,11 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lfvila import LFVilaVideoConfig
+from .cpu_linear_lfvila import project, project_act
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
 from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
-from .window_attention_lfvila import WindowAttention, trains_on_cpu
-
-
-def shifted_window_mask(
-    grid: tuple[int, int], window: tuple[int, int, int], shift: tuple[int, int], like: torch.Tensor
-) -> torch.Tensor:
-    """Additive mask that keeps apart what a cyclic shift has brought together.
-
-    Args:
-        grid: padded rows and columns of the grid.
-        window: (t, r, c).
-        shift: rows and columns that the grid was rolled up and left by.
-        like: gives dtype and device.
-
-    Returns:
-        `(S, V, V)`: 0 for cells of one region of the unrolled grid, -100 (as released) for cells of different ones.
-    """
-    regions = []
-    for size, cells, step in zip(grid, window[1:], shift, strict=True):
-        position = torch.arange(size, device=like.device)
-        # Three stretches: windows untouched by the roll, the last window's own part, what came round from the start.
-        stretch = (position >= size - cells).long() + (position >= size - step).long() if step else position * 0
-        regions.append(stretch.view(-1, cells))  # (windows along this axis, cells)
-    rows, columns = regions
-    region = rows[:, None, :, None] * 3 + columns[None, :, None, :]  # (nr, nc, r, c)
-    region = region.reshape(-1, 1, window[1] * window[2])  # (S, 1, r*c)
-    region = region.expand(-1, window[0], -1).flatten(1)  # (S, V)
-    return (region[:, :, None] != region[:, None, :]).to(like.dtype) * -100.0
+from .video_windows_lfvila import WindowLayout, shifted_window_mask
+from .window_attention_lfvila import WindowAttention, relative_bias, runs_on_cpu
 
 
 class LFVilaDropPath(nn.Module):
@@ -186,12 +161,13 @@ class LFVilaVideoAttention(nn.Module):
             `(groups, S, V, C)` and the weights `(groups * S, A, V, V)` where the backend gives them.
         """
         groups, tiles, cells, channels = windows.shape
-        bias = self.relative_position_bias_table[position_index].T.contiguous().view(-1, cells, cells)
-        qkv = self.qkv(windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
+        bias = relative_bias(self.relative_position_bias_table, position_index)  # (A, V, V)
+        qkv = project(self.qkv, windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
         dropout = self.attention_dropout if self.training else 0.0
         implementation = self.config._attn_implementation
-        if trains_on_cpu(qkv, bias, implementation, dropout):
-            return self.dropout(self.proj(WindowAttention.apply(qkv, bias, shift_mask, self.scaling))), None
+        if runs_on_cpu(qkv, bias, implementation, dropout):
+            out = WindowAttention.apply(qkv, bias, shift_mask, self.scaling)
+            return self.dropout(project(self.proj, out)), None
         if shift_mask is None:
             # Windows are the batch, and one bias serves them all.
             query, key, value = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (groups*S, A, V, d)
@@ -205,7 +181,7 @@ class LFVilaVideoAttention(nn.Module):
         if shift_mask is not None:
             out = out.view(groups, cells, tiles, channels).transpose(1, 2)  # (groups, S, V, C)
             weights = weights if weights is None else weights.reshape(-1, self.num_heads, cells, cells)
-        out = self.proj(out.reshape(groups, tiles, cells, channels))
+        out = project(self.proj, out.reshape(groups, tiles, cells, channels))
         return self.dropout(out), weights
 
 
@@ -222,7 +198,7 @@ class LFVilaVideoMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., C)` to the same shape."""
-        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(hidden_states)))))
+        return self.dropout(project(self.fc2, self.dropout(project_act(self.fc1, self.act, hidden_states))))
 
 
 class LFVilaVideoLayer(GradientCheckpointingLayer):
@@ -246,39 +222,27 @@ class LFVilaVideoLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        window: tuple[int, int, int],
-        shift: tuple[int, int],
         position_index: torch.Tensor,
         shift_mask: torch.Tensor | None,
+        layout: WindowLayout,
+        laid_out: bool,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """`(B, T, h, w, C)` to the same shape.
+        """A grid `(B, T, h, w, C)`, or cells laid out window by window `(B, n, S, V, C)`, to the same shape.
 
         Args:
             hidden_states: the grid.
-            window: (t, r, c) in force for this grid.
-            shift: rows and columns that windows are shifted by.
             position_index: see `LFVilaVideoAttention`.
             shift_mask: see `LFVilaVideoAttention`; `None` exactly where nothing is shifted.
+            layout: the windows of this block.
+            laid_out: whether `hidden_states` are in that layout already.
             **kwargs: passed to the attention backend.
         """
-        batch, frames, rows, columns, channels = hidden_states.shape
-        t, r, c = window
-        grid = self.norm1(hidden_states)
-        if frames % t or rows % r or columns % c:
-            grid = F.pad(grid, (0, 0, 0, -columns % c, 0, -rows % r, 0, -frames % t))
-        if shift_mask is not None:
-            grid = grid.roll((-shift[0], -shift[1]), (2, 3))
-        nt, nr, nc = grid.shape[1] // t, grid.shape[2] // r, grid.shape[3] // c
-        windows = grid.view(batch, nt, t, nr, r, nc, c, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
-        windows = windows.reshape(batch * nt, nr * nc, t * r * c, channels)  # (B*nt, S, V, C)
-        windows, _ = self.attn(windows, position_index, shift_mask, **kwargs)
-
-        grid = windows.view(batch, nt, nr, nc, t, r, c, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        grid = grid.reshape(batch, nt * t, nr * r, nc * c, channels)  # (B, T + pad, h + pad, w + pad, C)
-        if shift_mask is not None:
-            grid = grid.roll(shift, (2, 3))
-        hidden_states = hidden_states + self.drop_path(grid[:, :frames, :rows, :columns])
+        branch = self.norm1(hidden_states)
+        windows = branch if laid_out else layout.partition(branch)  # (B, n, S, V, C)
+        attended, _ = self.attn(windows.flatten(0, 1), position_index, shift_mask, **kwargs)
+        attended = attended.view(windows.shape)
+        hidden_states = hidden_states + self.drop_path(attended if laid_out else layout.merge(attended))
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
 
 
@@ -307,20 +271,35 @@ class LFVilaVideoLevel(nn.Module):
         self.relative_position_index = relative_position_index(window).to(device)
         self.window = window
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """`(B, T, h, w, C)` to the same shape."""
+    def forward(self, hidden_states: torch.Tensor, keep_grids: bool = False, **kwargs: Any) -> torch.Tensor:
+        """`(B, T, h, w, C)` to the same shape.
+
+        Args:
+            hidden_states: the grid.
+            keep_grids: have every block take and return a grid, for those who look at what it returns.
+            **kwargs: passed to the attention backend.
+        """
         sizes = hidden_states.shape[1:4]
         t, r, c = window = tuple(min(cells, size) for cells, size in zip(self.window, sizes, strict=True))
         # An axis that one window covers is not shifted; time never is.
         half = (r // 2 if sizes[1] > r else 0, c // 2 if sizes[2] > c else 0)
         index = self.relative_position_index[:t, :r, :c, :t, :r, :c].flatten()  # (V*V,)
-        mask = None
-        if any(half) and len(self.blocks) > 1:
-            padded = (sizes[1] + -sizes[1] % r, sizes[2] + -sizes[2] % c)
-            mask = shifted_window_mask(padded, window, half, hidden_states)  # (S, V, V)
+        shifts = [(0, 0), half] if any(half) and len(self.blocks) > 1 else [(0, 0)]
+        layouts = [WindowLayout(hidden_states.shape, window, shift, hidden_states.device) for shift in shifts]
+        masks: list[torch.Tensor | None] = [None]
+        for shift in shifts[1:]:
+            _, rows, columns = layouts[0].padded
+            masks.append(shifted_window_mask((rows, columns), window, shift, hidden_states))  # (S, V, V)
+        # Grids that windows do not tile stay grids, so that attention alone pays for padding.
+        tiled = not (keep_grids or layouts[0].is_padded)
+        if tiled:
+            hidden_states = layouts[0].partition(hidden_states)
         for number, block in enumerate(self.blocks):
-            hidden_states = block(hidden_states, window, half, index, mask if number % 2 else None, **kwargs)
-        return hidden_states
+            kind = number % len(layouts)
+            if tiled and number and len(layouts) > 1:
+                hidden_states = layouts[1 - kind].change(hidden_states, layouts[kind])
+            hidden_states = block(hidden_states, index, masks[kind], layouts[kind], tiled, **kwargs)
+        return layouts[kind].merge(hidden_states) if tiled else hidden_states
 
 
 class LFVilaVideoModel(LFVilaPreTrainedModel):
@@ -411,8 +390,9 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
         if shape[3] % rows or shape[4] % columns:
             pixels = F.pad(pixels, (0, -shape[4] % columns, 0, -shape[3] % rows))
         hidden = self.dropout(self.patch_embed(pixels))  # (B, T, h, w, C)
+        keep_grids = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
         for level, blocks in enumerate(self.levels):
-            hidden = blocks(hidden, **kwargs)
+            hidden = blocks(hidden, keep_grids, **kwargs)
             before_merging = hidden
             if str(level) in self.merging:
                 hidden = self.merging[str(level)](hidden)

@@ -1,14 +1,14 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Window attention with a learned bias, trained on a CPU without the detour that PyTorch takes.
+"""Window attention with a learned bias on a CPU, as a few batched products.
 
-`scaled_dot_product_attention` has a fused CPU kernel, but none with a gradient for its additive bias: wherever the
-bias table learns, it falls back to a generic path that copies queries, keys and values, works through the windows of
-each head one by one, and keeps several matrices of the size of the weights. `WindowAttention` does the same products
-head by head on strided views of the packed projection, so that every call is one batched product over all windows and
-nothing is copied, and keeps the weights alone. Results agree to rounding.
+`scaled_dot_product_attention` has a fused CPU kernel. It has no gradient for an additive bias, so that wherever the
+bias table learns it falls back to a generic path that copies queries, keys and values and keeps several matrices of the
+size of the weights; and for windows of 30 to 480 cells it is slower than the products alone (docs/performance.md).
+`WindowAttention` does the same products head by head on strided views of the packed projection, so that every call is
+one batched product over all windows and nothing is copied, and keeps the weights alone. Results agree to rounding.
 
-It takes the place of `sdpa` in `modeling_video_lfvila` exactly where `trains_on_cpu` says so; inference, other devices,
-half precision, attention dropout and tracing go the ordinary way.
+It takes the place of `sdpa` in `modeling_video_lfvila` exactly where `runs_on_cpu` says so; other devices, half
+precision, attention dropout and tracing go the ordinary way.
 
 Memory between forward and backward: the packed projection and one weight per pair of cells and head.
 
@@ -17,13 +17,23 @@ Letters: N windows = groups of time (G) x tiles of the grid (S), V cells of a wi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 
-def trains_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | None, dropout: float) -> bool:
+def relative_bias(table: torch.Tensor, position_index: torch.Tensor) -> torch.Tensor:
+    """The bias of every pair of cells: table `(rows, A)` and index `(V*V,)` to `(A, V, V)`."""
+    heads, cells = table.shape[1], math.isqrt(position_index.shape[0])
+    if table.device.type == "cpu":
+        # Its gradient is a plain sum per row; that of indexing is tens of times slower there.
+        return table.T.contiguous().gather(1, position_index.expand(heads, -1)).view(heads, cells, cells)
+    return table[position_index].T.contiguous().view(heads, cells, cells)
+
+
+def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | None, dropout: float) -> bool:
     """Whether `WindowAttention` is the way to go.
 
     Args:
@@ -38,8 +48,6 @@ def trains_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str 
         and packed.dtype in (torch.float32, torch.float64)
         and bias.dtype == packed.dtype
         and dropout == 0.0
-        and torch.is_grad_enabled()
-        and bias.requires_grad
         and not torch.compiler.is_compiling()
     )
 
@@ -109,4 +117,4 @@ class WindowAttention(torch.autograd.Function):
         return packed_grad, bias_grad, None, None
 
 
-__all__ = ["WindowAttention", "trains_on_cpu"]
+__all__ = ["WindowAttention", "relative_bias", "runs_on_cpu"]

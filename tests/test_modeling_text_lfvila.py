@@ -15,7 +15,8 @@ from transformers import BertConfig, BertModel
 
 from lfvila_hf import LFVilaConfig, LFVilaTextConfig, LFVilaTextModel
 from lfvila_hf.modeling_base_lfvila import padding_mask
-from lfvila_hf.modeling_text_lfvila import LFVilaCrossModalEncoder, LFVilaTextLayer
+from lfvila_hf.modeling_text_lfvila import LFVilaCrossModalEncoder
+from lfvila_hf.text_layers_lfvila import LFVilaTextLayer
 
 # float32 sums in another order; the largest difference measured is 2e-6
 FLOAT32_NOISE = 1e-5

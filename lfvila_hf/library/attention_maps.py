@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from lfvila_hf.modeling_video_lfvila import LFVilaVideoModel
+from lfvila_hf.video_windows_lfvila import WindowLayout
 
 
 def attention_received(model: LFVilaVideoModel, pixel_values_videos: torch.Tensor) -> list[torch.Tensor]:
@@ -40,7 +41,7 @@ def attention_received(model: LFVilaVideoModel, pixel_values_videos: torch.Tenso
     level: Any
     for number, level in enumerate(model.levels):
         for block in level.blocks:
-            handles.append(block.register_forward_pre_hook(_remember_window))
+            handles.append(block.register_forward_pre_hook(_remember_layout))
             handles.append(block.attn.register_forward_hook(_catcher(block, maps[number])))
     training, attention = model.training, model.config._attn_implementation
     try:
@@ -56,9 +57,8 @@ def attention_received(model: LFVilaVideoModel, pixel_values_videos: torch.Tenso
     return [torch.stack(some).mean(0) for some in maps]
 
 
-def _remember_window(block: Any, arguments: Any) -> None:
-    hidden, window, shift, _, mask = arguments[:5]
-    block._drawn = (tuple(hidden.shape[1:4]), window, shift if mask is not None else (0, 0))
+def _remember_layout(block: Any, arguments: Any) -> None:
+    block._drawn = next(one for one in arguments if isinstance(one, WindowLayout))
 
 
 def _catcher(block: Any, maps: list[torch.Tensor]) -> Any:
@@ -66,29 +66,21 @@ def _catcher(block: Any, maps: list[torch.Tensor]) -> Any:
         weights = output[1]
         if weights is None:
             raise ValueError("the attention backend gives no weights: eager attention is needed")
-        maps.append(on_grid(weights.mean((1, 2)), *block._drawn))
+        maps.append(on_grid(weights.mean((1, 2)), block._drawn))
         del block._drawn
 
     return catch
 
 
-def on_grid(
-    received: torch.Tensor, grid: tuple[int, int, int], window: tuple[int, int, int], shift: tuple[int, int]
-) -> torch.Tensor:
+def on_grid(received: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
     """Cells of windows back to their places.
 
     Args:
         received: `(windows, V)`: the mean weight of each cell of each window of one video.
-        grid: T, h and w.
-        window: t, r and c.
-        shift: Rows and columns by which the grid was rolled.
+        layout: The windows of the block.
 
     Returns:
         `(T, h, w)`; 1 is what even attention gives.
     """
-    frames, rows, columns = grid
-    t, r, c = window
-    nt, nr, nc = -(-frames // t), -(-rows // r), -(-columns // c)
-    cells = (received * (t * r * c)).view(nt, nr, nc, t, r, c).permute(0, 3, 1, 4, 2, 5)
-    full = cells.reshape(nt * t, nr * r, nc * c)  # (T + pad, h + pad, w + pad)
-    return full.roll(shift, (1, 2))[:frames, :rows, :columns].float().cpu()
+    cells = (received * received.shape[-1]).view(*layout.shape[:-1], 1)  # (1, n, S, V, 1)
+    return layout.merge(cells)[0, ..., 0].float().cpu()

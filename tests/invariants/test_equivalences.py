@@ -18,8 +18,8 @@ from transformers.utils import ModelOutput
 
 from lfvila_hf import LFVilaPreTrainedModel
 from lfvila_hf.loss_lfvila import LFVilaLoss
-from lfvila_hf.modeling_text_lfvila import LFVilaTextSelfAttention
 from lfvila_hf.modeling_video_lfvila import LFVilaVideoAttention
+from lfvila_hf.text_layers_lfvila import LFVilaTextSelfAttention
 
 # Largest differences measured over all examples. Eager against sdpa: 6e-6 of a tensor's largest entry in outputs, 5e-6
 # of the model's largest entry in gradients. One batch against two: 1.4e-6 of a tensor's largest entry.

@@ -1,0 +1,111 @@
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Linear layers on a CPU by oneDNN's kernels, which PyTorch uses for compiled models but not for plain ones.
+
+For float32 `torch.nn.functional.linear` calls the BLAS library: it writes the bias into the result first and adds the
+product to it. oneDNN's inner product adds bias and, without gradients, GELU while the result is still in registers. It
+was faster for nearly every layer of the released size (docs/performance.md). `project` takes that way for a plain
+`nn.Linear` on the CPU and calls the module everywhere else: other devices and types, autocast, small layers, tracing,
+and layers that an adapter, a quantiser, a hook or another library has changed. Results agree to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from transformers.activations import GELUActivation
+
+FEWEST_PRODUCTS = 2**26
+"""Multiplications of a layer below which BLAS was as fast or faster (two cores)."""
+
+
+def _find_kernel() -> Any:
+    """PyTorch's operator for oneDNN's inner product, `None` in builds without it."""
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+_KERNEL = _find_kernel()
+
+
+def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> bool:
+    """Whether `linear` may be computed by oneDNN: nothing but its weights says what it does."""
+    return (
+        _KERNEL is not None
+        and type(linear) is nn.Linear
+        and type(linear.weight) is nn.Parameter
+        and type(hidden_states) is torch.Tensor
+        and hidden_states.device.type == "cpu"
+        and hidden_states.dtype == linear.weight.dtype == torch.float32
+        and linear.weight.device.type == "cpu"
+        and hidden_states.numel() * linear.out_features >= FEWEST_PRODUCTS
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.enabled
+        and "forward" not in vars(linear)
+        and not (linear._forward_hooks or linear._forward_pre_hooks)
+        and not (linear._backward_hooks or linear._backward_pre_hooks)
+        and not (module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
+        and not (module_hooks._global_backward_hooks or module_hooks._global_backward_pre_hooks)
+    )
+
+
+def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """`linear(hidden_states)`: `(..., in)` to `(..., out)`."""
+    if not _fits(linear, hidden_states):
+        return linear(hidden_states)
+    if torch.is_grad_enabled() and (hidden_states.requires_grad or linear.weight.requires_grad):
+        return LinearOnCPU.apply(hidden_states, linear.weight, linear.bias)
+    return _KERNEL(hidden_states, linear.weight, linear.bias, "none", [], "")
+
+
+def project_act(linear: nn.Module, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """`act(linear(hidden_states))`: `(..., in)` to `(..., out)`; exact GELU without gradients in one go."""
+    if isinstance(act, GELUActivation) and not torch.is_grad_enabled() and _fits(linear, hidden_states):
+        return _KERNEL(hidden_states, linear.weight, linear.bias, "gelu", [], "none")
+    return act(project(linear, hidden_states))
+
+
+class LinearOnCPU(torch.autograd.Function):
+    """A linear layer with its gradients: oneDNN where it is faster, BLAS for the weight's."""
+
+    @staticmethod
+    def forward(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """`hidden_states @ weight.T + bias`.
+
+        Args:
+            hidden_states: `(..., in)`.
+            weight: `(out, in)`.
+            bias: `(out,)`.
+        """
+        return _KERNEL(hidden_states, weight, bias, "none", [], "")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Keep what the gradients need."""
+        hidden_states, weight, _ = inputs
+        ctx.save_for_backward(hidden_states if weight.requires_grad else None, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Gradients of input, weight and bias, those that are asked for.
+
+        Args:
+            ctx: autograd's.
+            grad: `(..., out)`.
+        """
+        hidden_states, weight = ctx.saved_tensors
+        input_grad = weight_grad = bias_grad = None
+        if ctx.needs_input_grad[0]:
+            # Gradients of gradients go through operators that have some.
+            input_grad = grad @ weight if torch.is_grad_enabled() else _KERNEL(grad, weight.T, None, "none", [], "")
+        flat = grad.reshape(-1, grad.shape[-1])  # (rows, out)
+        if ctx.needs_input_grad[1]:
+            weight_grad = flat.T @ hidden_states.reshape(-1, hidden_states.shape[-1])
+        if ctx.needs_input_grad[2]:
+            bias_grad = flat.sum(0)
+        return input_grad, weight_grad, bias_grad
+
+
+__all__ = ["LinearOnCPU", "project", "project_act"]

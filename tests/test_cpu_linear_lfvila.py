@@ -1,0 +1,155 @@
+"""Linear layers by oneDNN: the numbers and gradients of `nn.Linear`, and the module itself wherever it does more.
+
+What the towers make of it is in test_modeling_video_lfvila.py and parity/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+
+from lfvila_hf import cpu_linear_lfvila
+from lfvila_hf.cpu_linear_lfvila import LinearOnCPU, project, project_act
+
+needs_kernel = pytest.mark.skipif(
+    cpu_linear_lfvila._KERNEL is None, reason="this build of PyTorch has no oneDNN inner product"
+)
+
+# float32 sums of 96 products in another order; the largest difference measured is 1.2e-6 for values up to 4
+FLOAT32_NOISE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def small_layers_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of a test's size are worth the kernel."""
+    monkeypatch.setattr(cpu_linear_lfvila, "FEWEST_PRODUCTS", 0)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The activations that the kernel was called with."""
+    kernel, seen = cpu_linear_lfvila._KERNEL, []
+
+    def spy(hidden: torch.Tensor, weight: torch.Tensor, bias: Any, attribute: str, *rest: Any) -> torch.Tensor:
+        seen.append(attribute)
+        return kernel(hidden, weight, bias, attribute, *rest)
+
+    monkeypatch.setattr(cpu_linear_lfvila, "_KERNEL", spy)
+    return seen
+
+
+def layer(bias: bool = True) -> tuple[nn.Linear, torch.Tensor]:
+    torch.manual_seed(0)
+    return nn.Linear(96, 40, bias=bias), torch.randn(3, 7, 96)
+
+
+@needs_kernel
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [(), ("input",), ("weight",), ("bias",), ("input", "bias")])
+def test_numbers_and_gradients_are_those_of_the_module(calls: list[str], bias: bool, frozen: tuple[str, ...]) -> None:
+    linear, hidden = layer(bias)
+    hidden.requires_grad_("input" not in frozen)
+    for name, parameter in linear.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    learning = [one for one in (hidden, *linear.parameters()) if one.requires_grad]
+    grad = torch.randn(3, 7, 40)
+    results = []
+    for compute in (project, lambda module, states: module(states)):
+        out = compute(linear, hidden)
+        results.append((out, *torch.autograd.grad(out, learning, grad)))
+    assert calls and len(results[0]) == 1 + len(learning)
+    for found, expected in zip(*results, strict=True):
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(found, expected, rtol=FLOAT32_NOISE, atol=FLOAT32_NOISE)
+
+
+@needs_kernel
+def test_gelu_is_part_of_the_product_without_gradients_and_apart_with_them(calls: list[str]) -> None:
+    linear, hidden = layer()
+    expected = F.gelu(linear(hidden))
+    with torch.no_grad():
+        torch.testing.assert_close(project_act(linear, ACT2FN["gelu"], hidden), expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    torch.testing.assert_close(project_act(linear, ACT2FN["gelu"], hidden), expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    assert calls == ["gelu", "none"]
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", ["relu", "gelu_new", "quick_gelu"])
+def test_another_activation_is_applied_as_it_is(calls: list[str], name: str) -> None:
+    linear, hidden = layer()
+    with torch.no_grad():
+        found = project_act(linear, ACT2FN[name], hidden)
+        torch.testing.assert_close(found, ACT2FN[name](linear(hidden)), rtol=1e-5, atol=FLOAT32_NOISE)
+        assert not torch.allclose(found, F.gelu(linear(hidden)), atol=1e-4)
+    assert calls == ["none"]
+
+
+@needs_kernel
+def test_gradients_of_gradients_are_those_of_the_module() -> None:
+    linear, hidden = layer()
+    hidden.requires_grad_()
+    results = []
+    for compute in (project, lambda module, states: module(states)):
+        (grad,) = torch.autograd.grad(compute(linear, hidden).square().sum(), hidden, create_graph=True)
+        results.append(torch.autograd.grad(grad.square().sum(), (hidden, linear.weight)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3 * float(expected.abs().max()))
+
+
+class Louder(nn.Linear):
+    """A layer that does more than its weights say."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # the name that nn.Linear has
+        return 2 * super().forward(input)
+
+
+def hooked(linear: nn.Linear) -> nn.Linear:
+    linear.register_forward_hook(lambda *arguments: 2 * arguments[-1])
+    return linear
+
+
+def replaced(linear: nn.Linear) -> nn.Linear:
+    linear.forward = lambda states: 2 * F.linear(states, linear.weight, linear.bias)  # as accelerate's hooks do
+    return linear
+
+
+def louder(linear: nn.Linear) -> nn.Linear:
+    other = Louder(linear.in_features, linear.out_features)
+    other.load_state_dict(linear.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("change", [hooked, replaced, louder])
+def test_a_layer_that_does_more_does_it_still(calls: list[str], change: Callable) -> None:
+    linear, hidden = layer()
+    expected = 2 * linear(hidden)
+    changed = change(linear)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(project(changed, hidden), expected)
+            torch.testing.assert_close(project_act(changed, ACT2FN["gelu"], hidden), F.gelu(expected))
+    assert not calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_and_autocast_go_through_the_module(calls: list[str], dtype: torch.dtype) -> None:
+    linear, hidden = layer()
+    assert project(linear.to(dtype), hidden.to(dtype)).dtype == dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        assert project(linear.float(), hidden).dtype == torch.bfloat16
+    assert project(linear.to("meta"), hidden.to("meta")).device.type == "meta"
+    assert not calls
+
+
+def test_small_layers_go_through_the_module(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, hidden = layer()
+    monkeypatch.setattr(cpu_linear_lfvila, "FEWEST_PRODUCTS", hidden.numel() * 40 + 1)
+    project(linear, hidden)
+    assert not calls
+    assert LinearOnCPU not in [type(project(linear, hidden).grad_fn)]
