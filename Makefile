@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full test-min check bench fuzz ablations soak
+.PHONY: help demo test test-full test-min check bench bench-gpu fuzz ablations soak
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ check: $(VENV)/.installed-check  ## lint, format and types
 
 bench: $(VENV)/.installed-demo  ## time and peak memory of a training step and of the video tower
 	$(BIN)/python benchmarks/training_step.py $(ARGS)
+
+bench-gpu: $(VENV)/.installed-demo  ## every benchmark of speed on a CUDA device, into outputs/gpu
+	PYTHON=$(abspath $(BIN)/python) benchmarks/run_on_gpu.sh $(ARGS)
 
 ablations: $(VENV)/.installed-demo  ## the paper's ablations in small, resumable: hours; ARGS=--smoke takes a minute
 	$(BIN)/python examples/ablations/run_ablations.py $(ARGS)

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import transformers
-from training_step import cpu_name, peak_rss_mb
+from measuring import cpu_name, peak_rss_mb
 
 import lfvila_hf
 from lfvila_hf import LFVilaConfig, LFVilaModel
