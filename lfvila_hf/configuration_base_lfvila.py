@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import GenerationConfig
+from transformers import __version__ as transformers_version
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # What `from_pretrained` of a model takes to change its size of video after loading.
 VIDEO_SIZES = ("num_frames", "temporal_windows", "image_size", "spatial_window")
@@ -42,6 +48,14 @@ AUTO_MAPS = {
 # A file that travels with a checkpoint and a class in it, after the repository where transformers has put one in front.
 OWN_CODE = re.compile(r"(?:[\w.-]+(?:/[\w.-]+)?--)?\w+_lfvila\.LFVila\w+")
 TRUST_FIELDS = ("trust_remote_code", "remote_code", "code_revision", "custom_generate", "import_allowlist")
+# What transformers puts into the configuration of any model, besides the fields of its base class and of generation.
+TRANSFORMERS_FIELDS = frozenset(
+    (
+        *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type"),
+        *("name_or_path", "num_labels", "per_layer_config", "quantization_config", "task_specific_params"),
+        *("tie_word_embeddings", "tokenizer_class", "torch_dtype", "transformers_version", "vocab_size"),
+    )
+)
 
 
 def refuse_code(config: str, fields: Mapping[str, Any]) -> None:
@@ -96,15 +110,26 @@ def refuse_kernels(config: str, fields: Mapping[str, Any]) -> None:
             refuse_kernels(f"{name} of {config}", fields[name])
 
 
-def refuse_strangers(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
-    """Refuse keywords that are no field of `config` and cannot be meant as they are.
+@functools.cache
+def fields_of_transformers() -> frozenset[str]:
+    """Names that transformers reads or writes in the configuration of any model."""
+    return frozenset(GenerationConfig().to_dict()) | TRANSFORMERS_FIELDS
 
-    transformers keeps any other keyword as an attribute, and so do we: a file of a newer release, `auto_map` and the
-    like must load.
+
+def release(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version, to compare."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def refuse_strangers(config: PreTrainedConfig, fields: Mapping[str, Any]) -> None:
+    """Refuse keywords that are no field of `config`: nothing would read them, whatever they were meant to change.
+
+    What transformers itself puts into a configuration is no stranger; in a file that a newer transformers than the
+    installed one has written, that may be any name, so there an unknown one is kept, with a warning.
 
     Raises:
-        ValueError: the fields are another model's, one is derived from others, one is a misspelt field, or one is
-            about code (see `refuse_code`).
+        ValueError: the fields are another model's, one is derived from others, one is unknown, or one is about code
+            (see `refuse_code`).
     """
     own = type(config)
     refuse_code(own.__name__, fields)
@@ -120,6 +145,14 @@ def refuse_strangers(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
             )
         if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
             raise ValueError(f"{own.__name__} has no field {name!r}; is {meant[0]!r} meant?")
+    unknown = [name for name in fields if not name.startswith("_") and name not in fields_of_transformers()]
+    if not unknown:
+        return
+    written_by = config.transformers_version
+    if written_by is not None and release(written_by) > release(transformers_version):
+        logger.warning(f"{own.__name__} has no field {unknown}; kept, because transformers {written_by} wrote it")
+        return
+    raise ValueError(f"{own.__name__} has no field {unknown[0]!r} (= {fields[unknown[0]]!r:.80}); it has {names}")
 
 
 def check_range(config: PreTrainedConfig, low: int, high: float, *names: str) -> None:
@@ -138,7 +171,13 @@ class LFVilaBaseConfig(PreTrainedConfig):
     """
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Save as in transformers; where code is saved too, say under which Auto classes all of it can be loaded."""
+        """Save as in transformers; where code is saved too, say under which Auto classes all of it can be loaded.
+
+        Raises:
+            ValueError: somebody has set an attribute that is no field, so that the file could not be loaded.
+        """
+        fields = {field.name for field in dataclasses.fields(self)}
+        refuse_strangers(self, {name: value for name, value in self.to_diff_dict().items() if name not in fields})
         if self._auto_class is not None:
             self.auto_map = dict(AUTO_MAPS[self.model_type])
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

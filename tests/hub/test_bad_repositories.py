@@ -50,6 +50,8 @@ def change(folder: Path, **fields: Any) -> None:
         ({"video_config": {"attn_implementation": "evil/kernel"}}, "video_config of LFVilaConfig asks for a kernel"),
         ({"model_type": "bert"}, "LFVilaConfig has model_type"),
         ({"temprature": 0.1}, "has no field 'temprature'; is 'temperature' meant"),
+        ({"wings": 2}, r"LFVilaConfig has no field 'wings' \(= 2\); it has .*'temperature'"),
+        ({"text_config": {"wings": 2}}, "LFVilaTextConfig has no field 'wings'"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -73,10 +75,21 @@ def test_our_own_map_is_complete_and_survives_saving(tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(tmp_path).auto_map == AUTO_MAPS["lfvila_text_model"]
 
 
-def test_an_unknown_field_of_a_newer_release_is_kept(tmp_path: Path) -> None:
+def test_an_unknown_field_of_a_newer_transformers_is_kept(tmp_path: Path) -> None:
     tiny_config().save_pretrained(tmp_path)
-    change(tmp_path, invented_later=3)
+    change(tmp_path, invented_later=3, transformers_version="5.999.0")
     assert AutoConfig.from_pretrained(tmp_path).invented_later == 3
+    change(tmp_path, transformers_version="5.17.0")
+    with pytest.raises(ValueError, match="no field 'invented_later'"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    config = tiny_config()
+    config.note = "mine"
+    with pytest.raises(ValueError, match="no field 'note'"):
+        config.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
