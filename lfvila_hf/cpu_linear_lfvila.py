@@ -29,6 +29,34 @@ def _find_kernel() -> Any:
 _KERNEL = _find_kernel()
 
 
+@torch.library.custom_op(
+    "lfvila_hf::cpu_linear",
+    mutates_args=(),
+    schema="(Tensor hidden_states, Tensor weight, Tensor? bias, str activation) -> Tensor",
+)
+def _opaque_linear(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    """The kernel as one operator for compiled models, whose compiler takes it apart otherwise and wants constants."""
+    return _KERNEL(hidden_states, weight, bias, activation, [], "none")
+
+
+@_opaque_linear.register_fake
+def _shape_of_linear(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    return hidden_states.new_empty((*hidden_states.shape[:-1], weight.shape[0]))
+
+
+def _multiply(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
+) -> torch.Tensor:
+    """`activation(hidden_states @ weight.T + bias)` by the kernel."""
+    if torch.compiler.is_compiling():
+        return _opaque_linear(hidden_states, weight, bias, activation)
+    return _KERNEL(hidden_states, weight, bias, activation, [], "none")
+
+
 def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Whether `linear` may be computed by oneDNN: nothing but its weights says what it does."""
     return (
@@ -40,7 +68,7 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> bool:
         and hidden_states.dtype == linear.weight.dtype == torch.float32
         and linear.weight.device.type == "cpu"
         and hidden_states.numel() * linear.out_features >= FEWEST_PRODUCTS
-        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled
         and "forward" not in vars(linear)
@@ -57,13 +85,13 @@ def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
         return linear(hidden_states)
     if torch.is_grad_enabled() and (hidden_states.requires_grad or linear.weight.requires_grad):
         return LinearOnCPU.apply(hidden_states, linear.weight, linear.bias)
-    return _KERNEL(hidden_states, linear.weight, linear.bias, "none", [], "")
+    return _multiply(hidden_states, linear.weight, linear.bias)
 
 
 def project_act(linear: nn.Module, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """`act(linear(hidden_states))`: `(..., in)` to `(..., out)`; exact GELU without gradients in one go."""
     if isinstance(act, GELUActivation) and not torch.is_grad_enabled() and _fits(linear, hidden_states):
-        return _KERNEL(hidden_states, linear.weight, linear.bias, "gelu", [], "none")
+        return _multiply(hidden_states, linear.weight, linear.bias, "gelu")
     return act(project(linear, hidden_states))
 
 
@@ -79,7 +107,7 @@ class LinearOnCPU(torch.autograd.Function):
             weight: `(out, in)`.
             bias: `(out,)`.
         """
-        return _KERNEL(hidden_states, weight, bias, "none", [], "")
+        return _multiply(hidden_states, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -99,7 +127,7 @@ class LinearOnCPU(torch.autograd.Function):
         input_grad = weight_grad = bias_grad = None
         if ctx.needs_input_grad[0]:
             # Gradients of gradients go through operators that have some.
-            input_grad = grad @ weight if torch.is_grad_enabled() else _KERNEL(grad, weight.T, None, "none", [], "")
+            input_grad = grad @ weight if torch.is_grad_enabled() else _multiply(grad, weight.T, None)
         flat = grad.reshape(-1, grad.shape[-1])  # (rows, out)
         if ctx.needs_input_grad[1]:
             weight_grad = flat.T @ hidden_states.reshape(-1, hidden_states.shape[-1])

@@ -29,7 +29,13 @@ from .modeling_base_lfvila import (
     takes_additive_mask,
 )
 from .resizing_lfvila import resize_token_positions
-from .text_layers_lfvila import LFVilaTextAttention, LFVilaTextLayer, LFVilaTextSelfAttention
+from .text_layers_lfvila import (
+    LFVilaTextAttention,
+    LFVilaTextLayer,
+    LFVilaTextSelfAttention,
+    LFVilaTextStates,
+    read_tokens,
+)
 
 
 class LFVilaTextEmbeddings(nn.Module):
@@ -101,7 +107,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _can_record_outputs = {
-        "hidden_states": LFVilaTextLayer,
+        "hidden_states": LFVilaTextStates,
         "attentions": OutputRecorder(LFVilaTextSelfAttention, index=1),
     }
 
@@ -137,9 +143,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
             None if input_ids is None else input_ids.flatten(0, 1),
             None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
         )  # (B*M, L, D)
-        mask = padding_mask(self.config, hidden, attention_mask.flatten(0, 1))
-        for layer in self.sentence_layers:
-            hidden = layer(hidden, mask, **kwargs)
+        hidden = self._read(self.sentence_layers, hidden, attention_mask.flatten(0, 1), **kwargs)
         return hidden.unflatten(0, (batch, -1))
 
     def encode_paragraph(
@@ -157,10 +161,14 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         hidden = torch.cat([paragraph, hidden], dim=1)  # (B, 1 + M*L, D)
         tokens = attention_mask.flatten(1)  # (B, M*L)
         full_mask = torch.cat([tokens.new_ones((tokens.shape[0], 1)), tokens], dim=1)  # (B, 1 + M*L)
-        mask = padding_mask(self.config, hidden, full_mask)
-        for layer in self.paragraph_layers:
-            hidden = layer(hidden, mask, **kwargs)
-        return hidden, full_mask
+        return self._read(self.paragraph_layers, hidden, full_mask, **kwargs), full_mask
+
+    def _read(
+        self, layers: nn.ModuleList, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """Layers one after another on `(B, L, D)`; see `text_layers_lfvila.read_tokens`."""
+        keep_states = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
+        return read_tokens(layers, self.config, hidden_states, attention_mask, keep_states, **kwargs)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -284,7 +292,7 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
 
     base_model_prefix = "cross_modal_encoder"
     _can_record_outputs = {
-        "hidden_states": [LFVilaTextLayer, LFVilaCoAttentionLayer],
+        "hidden_states": [LFVilaTextStates, LFVilaCoAttentionLayer],
         "attentions": OutputRecorder(LFVilaTextSelfAttention, index=1),
     }
 
@@ -327,9 +335,8 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
         if self.config.cross_modal_fusion == "merged":
             hidden = torch.cat([text_states, video], dim=1)  # (B, 1 + M*L + T*P, D)
             real = torch.cat([text_mask, text_mask.new_ones(video.shape[:2])], dim=1)  # (B, 1 + M*L + T*P)
-            mask = padding_mask(self.config.text_config, hidden, real)
-            for layer in self.layers:
-                hidden = layer(hidden, mask, **kwargs)
+            keep_states = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
+            hidden = read_tokens(self.layers, self.config.text_config, hidden, real, keep_states, **kwargs)
         else:
             if not takes_additive_mask(self.config.text_config):
                 # Their masks belong to as many queries as keys, here the video's tokens attend to the text's.

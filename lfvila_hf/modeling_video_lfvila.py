@@ -176,6 +176,8 @@ class LFVilaVideoAttention(nn.Module):
             # Every tile has its own mask. With tiles among the heads, the mask is stored once for all groups.
             query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
             bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
+        if implementation == "sdpa" and windows.device.type == "cpu" and torch.compiler.is_compiling():
+            implementation = "eager"  # compiled, plain attention is faster there (docs/performance.md)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
         if shift_mask is not None:
@@ -254,6 +256,7 @@ class LFVilaVideoLevel(nn.Module):
     def __init__(self, config: LFVilaVideoConfig, level: int, drop_path_rates: list[float]) -> None:
         super().__init__()
         self.window = (config.temporal_windows[level], *config.spatial_window)
+        self.shifts_in_time = config.shifts_in_time(level)
         self.blocks = nn.ModuleList(
             LFVilaVideoLayer(config, config.channels[level], config.num_heads[level], self.window, rate)
             for rate in drop_path_rates
@@ -281,17 +284,22 @@ class LFVilaVideoLevel(nn.Module):
         """
         sizes = hidden_states.shape[1:4]
         t, r, c = window = tuple(min(cells, size) for cells, size in zip(self.window, sizes, strict=True))
-        # An axis that one window covers is not shifted; time never is.
+        # An axis that one window covers is not shifted. Time (`temporal_shift`) does not wrap and needs no mask.
         half = (r // 2 if sizes[1] > r else 0, c // 2 if sizes[2] > c else 0)
         index = self.relative_position_index[:t, :r, :c, :t, :r, :c].flatten()  # (V*V,)
-        shifts = [(0, 0), half] if any(half) and len(self.blocks) > 1 else [(0, 0)]
-        layouts = [WindowLayout(hidden_states.shape, window, shift, hidden_states.device) for shift in shifts]
+        early = t // 2 if self.shifts_in_time and sizes[0] > t else 0
+        shifts = [(0, 0), half] if (any(half) or early) and len(self.blocks) > 1 else [(0, 0)]
+        layouts = [
+            WindowLayout(hidden_states.shape, window, shift, hidden_states.device, early * number)
+            for number, shift in enumerate(shifts)
+        ]
         masks: list[torch.Tensor | None] = [None]
         for shift in shifts[1:]:
             _, rows, columns = layouts[0].padded
-            masks.append(shifted_window_mask((rows, columns), window, shift, hidden_states))  # (S, V, V)
+            shifted = any(shift)  # else in time alone
+            masks.append(shifted_window_mask((rows, columns), window, shift, hidden_states) if shifted else None)
         # Grids that windows do not tile stay grids, so that attention alone pays for padding.
-        tiled = not (keep_grids or layouts[0].is_padded)
+        tiled = not (keep_grids or any(layout.is_padded for layout in layouts))
         if tiled:
             hidden_states = layouts[0].partition(hidden_states)
         for number, block in enumerate(self.blocks):

@@ -4,6 +4,9 @@
 Twenty-four of them make the text tower and the cross-modal encoder (modeling_text_lfvila.py); released
 `src/modeling/text_encoder.py` (microsoft/XPretrain, LF-VILA, MIT). Parameter names are BERT's.
 
+Sentences are padded to a fixed length, so that half of the tokens or more stand for nothing. With a `TokenPacking`
+layers work on real tokens alone; only the products of attention see rows of equal length.
+
 Letters: B rows, L tokens, D width, A attention heads, d width of a head.
 """
 
@@ -20,7 +23,46 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_lfvila import LFVilaTextConfig
 from .cpu_linear_lfvila import project, project_act
-from .modeling_base_lfvila import eager_attention_forward
+from .modeling_base_lfvila import eager_attention_forward, padding_mask
+
+MOST_REAL = 0.9
+"""Fraction of real tokens above which packing would cost more than it saves."""
+
+
+class TokenPacking:
+    """The way from padded rows `(B, L, D)` to their real tokens in one row `(1, R, D)`, and back.
+
+    Args:
+        attention_mask: `(B, L)`, 1 for real tokens.
+    """
+
+    def __init__(self, attention_mask: torch.Tensor) -> None:
+        self.shape = attention_mask.shape
+        self.places = attention_mask.flatten().nonzero()[:, 0]  # (R,)
+
+    @classmethod
+    def where_it_pays(cls, attention_mask: torch.Tensor, dropout: float) -> TokenPacking | None:
+        """A packing, or `None`.
+
+        How many tokens are real must be known before anything can be computed: on a GPU that would mean to wait for
+        it, and no trace can hold it. With dropout, what is dropped would depend on the packing.
+
+        Args:
+            attention_mask: `(B, L)`, 1 for real tokens.
+            dropout: the probability in force, 0 in evaluation mode.
+        """
+        if attention_mask.device.type != "cpu" or dropout > 0.0 or torch.compiler.is_compiling():
+            return None
+        return cls(attention_mask) if attention_mask.float().mean() < MOST_REAL else None
+
+    def pack(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, L, D)` to `(1, R, D)`."""
+        return hidden_states.flatten(0, 1).index_select(0, self.places)[None]
+
+    def unpack(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(1, R, D)` to `(B, L, D)`; padding is 0."""
+        rows = hidden_states.new_zeros(self.shape.numel(), hidden_states.shape[-1])
+        return rows.index_copy(0, self.places, hidden_states[0]).unflatten(0, tuple(self.shape))
 
 
 class LFVilaTextSelfAttention(nn.Module):
@@ -47,19 +89,28 @@ class LFVilaTextSelfAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         source: torch.Tensor | None = None,
+        packing: TokenPacking | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(B, L, D)` attends to `source` `(B, L', D)`, by default to itself; returns `(B, L, D)` and the weights."""
+        """`(B, L, D)` attends to `source` `(B, L', D)`, by default to itself; returns `(B, L, D)` and the weights.
+
+        With `packing`, which goes with no source, states come and go as `(1, R, D)`.
+        """
         source = hidden_states if source is None else source
-        query, key, value = (
-            project(linear, states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, A, L, d)
+        projected = (
+            project(linear, states)
             for linear, states in ((self.query, hidden_states), (self.key, source), (self.value, source))
         )
+        query, key, value = (
+            (states if packing is None else packing.unpack(states)).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for states in projected
+        )  # each (B, A, L, d)
         backend = "eager" if self.always_eager else self.config._attn_implementation
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         out, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs)
-        return out.reshape(hidden_states.shape).contiguous(), weights
+        out = out.flatten(2)  # (B, L, D)
+        return (out if packing is None else packing.pack(out)).contiguous(), weights
 
 
 class LFVilaTextResidual(nn.Module):
@@ -109,6 +160,14 @@ class LFVilaTextIntermediate(nn.Module):
         return project_act(self.dense, self.act, hidden_states)
 
 
+class LFVilaTextStates(nn.Module):
+    """Hands states on; it is here so that `output_hidden_states` finds those of packed layers in their padded form."""
+
+    def forward(self, before: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """States before and after a layer, `(B, L, D)`; returns the latter."""
+        return hidden_states
+
+
 class LFVilaTextLayer(GradientCheckpointingLayer):
     """BERT's layer (post-norm), under BERT's parameter names."""
 
@@ -117,6 +176,7 @@ class LFVilaTextLayer(GradientCheckpointingLayer):
         self.attention = LFVilaTextAttention(config)
         self.intermediate = LFVilaTextIntermediate(config)
         self.output = LFVilaTextResidual(config, config.intermediate_size)
+        self.states = LFVilaTextStates()
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
@@ -126,4 +186,49 @@ class LFVilaTextLayer(GradientCheckpointingLayer):
         return self.output(self.intermediate(hidden_states), hidden_states)
 
 
-__all__ = ["LFVilaTextAttention", "LFVilaTextLayer", "LFVilaTextSelfAttention"]
+def read_tokens(
+    layers: nn.ModuleList,
+    config: LFVilaTextConfig,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor,
+    keep_states: bool,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Layers one after another, on real tokens alone where that pays.
+
+    Args:
+        layers: `LFVilaTextLayer`s.
+        config: theirs.
+        hidden_states: `(B, L, D)`.
+        attention_mask: `(B, L)`, 1 for real tokens.
+        keep_states: whether the states between layers are to be recorded.
+        **kwargs: passed to the attention backend.
+
+    Returns:
+        `(B, L, D)`; padding is 0 but with `pool_padded_sentences`.
+    """
+    mask = padding_mask(config, hidden_states, attention_mask)
+    reads_padding, packing = config.pool_padded_sentences, None
+    if not reads_padding:
+        dropout = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob) if layers.training else 0.0
+        packing = TokenPacking.where_it_pays(attention_mask, dropout)
+    states = hidden_states
+    hidden_states = hidden_states if packing is None else packing.pack(hidden_states)
+    layer: Any
+    for layer in layers:
+        hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
+        if keep_states:
+            states = layer.states(states, hidden_states if packing is None else packing.unpack(hidden_states))
+    if packing is not None:
+        return packing.unpack(hidden_states)
+    return hidden_states if reads_padding else hidden_states.masked_fill(attention_mask[..., None] == 0, 0.0)
+
+
+__all__ = [
+    "LFVilaTextAttention",
+    "LFVilaTextLayer",
+    "LFVilaTextSelfAttention",
+    "LFVilaTextStates",
+    "TokenPacking",
+    "read_tokens",
+]

@@ -102,6 +102,26 @@ def test_gradients_of_gradients_are_those_of_the_module() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3 * float(expected.abs().max()))
 
 
+@needs_kernel
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_models_call_the_kernel_in_one_graph(calls: list[str], training: bool) -> None:
+    torch._dynamo.reset()
+    linear, hidden = layer()
+    hidden.requires_grad_(training)
+    compiled = torch.compile(
+        lambda states: project_act(linear, ACT2FN["gelu"], states), fullgraph=True, backend="aot_eager"
+    )
+    with torch.set_grad_enabled(training):
+        found, expected = compiled(hidden), F.gelu(linear(hidden))
+    assert calls == ["none" if training else "gelu"]
+    torch.testing.assert_close(found, expected, rtol=FLOAT32_NOISE, atol=FLOAT32_NOISE)
+    if training:
+        gradients = [torch.autograd.grad(out.square().sum(), [hidden, linear.weight]) for out in (found, expected)]
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+        assert len(calls) == 2, "forward and the gradient of the input"
+
+
 class Louder(nn.Linear):
     """A layer that does more than its weights say."""
 
