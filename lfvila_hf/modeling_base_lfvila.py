@@ -338,17 +338,28 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         align_weights(model)
         return loaded
 
-    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
+    def load_adapter(
+        self,
+        peft_model_id: str | None = None,
+        adapter_name: str | None = None,
+        peft_config: dict[str, Any] | None = None,
+        adapter_state_dict: dict[str, torch.Tensor] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Load an adapter as in transformers, with the heads that were saved with it and the bits of its training.
 
         Args:
             peft_model_id: folder or repository of the adapter.
             adapter_name: what to call it; "default" where not given.
+            peft_config: configuration in place of the stored one.
+            adapter_state_dict: weights in place of the stored ones.
+            *args: handed on to transformers.
             **kwargs: handed on to transformers.
         """
-        loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        loaded = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, *args, **kwargs)
         if any(".modules_to_save." in name for name in loaded.missing_keys):
-            load_adapter_heads(self, peft_model_id, adapter_name or "default", loaded, **kwargs)
+            load_adapter_heads(self, peft_model_id, adapter_name or "default", loaded, adapter_state_dict, **kwargs)
         align_weights(self)
         return loaded
 
