@@ -10,6 +10,7 @@ and layers that an adapter, a quantiser, a hook or another library has changed. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from transformers.activations import GELUActivation
 
 FEWEST_PRODUCTS = 2**26
 """Multiplications of a layer below which BLAS was as fast or faster (two cores)."""
+
+
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+"""Whether a graph is made that is to run without this package; before PyTorch could tell, any graph."""
 
 
 def _find_kernel() -> Any:
@@ -68,9 +73,9 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> bool:
         and hidden_states.dtype == linear.weight.dtype == torch.float32
         and linear.weight.device.type == "cpu"
         and hidden_states.numel() * linear.out_features >= FEWEST_PRODUCTS
-        and not torch.compiler.is_exporting()
+        and not is_exporting()
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.enabled
+        and getattr(torch.backends.mkldnn, "enabled", True)
         and "forward" not in vars(linear)
         and not (linear._forward_hooks or linear._forward_pre_hooks)
         and not (linear._backward_hooks or linear._backward_pre_hooks)
@@ -136,4 +141,4 @@ class LinearOnCPU(torch.autograd.Function):
         return input_grad, weight_grad, bias_grad
 
 
-__all__ = ["LinearOnCPU", "project", "project_act"]
+__all__ = ["LinearOnCPU", "is_exporting", "project", "project_act"]

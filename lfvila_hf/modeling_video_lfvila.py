@@ -30,7 +30,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lfvila import LFVilaVideoConfig
-from .cpu_linear_lfvila import project, project_act
+from .cpu_linear_lfvila import is_exporting, project, project_act
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
 from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
 from .video_windows_lfvila import WindowLayout, shifted_window_mask
@@ -176,8 +176,9 @@ class LFVilaVideoAttention(nn.Module):
             # Every tile has its own mask. With tiles among the heads, the mask is stored once for all groups.
             query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
             bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
-        if implementation == "sdpa" and windows.device.type == "cpu" and torch.compiler.is_compiling():
-            implementation = "eager"  # compiled, plain attention is faster there (docs/performance.md)
+        compiled = torch.compiler.is_compiling() and not is_exporting()
+        if implementation == "sdpa" and windows.device.type == "cpu" and compiled:
+            implementation = "eager"  # plain attention is faster there, once it is compiled (docs/performance.md)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
         if shift_mask is not None:
