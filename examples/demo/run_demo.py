@@ -58,17 +58,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for everything it writes")
     parser.add_argument("--data", type=Path, help="folder of your own videos with paragraphs.jsonl")
     parser.add_argument("--stories", type=int, default=1600, help="ShapeTales training stories")
-    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 800, own footage 240")
+    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 1000, own footage 240")
     parser.add_argument("--fusion-steps", type=int, help="steps of the second phase; 50, own footage 100")
     parser.add_argument("--batch-size", type=int, default=32, help="videos in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="highest learning rate of both phases")
     parser.add_argument("--mtc-weight", type=float, default=0.5, help="weight of MTC; 0 switches it off (paper: 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and draws")
-    parser.add_argument("--workers", type=int, default=2, help="processes that make the videos")
+    parser.add_argument("--workers", type=int, default=2, help="processes that make and read the videos")
     options = parser.parse_args(arguments)
     own = options.data is not None
     if options.contrastive_steps is None:
-        options.contrastive_steps = 240 if own else 800
+        options.contrastive_steps = 240 if own else 1000
     if options.fusion_steps is None:
         options.fusion_steps = 100 if own else 50
     if own and not options.data.is_dir():
@@ -148,6 +148,8 @@ def train_phase(
         per_device_train_batch_size=min(options.batch_size, most),
         per_device_eval_batch_size=32,
         dataloader_drop_last=True,
+        # Whole videos are decoded here for the first time; the contrastive phase reads its clips from the cache.
+        dataloader_num_workers=options.workers if phase == "fusion" and data.train is not None else 0,
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=min(10, steps),
         save_strategy="no",
