@@ -51,6 +51,9 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
         drop_path_rate: stochastic depth of the last block; rises linearly from 0 at the first.
         layer_norm_eps: epsilon of every LayerNorm of the tower.
         initializer_range: standard deviation of new weights.
+        temporal_shift: whether odd blocks of the levels above `clip_level` shift their windows by half a window in time
+            too. Windows then reach across the borders of their neighbours, and information travels along a video
+            that is longer than one window. Released models do not.
         video_stem: `"patch"`, one strided convolution per patch (released), or `"conv"`, three by three by three
             convolutions that halve the frame until a patch is one cell and never look past a level-0 window in time.
     """
@@ -80,6 +83,7 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
     drop_path_rate: float | int = 0.2
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
+    temporal_shift: bool = False
     video_stem: Literal["patch", "conv"] = "patch"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -166,6 +170,10 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
     def num_hidden_layers(self) -> int:
         """Blocks of all levels together."""
         return sum(self.depths)
+
+    def shifts_in_time(self, level: int) -> bool:
+        """Whether odd blocks of a level shift their windows in time; never where clip features are made."""
+        return self.temporal_shift and level > self.clip_level
 
     @property
     def last_grid(self) -> tuple[int, int]:
