@@ -191,13 +191,19 @@ class LFVilaVideoQuestionAnsweringPipeline(LFVilaPipeline):
             also `start` and `end` in seconds, where the video's are known and a frame shows the answer.
 
         Raises:
-            ValueError: answers for a model that has its own, or none for one that has not.
+            ValueError: answers for a model that has its own, or none for one that has not; a string where a list is
+                expected, or the other way round.
             LFVilaVideoError: the video cannot be used.
         """
         chooses = hasattr(self.model, "span_classifier")
         if chooses != (answers is not None):
             wanted = "expects the answers to choose from" if chooses else "has its own answers, none can be given"
             raise ValueError(f"{type(self.model).__name__} {wanted}, got answers = {answers!r}")
+        if not isinstance(question, str):
+            raise ValueError(f"question must be one sentence, got {question!r:.80}")
+        for name, value in (("subtitles", subtitles), ("answers", answers)):
+            if isinstance(value, str):  # its letters would be taken for sentences
+                raise ValueError(f"{name} must be a list of sentences, got the string {value!r:.80}")
         inputs = {"video": video, "question": question, "subtitles": list(subtitles), "answers": answers}
         return super().__call__(inputs, top_k=top_k, **kwargs)
 

@@ -144,6 +144,12 @@ def test_multiple_choice_ranks_the_answers_given_and_says_when(
     assert (found[0]["start"], found[0]["end"]) == (0.0, inputs["video_metadata"][0].duration)
     with pytest.raises(ValueError, match="expects the answers to choose from"):
         pipe(videos[1], "What falls?")
+    with pytest.raises(ValueError, match="answers must be a list of sentences, got the string 'yes'"):
+        pipe(videos[1], "What falls?", answers="yes")
+    with pytest.raises(ValueError, match="subtitles must be a list of sentences, got the string 'Hello.'"):
+        pipe(videos[1], "What falls?", subtitles="Hello.", answers=answers)
+    with pytest.raises(ValueError, match="question must be one sentence"):
+        pipe(videos[1], ["What falls?"], answers=answers)
 
 
 @pytest.mark.parametrize(

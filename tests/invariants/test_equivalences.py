@@ -272,14 +272,17 @@ def test_the_loss_of_the_outputs_is_the_loss_of_the_model(name: str, training: b
 
 
 @pytest.mark.parametrize("name", ["video tower", "text tower"])
-def test_a_tower_is_exported_with_any_batch_size(name: str) -> None:
+def test_a_tower_is_exported_with_any_batch_size_and_any_number_of_sentences(name: str, tmp_path: Path) -> None:
     model, inputs = EXAMPLES[name].model(), EXAMPLES[name].inputs(2)
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(
-        model, (), kwargs=inputs, dynamic_shapes={key: {0: batch} for key in inputs}, strict=False
-    )
+    sizes = {0: torch.export.Dim("batch", min=2, max=64)}
     larger = EXAMPLES[name].inputs(3)
-    assert_same(program.module()(**larger), model(**larger), BATCH_NOISE)
+    if name == "text tower":
+        sizes[1] = torch.export.Dim("sentences", min=2, max=5)
+        larger = {key: value[:, :2] for key, value in larger.items()}
+    program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, sizes), strict=False)
+    torch.export.save(program, tmp_path / "tower.pt2")
+    loaded = torch.export.load(tmp_path / "tower.pt2").module()
+    assert_same(loaded(**larger), model(**larger), BATCH_NOISE)
 
 
 @pytest.mark.parametrize(
