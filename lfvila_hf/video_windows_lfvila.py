@@ -75,13 +75,22 @@ class WindowLayout:
         window: (t, r, c), none longer than its axis.
         shift: rows and columns that windows are shifted by.
         device: of the grid.
+        early: frames that the first window begins before the first frame; they are filled up like what is missing at
+            the end.
     """
 
     def __init__(
-        self, shape: torch.Size, window: tuple[int, int, int], shift: tuple[int, int], device: torch.device
+        self,
+        shape: torch.Size,
+        window: tuple[int, int, int],
+        shift: tuple[int, int],
+        device: torch.device,
+        early: int = 0,
     ) -> None:
         batch, *self.sizes = shape[:4]
-        self.padded = [size + -size % cells for size, cells in zip(self.sizes, window, strict=True)]
+        self.early = early
+        filled = (self.sizes[0] + early, *self.sizes[1:])
+        self.padded = [size + -size % cells for size, cells in zip(filled, window, strict=True)]
         frames, rows, columns = self.padded
         stretches = frames // window[0]
         cells = window[0] * window[1] * window[2]
@@ -101,14 +110,14 @@ class WindowLayout:
         """`(B, T, h, w, C)` to windows `(B, n, S, V, C)`; cells beyond the grid are 0."""
         if self.is_padded:
             missing = [padded - size for padded, size in zip(self.padded, self.sizes, strict=True)]
-            grid = F.pad(grid, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
+            grid = F.pad(grid, (0, 0, 0, missing[2], 0, missing[1], self.early, missing[0] - self.early))
         return self._permute(grid, self.order, self.places).view(self.shape)
 
     def merge(self, windows: torch.Tensor) -> torch.Tensor:
         """`(B, n, S, V, C)` to the grid `(B, T, h, w, C)`."""
         frames, rows, columns = self.sizes
         grid = self._permute(windows, self.places, self.order)
-        return grid.view(self.shape[0], *self.padded, -1)[:, :frames, :rows, :columns]
+        return grid.view(self.shape[0], *self.padded, -1)[:, self.early : self.early + frames, :rows, :columns]
 
     def change(self, windows: torch.Tensor, other: WindowLayout) -> torch.Tensor:
         """These windows to those of `other`, a layout of the same grid and window with another shift."""
