@@ -33,6 +33,10 @@ def relative_bias(table: torch.Tensor, position_index: torch.Tensor) -> torch.Te
     return table[position_index].T.contiguous().view(heads, cells, cells)
 
 
+FEWEST_WEIGHTS = 2**20
+"""Pairs of cells, over all windows and heads, below which the fused kernel is faster where it can be had."""
+
+
 def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | None, dropout: float) -> bool:
     """Whether `WindowAttention` is the way to go.
 
@@ -42,6 +46,8 @@ def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | 
         implementation: the attention backend that the configuration names.
         dropout: of the attention weights.
     """
+    groups, tiles, cells, _, heads, _ = packed.shape
+    learns = torch.is_grad_enabled() and bias.requires_grad
     return (
         implementation == "sdpa"
         and packed.device.type == "cpu"
@@ -49,6 +55,7 @@ def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | 
         and bias.dtype == packed.dtype
         and dropout == 0.0
         and not torch.compiler.is_compiling()
+        and (learns or groups * tiles * heads * cells * cells >= FEWEST_WEIGHTS)
     )
 
 
