@@ -2,6 +2,7 @@
 
     python benchmarks/corpus_build.py                                     # 0.1, 0.3, 1 and 3 million clips
     python benchmarks/corpus_build.py --clips 100000 --workers 1
+    python benchmarks/corpus_build.py --inputs generated --generate-only  # the slow half beforehand, for a later run
 
 Videos have 30 clips on average; clips have 13.4 s and 32.5 words on average (log-normal), words follow a Zipf law;
 seven of eight gaps between clips are below half a second; one paragraph in fifty is repeated by another video. The
@@ -114,11 +115,18 @@ def watched(command: Sequence[str]) -> tuple[float, float, int, int]:
     return seconds, sum(processor.values()), *peaks
 
 
-def measure(clips: int, workers: int, folder: Path) -> dict[str, Any]:
-    """Generate, build and delete a corpus; what it took."""
-    source = folder / "source"
-    source.mkdir()
-    made = generate(source, clips)
+def generated(folder: Path, clips: int) -> tuple[Path, dict[str, int]]:
+    """The folder of the input of about so many clips, made where it is not there yet, and what is in it."""
+    source, note = folder / f"{clips}", folder / f"{clips}.json"
+    if not note.exists():
+        source.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(generate(source, clips)))
+    return source, json.loads(note.read_text())
+
+
+def measure(clips: int, workers: int, inputs: Path, folder: Path) -> dict[str, Any]:
+    """Build and delete a corpus; what it took."""
+    source, made = generated(inputs, clips)
     size = sum(path.stat().st_size for path in source.iterdir())
     command = [sys.executable, "-m", "lfvila_hf.cli", "corpus", "build", "--workers", str(workers)]
     command += ["--metadata", str(source / "metadata.jsonl"), "--transcripts", str(source / "transcripts.jsonl")]
@@ -127,7 +135,6 @@ def measure(clips: int, workers: int, folder: Path) -> dict[str, Any]:
     stages = json.loads((folder / "corpus" / "provenance.json").read_text())["seconds"]
     rows = sum(split["rows"] for split in manifest["splits"].values())
     source_figures = manifest["source"]
-    shutil.rmtree(source)
     shutil.rmtree(folder / "corpus")
     return {
         **made,
@@ -151,12 +158,19 @@ def main() -> None:
     parser.add_argument("--clips", type=int, nargs="+", default=[100_000, 300_000, 1_000_000, 3_000_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--inputs", type=Path, help="folder that keeps generated input (default: a temporary one)")
+    parser.add_argument("--generate-only", action="store_true", help="fill --inputs and stop")
     options = parser.parse_args()
+    if options.generate_only:
+        if options.inputs is None:
+            parser.error("--generate-only fills a folder that is kept: say which with --inputs")
+        print(json.dumps([generated(options.inputs, clips)[1] for clips in options.clips]))
+        return
     results = []
     print("     clips  input MB     rows  seconds    cpu s  us/clip  RSS MB  PSS MB")
     for clips in options.clips:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
-            found = measure(clips, options.workers, Path(name))
+            found = measure(clips, options.workers, options.inputs or Path(name) / "inputs", Path(name))
         results.append(found)
         rss, pss = (found[key] / 1e6 for key in ("peak_rss_bytes", "peak_pss_bytes"))
         print(
