@@ -41,7 +41,9 @@ def contrastive_shares(
 ) -> dict[str, torch.Tensor]:
     """This process's shares of the contrastive phase's terms.
 
-    Every process must call it.
+    Every process must call it. Float32 features meet in float64 where the device has it, and so do the parts of their
+    gradients, which cancel for the most part: rounding would differ with how the batch is cut, and a temperature of
+    0.05 makes it twenty times as large.
 
     Args:
         criterion: temperatures and MTC's settings.
@@ -54,6 +56,7 @@ def contrastive_shares(
     Returns:
         `global_loss` and, with clip features, `mtc_loss`: scalars whose mean over processes is the term.
     """
+    features = {name: _widened(value) for name, value in features.items() if name in FEATURES and value is not None}
     text, video = features["text_embeds"], features["video_embeds"]
     loan = None
     shared = [text, video]
@@ -83,6 +86,12 @@ def contrastive_shares(
         )
         shares["mtc_loss"] = total * batch.processes / batch.sum(count).clamp(min=1)
     return shares
+
+
+def _widened(features: torch.Tensor) -> torch.Tensor:
+    """Float32 features in float64 on devices that have it; any others as they are."""
+    has_float64 = features.device.type in ("cpu", "cuda")
+    return features.double() if features.dtype == torch.float32 and has_float64 else features
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,18 @@ def test_without_clip_features_there_is_the_global_term_alone() -> None:
         contrastive_shares(LFVilaLoss(), features(), None, GlobalBatch((8,)))
 
 
+def test_float32_features_get_the_gradient_of_float64_but_for_its_last_rounding() -> None:
+    rounded = {n: v.float() if "embeds" in n else v for n, v in features().items()}
+    wide = leaves({n: v.double() if "embeds" in n else v for n, v in rounded.items()})
+    narrow, draw, criterion = leaves(rounded), draw_mtc(8, SENTENCES, seed=5), LFVilaLoss()
+    for values in (wide, narrow):
+        criterion.total(contrastive_shares(criterion, values, draw, GlobalBatch((8,)))).backward()
+    found = [name for name, value in narrow.items() if value.grad is not None]
+    assert len(found) == 4
+    for name in found:
+        assert torch.equal(narrow[name].grad, wide[name].grad.float())
+
+
 def test_a_gradient_that_a_local_gather_would_lose_is_there(tmp_path: Path) -> None:
     """The columns' gradient: with the features of others detached, it would be another one."""
     sizes = (4, 4)

@@ -1,10 +1,11 @@
 """The gradient of one optimisation step through `LFVilaTrainer`, in whatever parts the batch of 8 pairs is made.
 
 Processes, chunks, blocks, accumulated batches, with dropout that is the same for a sample in any batch, with adapters,
-checkpointing, autocast. In float64 the parts agree to 1e-9 for every parameter. In float32 the gradient agrees to 1e-6
-as a whole; single parameters whose gradient is a sum over all patches of all videos (norms, biases) carry up to 2e-6 of
-rounding, as much as they differ from the gradient in float64. This is training/steps.py; the caching itself is tested
-in test_caching.py, gathering in test_gathering.py.
+checkpointing, autocast. In float64 the parts agree to 1e-9 for every parameter. In float32 every parameter agrees to
+1e-6 over any number of processes where forwards are of the same videos (chunks of one). Where forwards are of other
+numbers of videos, kernels and their sums round differently: the gradient agrees to 1e-6 as a whole, and single
+parameters carry up to 2.6e-6, as much as the gradient of the whole batch is off from that in float64. This is
+training/steps.py; the caching itself is tested in test_caching.py, gathering in test_gathering.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from lfvila_hf import LFVilaForQuestionAnswering, LFVilaModel, LFVilaTrainer
 
 EXACT = 1e-9
 WHOLE_IN_FLOAT32, ONE_PARAMETER_IN_FLOAT32 = 1e-6, 4e-6
+SAME_FORWARDS_IN_FLOAT32 = 1e-6
+"""Measured: 2.1e-7 for 2 processes, 1.6e-7 for 4 (6.4e-7 and 8.9e-7 with features that meet in float32)."""
 CONTRASTIVE = Case(dropout="sample", dtype="float64")
 FUSION = dataclasses.replace(CONTRASTIVE, phase="fusion")
 
@@ -102,6 +105,19 @@ def test_chunks_make_the_gradient_of_the_whole_batch(case: Case, chunk: int, fol
 )
 def test_the_same_in_float32(case: Case, parts: dict[str, int], folder: Path, tmp_path: Path) -> None:
     check(dataclasses.replace(case, dtype="float32"), folder, tmp_path, **parts)
+
+
+@pytest.mark.parametrize("phase", ["contrastive", "fusion"])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_parameter_agrees_over_processes_in_float32_where_forwards_are_of_single_videos(
+    processes: int, phase: str, folder: Path, tmp_path: Path
+) -> None:
+    case = dataclasses.replace(CONTRASTIVE, phase=phase, dtype="float32", chunk=1)
+    expected = whole_batch(case, folder)
+    found = gradients(dataclasses.replace(case, batch_size=PAIRS // processes), tmp_path, processes)
+    assert expected.drops > 0 and found.drops > 0, "dropout is off"
+    error, worst = largest_error(found.gradients, expected.gradients)
+    assert error < SAME_FORWARDS_IN_FLOAT32, worst
 
 
 def test_float32_itself_is_as_far_from_float64(folder: Path) -> None:
