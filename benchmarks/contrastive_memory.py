@@ -1,13 +1,11 @@
-"""Peak memory and time of a contrastive step against batch size, whole and in chunks (gradient caching).
+"""Peak memory of a contrastive step against batch size, whole and in chunks (gradient caching).
 
     python benchmarks/contrastive_memory.py                                    # batches 8 ... 512, chunks of 8
-    python benchmarks/contrastive_memory.py --batches 8 64 --chunk 4 --rounds 3
+    python benchmarks/contrastive_memory.py --batches 8 64 --chunk 4
 
 Every batch size and way is measured in a forked process: the memory that this process needs on top of what the model,
 its gradients and the batch take, at its peak (`VmHWM`). Batches of pixels are made before; the features of the batch
-and one chunk's graph are what is left. Time is that of steps of the same batch: whole, in chunks, and of the same
-chunks accumulated without caching, alternating in one process, so that a busy machine slows all; the second ratio
-leaves out what small batches cost by themselves. `--time-batch` says of which size. The last line is one JSON object.
+and one chunk's graph are what is left. Time is in contrastive_time.py. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,11 +15,8 @@ import gc
 import json
 import os
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
 
 import torch
 import transformers
@@ -31,6 +26,8 @@ import lfvila_hf
 from lfvila_hf import LFVilaConfig, LFVilaModel
 from lfvila_hf.loss_lfvila import LFVilaLoss, draw_mtc
 from lfvila_hf.training.caching import cached_backward, split_inputs
+from lfvila_hf.training.gathering import GlobalBatch
+from lfvila_hf.training.objectives import contrastive_shares
 
 SENTENCE_LENGTH = 16
 
@@ -75,6 +72,7 @@ def make_step(model: LFVilaModel, batch: int, chunk: int | None) -> Callable[[],
     pixels = torch.rand(batch, video.num_frames, 3, *video.image_size, generator=generator)  # (B, T, 3, H, W)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels}
     criterion, draw = LFVilaLoss(model.config), draw_mtc(batch, 4, seed=2)
+    everyone = GlobalBatch((batch,))
     chunks = split_inputs(inputs, 1 if chunk is None else -(-batch // chunk))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -83,7 +81,7 @@ def make_step(model: LFVilaModel, batch: int, chunk: int | None) -> Callable[[],
         loss = cached_backward(
             lambda **part: model(**part, return_loss=False),
             chunks,
-            lambda features: criterion({**features, "mtc_draw": draw}),
+            lambda features: criterion.total(contrastive_shares(criterion, features, draw, everyone)),
         )
         return loss.item()
 
@@ -118,40 +116,6 @@ def fresh(options: argparse.Namespace, batch: int, chunk: int | None) -> dict[st
     return found
 
 
-def make_accumulation(model: LFVilaModel, batch: int, chunk: int) -> Callable[[], None]:
-    """Forward and backward of the same chunks, each a batch of its own: what caching is added to."""
-    steps = [make_step(model, min(chunk, batch - start), None) for start in range(0, batch, chunk)]
-
-    def step() -> None:
-        for one in steps:
-            one()
-
-    return step
-
-
-def measure_overhead(options: argparse.Namespace) -> dict[str, float]:
-    """Seconds of a step: whole, in chunks, and of the same chunks accumulated; alternating, medians and ratios."""
-    model = make_model(options.image_size, options.frames)
-    ways: dict[str, Callable[[], Any]] = {
-        "whole": make_step(model, options.time_batch, None),
-        "chunks": make_step(model, options.time_batch, options.chunk),
-        "accumulated": make_accumulation(model, options.time_batch, options.chunk),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(options.rounds + 1):
-        for name, step in ways.items():
-            start = time.process_time()
-            step()
-            if number:
-                seconds[name].append(time.process_time() - start)
-
-    def over(name: str) -> float:
-        return statistics.median(a / b for a, b in zip(seconds["chunks"], seconds[name], strict=True)) - 1
-
-    medians = {f"{name}_seconds": statistics.median(values) for name, values in seconds.items()}
-    return {"batch": options.time_batch, **medians, "overhead": over("whole"), "of_caching": over("accumulated")}
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -160,10 +124,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=8, help="videos of a chunk")
     parser.add_argument("--frames", type=int, default=8, help="T")
     parser.add_argument("--image-size", type=int, nargs=2, default=(32, 48), help="height and width")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing that count")
-    parser.add_argument("--time-batch", type=int, default=64, help="batch of the timing")
     options = parser.parse_args(arguments)
-    for name in ("chunk", "frames", "rounds", "time_batch"):
+    for name in ("chunk", "frames"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be positive, got {getattr(options, name)}")
     if options.frames % 4:
@@ -183,11 +145,6 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append({"batch": batch, "whole": whole, "chunks": parts})
         shown = f"{whole['step_mb']:10.1f}" if whole else f"{'-':>10}"
         print(f"{batch:6} {shown} {parts['step_mb']:11.1f} {parts['features_mb']:13.2f}", flush=True)
-    overhead = measure_overhead(options)
-    print(
-        f"\nbatch {overhead['batch']}: chunks of {options.chunk} take {overhead['overhead']:.0%} more time than the "
-        f"whole batch, {overhead['of_caching']:.0%} more than the same chunks accumulated"
-    )
     record = {
         "benchmark": "contrastive_memory",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -200,7 +157,6 @@ def main(arguments: list[str] | None = None) -> None:
         },
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
         "memory": rows,
-        "overhead": overhead,
     }
     print(json.dumps(record))
 

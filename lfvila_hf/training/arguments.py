@@ -37,8 +37,8 @@ class LFVilaTrainingArguments(TrainingArguments):
         eval_sample_size: rows of the evaluation data set that evaluation during training takes, the same ones each
             time; all of them where not given.
         contrastive_chunk_size: videos of a batch that are encoded with a graph at once. The gradient is that of the
-            whole batch; memory is that of a chunk and the features, time about a third more (in the fusion phase no
-            more). The whole batch at once where not given.
+            whole batch; memory is that of a chunk and the features, time that of one forward more for all chunks but
+            one (in the fusion phase none). The whole batch at once where not given.
         contrastive_block_size: rows of the global term whose logits are in memory at once; all of this process where
             not given.
         stop_on_nonfinite_loss: stop with the batch's sample ids when a loss is not finite, and save what is needed to

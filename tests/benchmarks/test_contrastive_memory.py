@@ -1,4 +1,4 @@
-"""`benchmarks/contrastive_memory.py` and `benchmarks/kill_soak.py`, in their smallest form."""
+"""`benchmarks/contrastive_memory.py`, `contrastive_time.py` and `kill_soak.py`, in their smallest form."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a forked process keeps its parent's peak elsewhere")
 def test_chunks_take_the_memory_of_a_chunk(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.main(["--batches", "4", "16", "--chunk", "4", "--rounds", "1", "--time-batch", "4"])
+    benchmark.main(["--batches", "4", "16", "--chunk", "4"])
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     small, large = record["memory"]
     assert large["whole"]["step_mb"] > 2.5 * small["whole"]["step_mb"] > 0
     assert large["chunks"]["step_mb"] < 1.5 * small["chunks"]["step_mb"]
     assert small["chunks"]["loss"] == small["whole"]["loss"]  # one chunk; several draw other dropout
-    assert record["overhead"]["batch"] == 4 and record["arguments"]["chunk"] == 4
+    assert record["arguments"]["chunk"] == 4
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,25 @@ def test_wrong_arguments_are_named(
     with pytest.raises(SystemExit):
         benchmark.main(words)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_caching_is_compared_with_the_same_chunks_and_with_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import contrastive_time
+
+    contrastive_time.main(["--batch", "3", "--chunk", "1", "--rounds", "1"])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["chunks"] == 3 and record["seconds"].keys() == {"cached", "accumulated", "whole"}
+    cached, accumulated, whole = (record["seconds"][name][0] for name in ("cached", "accumulated", "whole"))
+    assert record["of_caching"] == pytest.approx(cached / accumulated - 1)
+    assert record["for_many_chunks"] == pytest.approx(record["of_caching"] * 3 / 2)
+    assert record["over_whole"] == pytest.approx(cached / whole - 1)
+    with pytest.raises(SystemExit):
+        contrastive_time.main(["--batch", "2", "--chunk", "2"])
+    assert "--chunk must be smaller than the batch of 2, got 2" in capsys.readouterr().err
 
 
 @pytest.mark.slow
