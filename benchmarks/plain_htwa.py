@@ -167,7 +167,7 @@ class PlainLevel(nn.Module):
 
     def __init__(self, config: LFVilaVideoConfig, level: int, rates: list[float]) -> None:
         super().__init__()
-        self.window: Window = (config.temporal_windows[level], *config.spatial_window)  # type: ignore[assignment]  # two
+        self.window: Window = (config.temporal_windows[level], *config.spatial_window)  # type: ignore[assignment]  # two sizes
         self.blocks = nn.ModuleList(PlainBlock(config, level, self.window, rate) for rate in rates)
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
