@@ -24,8 +24,8 @@ class RecipeData:
 
     Attributes:
         arguments: Of the recipe.
-        train: Training rows; a stream where the arguments say so.
-        test: Rows to evaluate.
+        train: Training rows; a stream where the arguments say so; None where nothing is trained.
+        test: Rows to evaluate; None where nothing is evaluated.
         seed: Seed of every random choice.
         tokenizer: Made for generated data, else None.
         skips: Reports of rows that were left out, by split.
@@ -78,13 +78,22 @@ class RecipeData:
         return SkipLog(self.arguments.on_error, self.arguments.max_skip_fraction)  # type: ignore[arg-type]  # checked there
 
 
-def load_data(arguments: RecipeArguments, output_dir: str | os.PathLike[str], seed: int) -> RecipeData:
+def load_data(
+    arguments: RecipeArguments,
+    output_dir: str | os.PathLike[str],
+    seed: int,
+    *,
+    train: bool = True,
+    evaluate: bool = True,
+) -> RecipeData:
     """Rows of a recipe's task.
 
     Args:
         arguments: Of the recipe.
         output_dir: Where generated videos are made.
         seed: Seed of the run.
+        train: Whether training rows are needed.
+        evaluate: Whether rows to evaluate are needed.
 
     Raises:
         ValueError: Where an annotation is missing or a row cannot be used.
@@ -99,17 +108,20 @@ def load_data(arguments: RecipeArguments, output_dir: str | os.PathLike[str], se
     skips = {split: SkipLog(arguments.on_error, arguments.max_skip_fraction) for split in splits}  # type: ignore[arg-type]  # checked there
     options = _load_options(arguments)
     load = TASKS[arguments.task].load
-    train = load(
-        folder / f"{splits[0]}.jsonl", videos, streaming=arguments.streaming, skips=skips[splits[0]], **options
-    )
+    train_rows: Any = None
+    if train:
+        path = folder / f"{splits[0]}.jsonl"
+        train_rows = load(path, videos, streaming=arguments.streaming, skips=skips[splits[0]], **options)
     if arguments.task == "activitynet_qa":
         options["allow_outside"] = True
-    test = load(folder / f"{splits[1]}.jsonl", videos, skips=skips[splits[1]], **options)
-    if arguments.shuffle_labels:
+    test_rows: Any = None
+    if evaluate:
+        test_rows = load(folder / f"{splits[1]}.jsonl", videos, skips=skips[splits[1]], **options)
+    if train and arguments.shuffle_labels:
         if arguments.streaming:
             raise ValueError("shuffle_labels needs all rows at once, so no streaming")
-        train = shuffled_labels(train, seed)
-    return RecipeData(arguments, train, test, seed, tokenizer, skips)
+        train_rows = shuffled_labels(train_rows, seed)
+    return RecipeData(arguments, train_rows, test_rows, seed, tokenizer, skips)
 
 
 def shuffled_labels(rows: Any, seed: int) -> Any:

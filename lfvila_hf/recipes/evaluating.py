@@ -3,15 +3,20 @@
 
 Answers: the probabilities of all views are averaged. Retrieval: the video features of all views are averaged and
 normalised again; texts are the same in every view. A sample that was skipped has its row in the predictions too, which
-says so, and takes part in no metric.
+says so, and takes part in no metric; one that a single view could not read is left out of all of them.
+
+Several processes put their batches together by the number of rows, which a batch that is smaller than announced would
+shift. So where samples may be skipped they try all rows first, each its share, agree, and predict what is left: a
+second decoding, which a frame cache saves.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -25,6 +30,15 @@ from lfvila_hf.recipes.data import RecipeData
 from lfvila_hf.recipes.tasks import TASKS
 
 Rows = list[dict[str, Any]]
+Key = tuple[str, str]
+"""Id and place of a row in its annotation, which tell rows apart."""
+
+
+class View(NamedTuple):
+    """Of one temporal view: what the Trainer predicted, and the labels."""
+
+    predictions: Any
+    label_ids: Any
 
 
 def evaluate_recipe(trainer: Any, data: RecipeData) -> tuple[dict[str, float], Rows]:
@@ -35,7 +49,8 @@ def evaluate_recipe(trainer: Any, data: RecipeData) -> tuple[dict[str, float], R
         data: Of the recipe.
 
     Returns:
-        Metrics by name, and rows with `id`, `place` and what was predicted; in the order of the annotation.
+        Metrics by name (those of VTM reranking on the main process alone), and rows with `id`, `place` and what was
+        predicted, in the order of the annotation.
 
     Raises:
         ValueError: Where the number of predictions is not that of the samples.
@@ -55,46 +70,35 @@ def write_rows(path: Path, rows: Rows) -> None:
 
 
 def _evaluate_answers(trainer: Any, data: RecipeData) -> tuple[dict[str, float], Rows]:
-    views, spans, dataset, targets = [], [], None, None
     with_spans = TASKS[data.arguments.task].kind == "multiple_choice"
     if with_spans:
         trainer.label_names = ["labels", "span_targets"]
     hidden = ["loss", "span_loss", "hidden_states", "attentions"]
-    for view in range(data.arguments.eval_views):
-        dataset = data.test_set(trainer.processing_class, view)
-        output = trainer.predict(dataset, ignore_keys=hidden if with_spans else [*hidden, "span_logits"])
-        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        views.append(logits)
-        if with_spans:
-            spans.append(output.predictions[1])
-        targets = output.label_ids
-    assert dataset is not None and targets is not None
+    views, skipped = _predicted_views(trainer, data, hidden if with_spans else [*hidden, "span_logits"])
+    scores = [view.predictions[0] if isinstance(view.predictions, tuple) else view.predictions for view in views]
+    targets = views[-1].label_ids
     labels = targets[0] if isinstance(targets, tuple) else targets
-    probabilities = mean_of_views(views)  # (B, N)
+    probabilities = mean_of_views(scores)  # (B, N)
     metrics = answer_metrics(probabilities, labels)
     metrics["right_probability"] = right_probability(probabilities, labels)
     if with_spans:
         # frames of the views lie at other seconds, so that spans are measured on the last one alone
-        metrics |= span_accuracy(spans[-1], targets[1])
+        metrics |= span_accuracy(views[-1].predictions[1], targets[1])
     predictions = [
         {
             "label": int(label),
-            "prediction": int(scores.argmax()),
-            "probability": round(float(scores.max()), 6),
-            "right": bool(scores.argmax() == label),
+            "prediction": int(row.argmax()),
+            "probability": round(float(row.max()), 6),
+            "right": bool(row.argmax() == label),
         }
-        for scores, label in zip(probabilities, labels, strict=True)
+        for row, label in zip(probabilities, labels, strict=True)
     ]
-    return metrics, list(_per_sample(dataset, predictions))
+    return metrics, list(_per_sample(data.test, skipped, predictions))
 
 
 def _evaluate_retrieval(trainer: Any, data: RecipeData) -> tuple[dict[str, float], Rows]:
-    views, dataset = [], None
-    for view in range(data.arguments.eval_views):
-        dataset = data.test_set(trainer.processing_class, view)
-        views.append(RetrievalFeatures.from_outputs(trainer.predict(dataset).predictions))
-    assert dataset is not None
-    features = _mean_features(views)
+    views, skipped = _predicted_views(trainer, data)
+    features = _mean_features([RetrievalFeatures.from_outputs(view.predictions) for view in views])
     by_score = evaluate_features(
         features,
         scores=trainer.args.eval_scores,
@@ -104,9 +108,9 @@ def _evaluate_retrieval(trainer: Any, data: RecipeData) -> tuple[dict[str, float
     metrics = {f"{score}_{name}": value for score, values in by_score.items() for name, value in values.items()}
     best = features.score_block("global")
     if data.arguments.rerank_top_k:
-        metrics |= _reranked(trainer, data, dataset, best, features.num_texts)
+        metrics |= _reranked(trainer, data, skipped, best, features.num_texts)
     every = slice(0, features.num_videos)
-    names = [row["id"] for row in _kept_rows(dataset)]
+    names = [row["id"] for row in data.test if (row["id"], row["place"]) not in skipped]
     predictions = []
     for number in range(features.num_texts):
         scores = best(slice(number, number + 1), every)[0]
@@ -116,15 +120,16 @@ def _evaluate_retrieval(trainer: Any, data: RecipeData) -> tuple[dict[str, float
             for value, place in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
         predictions.append({"rank": 1 + int((scores > scores[number]).sum()), "videos": listed})
-    return metrics, list(_per_sample(dataset, predictions))
+    return metrics, list(_per_sample(data.test, skipped, predictions))
 
 
 def _evaluate_pretraining(trainer: Any, data: RecipeData) -> tuple[dict[str, float], Rows]:
     """The Trainer's own evaluation; of every pair the rank of its video (contrastive) or how well it fits (fusion)."""
-    dataset = data.test_set(trainer.processing_class)
+    dataset = _readable(trainer, data, data.test_set(trainer.processing_class))
     output = trainer.predict(dataset, metric_key_prefix="eval")
     metrics = {name.removeprefix("eval_"): float(value) for name, value in output.metrics.items()}
-    count = len(_kept_rows(dataset))
+    kept, skipped = dataset.without_skipped(), _skipped(dataset)
+    count = len(kept)
     predictions: Rows = [{} for _ in range(count)]
     if output.predictions is not None:
         scores = RetrievalFeatures.from_outputs(output.predictions).score_block("global")
@@ -132,14 +137,14 @@ def _evaluate_pretraining(trainer: Any, data: RecipeData) -> tuple[dict[str, flo
             of_text = scores(slice(number, number + 1), slice(0, count))[0]
             row["rank"] = 1 + int((of_text > of_text[number]).sum())
     elif trainer.args.do_predict and trainer.is_world_process_zero():
-        for row, probability in zip(predictions, _match_probabilities(trainer, dataset), strict=True):
+        for row, probability in zip(predictions, _match_probabilities(trainer, kept), strict=True):
             row["match_probability"] = round(probability, 6)
-    return metrics, list(_per_sample(dataset, predictions))
+    return metrics, list(_per_sample(data.test, skipped, predictions))
 
 
-def _match_probabilities(trainer: Any, dataset: VideoTextDataset) -> Iterator[float]:
+def _match_probabilities(trainer: Any, kept: VideoTextDataset) -> Iterator[float]:
     """The VTM head's probability that each sample's text and video belong together, without masked tokens."""
-    model, kept = trainer.model.eval(), dataset.without_skipped()
+    model = trainer.model.eval()
     collate, size = LFVilaCollator(trainer.processing_class), trainer.args.per_device_eval_batch_size
     for start in range(0, len(kept), size):
         batch = collate([kept[number] for number in range(start, min(start + size, len(kept)))])
@@ -150,15 +155,20 @@ def _match_probabilities(trainer: Any, dataset: VideoTextDataset) -> Iterator[fl
 
 
 def _reranked(
-    trainer: Any, data: RecipeData, dataset: VideoTextDataset, score_block: Any, count: int
+    trainer: Any, data: RecipeData, skipped: Mapping[Key, str], score_block: Any, count: int
 ) -> dict[str, float]:
-    """VTM reranking; with several views, of the last one."""
+    """VTM reranking, by the main process alone; with several views, of the last one.
+
+    The other processes get nothing and do not wait: a collective would time out long before a large ranking is done.
+    """
+    if not trainer.is_world_process_zero():
+        return {}
     processor, model = trainer.processing_class, trainer.model
     model.eval()
     padded = processor.pad_to_max_sentences
     processor.pad_to_max_sentences = True
     try:
-        kept = dataset.without_skipped()
+        kept = _without(data.test_set(processor, data.arguments.eval_views - 1), skipped)
         size = trainer.args.per_device_eval_batch_size
         collate = data.collator(processor)
         batches = (
@@ -169,6 +179,56 @@ def _reranked(
     finally:
         processor.pad_to_max_sentences = padded
     return rerank_metrics(score_block, store.pair_scorer(), count, count, data.arguments.rerank_top_k)
+
+
+def _predicted_views(
+    trainer: Any, data: RecipeData, ignore_keys: list[str] | None = None
+) -> tuple[list[View], dict[Key, str]]:
+    """What the Trainer predicts for every temporal view, and why rows were skipped in any of them.
+
+    The rows of the views are the same: those of the annotation that every view could read, in its order.
+    """
+    outputs: list[Any] = []
+    kept: list[list[Key]] = []
+    skipped: dict[Key, str] = {}
+    for view in range(data.arguments.eval_views):
+        dataset = _readable(trainer, data, data.test_set(trainer.processing_class, view))
+        outputs.append(trainer.predict(dataset, ignore_keys=ignore_keys))
+        own = _skipped(dataset)
+        kept.append([key for key in _keys(data.test) if key not in own])
+        skipped |= own
+    views = []
+    for output, keys in zip(outputs, kept, strict=True):
+        index = [number for number, key in enumerate(keys) if key not in skipped]
+        views.append(View(*(_rows_of(part, len(keys), index) for part in (output.predictions, output.label_ids))))
+    return views, skipped
+
+
+def _rows_of(values: Any, count: int, index: list[int]) -> Any:
+    """Rows of every array of what the Trainer gathered, which must be one per sample."""
+    if values is None:
+        return None
+    if isinstance(values, Mapping):
+        return {name: _rows_of(value, count, index) for name, value in values.items()}
+    if isinstance(values, tuple | list):
+        return tuple(_rows_of(value, count, index) for value in values)
+    if len(values) != count:
+        raise ValueError(f"{len(values)} predictions for {count} samples")
+    return values[index]
+
+
+def _readable(trainer: Any, data: RecipeData, dataset: VideoTextDataset) -> VideoTextDataset:
+    """A data set whose every batch is as large as announced, where several processes need that."""
+    if data.arguments.on_error == "skip" and trainer.args.world_size > 1:
+        return dataset.without_unusable()
+    return dataset
+
+
+def _without(dataset: VideoTextDataset, skipped: Mapping[Key, str]) -> VideoTextDataset:
+    smaller = copy.copy(dataset)
+    kept = [number for number, key in enumerate(_keys(dataset.rows)) if key not in skipped]
+    smaller.rows = torch.utils.data.Subset(dataset.rows, kept)
+    return smaller
 
 
 def _mean_features(views: list[RetrievalFeatures]) -> RetrievalFeatures:
@@ -186,21 +246,24 @@ def _mean_features(views: list[RetrievalFeatures]) -> RetrievalFeatures:
     )
 
 
-def _kept_rows(dataset: VideoTextDataset) -> list[dict[str, Any]]:
-    return [dict(row) for row in dataset.without_skipped().rows]
+def _keys(rows: Any) -> list[Key]:
+    return [(row["id"], row["place"]) for row in rows]
 
 
-def _per_sample(dataset: VideoTextDataset, predictions: Rows) -> Iterator[dict[str, Any]]:
+def _skipped(dataset: VideoTextDataset) -> dict[Key, str]:
+    return {(one.sample, one.place): one.reason for one in dataset.skip_report().skipped}
+
+
+def _per_sample(rows: Any, skipped: Mapping[Key, str], predictions: Rows) -> Iterator[dict[str, Any]]:
     """One row per sample of the annotation: its prediction, or why it was skipped."""
-    skipped = {(one.sample, one.place): one.reason for one in dataset.skip_report().skipped}
     left = iter(predictions)
-    expected = len(dataset) - len(skipped)
+    keys = _keys(rows)
+    expected = sum(key not in skipped for key in keys)
     if len(predictions) != expected:
         raise ValueError(f"{len(predictions)} predictions for {expected} samples")
-    for row in dataset.rows:
-        key = row["id"], row["place"]
+    for key in keys:
         made = {"skipped": skipped[key]} if key in skipped else next(left)
-        yield {"id": row["id"], "place": row["place"], **made}
+        yield {"id": key[0], "place": key[1], **made}
 
 
 __all__ = ["evaluate_recipe", "write_rows"]

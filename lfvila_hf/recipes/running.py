@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import set_seed
 
+from lfvila_hf.data.skip_agreement import SkipAgreement
 from lfvila_hf.recipes.arguments import RecipeArguments, RecipeTrainingArguments
 from lfvila_hf.recipes.data import RecipeData, load_data
 from lfvila_hf.recipes.evaluating import evaluate_recipe, write_rows
@@ -25,7 +26,9 @@ def make_trainer(arguments: RecipeArguments, training: RecipeTrainingArguments) 
         ValueError: For rows, videos, a checkpoint or arguments that do not fit each other.
     """
     set_seed(training.seed)
-    data = load_data(arguments, training.output_dir, training.seed)  # type: ignore[arg-type]  # set by parse_recipe
+    evaluate = training.do_eval or training.do_predict
+    folder: Any = training.output_dir  # set by parse_recipe
+    data = load_data(arguments, folder, training.seed, train=training.do_train, evaluate=evaluate)
     model, processor = build_model(arguments, data.tokenizer)
     kind = TASKS[arguments.task].kind
     if kind in ("contrastive", "fusion"):
@@ -40,6 +43,7 @@ def make_trainer(arguments: RecipeArguments, training: RecipeTrainingArguments) 
         train_dataset=data.training_set(processor) if training.do_train else None,
         data_collator=data.collator(processor),
         processing_class=processor,
+        callbacks=[SkipAgreement()] if arguments.on_error == "skip" else None,
     )
     return trainer, data
 

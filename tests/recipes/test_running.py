@@ -58,10 +58,13 @@ def test_a_skipped_sample_has_its_row_and_takes_part_in_no_metric(tmp_path: Path
     predictions = rows(tmp_path / "out" / "predictions.jsonl")
     assert metrics["num_rows"] == 7 and len(predictions) == 8
     assert "test_00003" in predictions[3]["skipped"] and "prediction" not in predictions[3]
+    (made.data_dir / "train.jsonl").unlink()  # evaluation alone needs none
+    again = run("lvu_scene", tmp_path / "again", *given, *skip, "--do_train", "False")
+    assert again["num_rows"] == 7
     lines = (made.data_dir / "test.jsonl").read_text().replace('"recipe_type": 0', '"recipe_type": 60')
     (made.data_dir / "test.jsonl").write_text(lines)
     with pytest.raises(AnnotationError, match=r"test\.jsonl:1"):
-        run("lvu_scene", tmp_path / "out", *given)
+        run("lvu_scene", tmp_path / "out", *given, "--do_train", "False")
 
 
 @pytest.mark.slow
