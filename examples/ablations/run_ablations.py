@@ -3,6 +3,7 @@
     make ablations                                                    # everything: hours, see the README
     python examples/ablations/run_ablations.py --seeds 0 --only-one   # the next run that is missing
     python examples/ablations/run_ablations.py --smoke                # the whole path, under a minute or two
+    python examples/ablations/run_ablations.py --runs benchmarks/ablations_2026-11-28/runs --table-only
 
 Runs that are there are not repeated, so it can be stopped and started at any time. Writes `table.md`, `results.json`
 and `ablations.png` to the output folder.
@@ -30,12 +31,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help=f"some of {list(VARIANTS)}")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="steps of the contrastive phase")
     parser.add_argument("--stories", type=int, default=Settings.stories, help="training stories")
+    parser.add_argument("--runs", type=Path, help="folder of runs to go on from; default: OUTPUT/runs")
+    parser.add_argument("--table-only", action="store_true", help="train nothing: table and plot of what is there")
     parser.add_argument("--only-one", action="store_true", help="stop after one run that was missing")
     parser.add_argument("--smoke", action="store_true", help="two steps per run: shows that the path works")
     options = parser.parse_args(words)
     settings = Settings(**SMOKE) if options.smoke else Settings(steps=options.steps, stories=options.stories)
     # 2. runs that are missing
-    results = sweep(options.output, settings, options.variants, options.seeds, options.only_one)
+    options.output.mkdir(parents=True, exist_ok=True)
+    chosen = options.variants, options.seeds, options.only_one
+    results = sweep(options.output, settings, *chosen, runs=options.runs, train=not options.table_only)
     # 3. table and claims
     table = report(results)
     (options.output / "table.md").write_text(table, encoding="utf-8")

@@ -80,6 +80,24 @@ def test_a_sweep_repeats_nothing_and_can_be_stopped(tmp_path: Path, monkeypatch:
         sweep(tmp_path, TINY, ["9 frames"], [0])
 
 
+def test_runs_that_are_kept_elsewhere_are_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    def run(output: Path, variant: Any, settings: Settings, seed: int) -> dict[str, float]:
+        done.append(seed)
+        return {"global_r1": 0.5}
+
+    monkeypatch.setattr(ablations, "run_variant", run)
+    kept = tmp_path / "kept"
+    sweep(tmp_path / "one", TINY, ["8 frames"], [0], runs=kept)
+    assert len(sweep(tmp_path / "two", TINY, ["8 frames"], [0, 1], runs=kept)) == 2
+    assert done == [0, 1] and not (tmp_path / "two" / "runs").exists()
+    there = sweep(tmp_path / "two", TINY, list(VARIANTS), [0, 1, 2], runs=kept, train=False)
+    assert done == [0, 1] and [(one["variant"], one["seed"]) for one in there] == [("8 frames", 0), ("8 frames", 1)]
+    with pytest.raises(ValueError, match="holds no run"):
+        sweep(tmp_path / "two", Settings(steps=7), list(VARIANTS), [0], runs=kept, train=False)
+
+
 @pytest.mark.slow
 def test_real_runs_fill_the_table_and_the_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the plot needs the plots extra")
