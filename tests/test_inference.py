@@ -6,6 +6,7 @@ test_video_sources_lfvila.py.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from tiny_models import TEXT, VIDEO, tiny_config, tiny_model
 from torch import nn
+from torch.nn import functional as F
 from video_files import write_video
 
 from lfvila_hf import (
@@ -109,6 +111,78 @@ def test_arguments_reach_the_video_processor(model: LFVilaModel, processor: LFVi
     assert not torch.equal(once.video_embeds, encode_videos(model, processor, files[:2]).video_embeds)
 
 
+@pytest.mark.parametrize("given", ["seed", "generator", "nothing"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_draws_are_those_of_one_call_whatever_the_batch_size_and_the_threads(
+    model: LFVilaModel, processor: LFVilaProcessor, files: list[Path], given: str, workers: int
+) -> None:
+    def arguments() -> dict[str, Any]:
+        torch.manual_seed(5)
+        made = {"seed": 7} if given == "seed" else {"generator": torch.Generator().manual_seed(7)}
+        return {"training": True} | ({} if given == "nothing" else made)
+
+    expected = model.get_video_features(processor(videos=files, **arguments())["pixel_values_videos"]).video_embeds
+    after = torch.rand(1)
+    for batch_size in (1, 2, 5):
+        found = encode_videos(model, processor, files, batch_size=batch_size, num_workers=workers, **arguments())
+        assert_close(found.video_embeds, expected.detach())
+        assert torch.equal(torch.rand(1), after)  # and as many numbers were drawn
+    grouped = encode_videos(model, processor, files, num_workers=workers, videos_kwargs=arguments())
+    assert_close(grouped.video_embeds, expected.detach())
+
+
+def test_decoding_runs_ahead_of_the_model_by_a_bounded_number_of_videos(
+    model: LFVilaModel, processor: LFVilaProcessor, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    ahead: list[int] = []
+    call = LFVilaVideoProcessor.preprocess
+
+    def preprocess(self: Any, videos: Any, **kwargs: Any) -> Any:
+        read.extend(videos)
+        return call(self, videos, **kwargs)
+
+    monkeypatch.setattr(LFVilaVideoProcessor, "preprocess", preprocess)
+    encode = model.get_video_features
+
+    def slow(pixels: torch.Tensor, **kwargs: Any) -> Any:
+        expected = min(12, 2 * (len(ahead) + 1) + 2)
+        deadline = time.monotonic() + 20
+        while len(read) < expected and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ahead.append(len(read))
+        return encode(pixels, **kwargs)
+
+    monkeypatch.setattr(model, "get_video_features", slow)
+    encode_videos(model, processor, [files[0]] * 12, batch_size=2, num_workers=1)
+    # Two in the batch and two that wait: the third place of the pool is that of the video just handed over.
+    assert ahead[0] == 4 and ahead[-1] == 12 and ahead == sorted(ahead) and len(ahead) == 6 and read == [files[0]] * 12
+
+
+def test_videos_of_different_lengths_are_batched_with_their_equals(
+    model: LFVilaModel, processor: LFVilaProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def video(frames: int) -> np.ndarray:
+        return np.random.default_rng(frames).integers(0, 255, (frames, 30, 50, 3), dtype=np.uint8)
+
+    videos = [video(8), video(8), video(16), video(16), video(16), video(8)]
+    rates = [{"fps": float(place + 1)} for place in range(6)]
+    sizes: list[tuple[int, ...]] = []
+    encode = model.get_video_features
+
+    def watch(pixels: torch.Tensor, **kwargs: Any) -> Any:
+        sizes.append(tuple(pixels.shape[:2]))
+        return encode(pixels, **kwargs)
+
+    monkeypatch.setattr(model, "get_video_features", watch)
+    whole = {"do_sample_frames": False}
+    found = encode_videos(model, processor, videos, batch_size=4, video_metadata=rates, **whole)
+    assert sizes == [(2, 8), (2, 16), (1, 16), (1, 8)]
+    alone = [encode_videos(model, processor, [one], **whole).video_embeds for one in videos]
+    assert_close(found.video_embeds, torch.cat(alone))
+    assert [metadata.fps for metadata in found.metadata] == [1, 2, 3, 4, 5, 6]
+
+
 def test_an_unusable_video_is_named(
     model: LFVilaModel, processor: LFVilaProcessor, files: list[Path], tmp_path: Path
 ) -> None:
@@ -137,6 +211,24 @@ def test_embeddings_of_paragraphs_are_the_models_own_whatever_else_is_in_the_bat
     assert found.sentence_embeds is not None and found.sentence_embeds.shape == (5, 4, D)
     real = found.sentence_mask.bool()
     assert_close(found.sentence_embeds[real], expected.sentence_embeds[real])
+
+
+def test_paragraphs_are_batched_by_length_and_come_back_in_their_order(
+    model: LFVilaModel, processor: LFVilaProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    encode = model.get_text_features
+
+    def watch(ids: torch.Tensor, mask: torch.Tensor, **kwargs: Any) -> Any:
+        shapes.append(tuple(ids.shape[:2]))
+        return encode(ids, mask, **kwargs)
+
+    expected = encode_paragraphs(model, processor, PARAGRAPHS, batch_size=1)
+    monkeypatch.setattr(model, "get_text_features", watch)
+    found = encode_paragraphs(model, processor, PARAGRAPHS, batch_size=2)
+    assert shapes == [(2, 1), (2, 3), (1, 4)]  # 4, 1, 2, 3 and 1 sentences: nothing but one sentence is filled up
+    assert_close(found.text_embeds, expected.text_embeds)
+    assert found.sentence_mask.sum(1).tolist() == [4, 1, 2, 3, 1]
 
 
 def test_a_bare_string_is_one_paragraph_of_one_sentence(model: LFVilaModel, processor: LFVilaProcessor) -> None:
@@ -213,6 +305,21 @@ def test_a_model_in_half_precision_gives_float32_features(
         assert features is not None and features.dtype == torch.float32 and features.isfinite().all()
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_half_precision_is_close_to_single_and_touches_no_weight(
+    model: LFVilaModel, processor: LFVilaProcessor, files: list[Path], weights: torch.dtype
+) -> None:
+    exact = encode_videos(model, processor, files), encode_paragraphs(model, processor, PARAGRAPHS)
+    model.to(weights)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    videos = encode_videos(model, processor, files, dtype=torch.bfloat16)
+    texts = encode_paragraphs(model, processor, PARAGRAPHS, dtype=torch.bfloat16)
+    for found, expected in ((videos.video_embeds, exact[0].video_embeds), (texts.text_embeds, exact[1].text_embeds)):
+        assert found.dtype == torch.float32 and not torch.equal(found, expected)
+        assert F.cosine_similarity(found, expected).min() > 0.95
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +332,17 @@ def test_nothing_to_encode_and_no_batch_size_are_refused(model: LFVilaModel, pro
         encode_paragraphs(model, processor, ["a man"], batch_size=0)
     with pytest.raises(ValueError, match="sentence 0 of text 0 is empty"):
         encode_paragraphs(model, processor, "")
+    with pytest.raises(ValueError, match="sentence 1 of text 2 is empty"):  # its place in the list, not in a batch
+        encode_paragraphs(model, processor, [["a", "b", "c"], ["a", "b"], ["a", " "]], batch_size=1)
+    with pytest.raises(ValueError, match="num_workers must not be negative, got -1"):
+        encode_videos(model, processor, ["a.mp4"], num_workers=-1)
+    with pytest.raises(ValueError, match="dtype must be torch.bfloat16 or torch.float16, got torch.int8"):
+        encode_paragraphs(model, processor, "a man", dtype=torch.int8)
+    array = np.zeros((8, 30, 50, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="2 videos but 1 entries of video_metadata"):
+        encode_videos(model, processor, [array, array], video_metadata=[{"fps": 1.0}])
+    with pytest.raises(ValueError, match="a generator or a seed, not both"):
+        encode_videos(model, processor, [array], training=True, seed=1, generator=torch.Generator())
     with pytest.raises(ValueError, match="text 0 is an empty list"):
         encode_paragraphs(model, processor, [[]])
 
