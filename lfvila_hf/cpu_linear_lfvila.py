@@ -3,9 +3,12 @@
 
 For float32 `torch.nn.functional.linear` calls the BLAS library: it writes the bias into the result first and adds the
 product to it. oneDNN's inner product adds bias and, without gradients, GELU while the result is still in registers. It
-was faster for nearly every layer of the released size (docs/performance.md). `project` takes that way for a plain
-`nn.Linear` on the CPU and calls the module everywhere else: other devices and types, autocast, small layers, tracing,
-and layers that an adapter, a quantiser, a hook or another library has changed. Results agree to rounding.
+was faster for the large layers of the released size (docs/performance.md), but holds compiled code and buffers for every
+shape it has seen, so this is for the video tower, whose shapes are few, and for layers that are large enough.
+
+`project` takes that way for a plain `nn.Linear` on the CPU and calls the module everywhere else: other devices and types,
+autocast, small layers, tracing, transforms, and layers that an adapter, a quantiser, a hook or another library has
+changed. Results agree to rounding.
 """
 
 from __future__ import annotations
@@ -15,15 +18,27 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as module_hooks
 from transformers.activations import GELUActivation
 
-FEWEST_PRODUCTS = 2**26
+FEWEST_PRODUCTS = 2**29
 """Multiplications of a layer below which BLAS was as fast or faster (two cores)."""
 
 
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 """Whether a graph is made that is to run without this package; before PyTorch could tell, any graph."""
+
+
+def is_transformed() -> bool:
+    """Whether tensors stand for more than their values: transforms of `torch.func`, forward-mode gradients, jit traces.
+
+    Kernels and functions of this package know nothing of them; PyTorch's own operators do.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._functorch.peek_interpreter_stack() is not None
+    return transforms or forward_ad._current_level >= 0 or torch.jit.is_tracing()
 
 
 def _find_kernel() -> Any:
@@ -62,6 +77,17 @@ def _multiply(
     return _KERNEL(hidden_states, weight, bias, activation, [], "none")
 
 
+def _is_untouched(module: nn.Module) -> bool:
+    """Whether a call of `module` does nothing but what its class says."""
+    return (
+        "forward" not in vars(module)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+        and not (module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
+        and not (module_hooks._global_backward_hooks or module_hooks._global_backward_pre_hooks)
+    )
+
+
 def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Whether `linear` may be computed by oneDNN: nothing but its weights says what it does."""
     return (
@@ -72,15 +98,12 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> bool:
         and hidden_states.device.type == "cpu"
         and hidden_states.dtype == linear.weight.dtype == torch.float32
         and linear.weight.device.type == "cpu"
+        and not is_exporting()  # first: a comparison of sizes would bound the sizes that the graph takes
         and hidden_states.numel() * linear.out_features >= FEWEST_PRODUCTS
-        and not is_exporting()
+        and not is_transformed()
         and not torch.is_autocast_enabled("cpu")
         and getattr(torch.backends.mkldnn, "enabled", True)
-        and "forward" not in vars(linear)
-        and not (linear._forward_hooks or linear._forward_pre_hooks)
-        and not (linear._backward_hooks or linear._backward_pre_hooks)
-        and not (module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
-        and not (module_hooks._global_backward_hooks or module_hooks._global_backward_pre_hooks)
+        and _is_untouched(linear)
     )
 
 
@@ -88,14 +111,16 @@ def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """`linear(hidden_states)`: `(..., in)` to `(..., out)`."""
     if not _fits(linear, hidden_states):
         return linear(hidden_states)
-    if torch.is_grad_enabled() and (hidden_states.requires_grad or linear.weight.requires_grad):
+    learns = hidden_states.requires_grad or any(one.requires_grad for one in linear.parameters(recurse=False))
+    if torch.is_grad_enabled() and learns:
         return LinearOnCPU.apply(hidden_states, linear.weight, linear.bias)
     return _multiply(hidden_states, linear.weight, linear.bias)
 
 
 def project_act(linear: nn.Module, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """`act(linear(hidden_states))`: `(..., in)` to `(..., out)`; exact GELU without gradients in one go."""
-    if isinstance(act, GELUActivation) and not torch.is_grad_enabled() and _fits(linear, hidden_states):
+    in_one_go = isinstance(act, GELUActivation) and _is_untouched(act) and not torch.is_grad_enabled()
+    if in_one_go and _fits(linear, hidden_states):
         return _multiply(hidden_states, linear.weight, linear.bias, "gelu")
     return act(project(linear, hidden_states))
 
@@ -141,4 +166,4 @@ class LinearOnCPU(torch.autograd.Function):
         return input_grad, weight_grad, bias_grad
 
 
-__all__ = ["LinearOnCPU", "is_exporting", "project", "project_act"]
+__all__ = ["LinearOnCPU", "is_exporting", "is_transformed", "project", "project_act"]

@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_lfvila import LFVilaTextConfig
-from .cpu_linear_lfvila import project, project_act
+from .cpu_linear_lfvila import is_transformed, project, project_act
 from .modeling_base_lfvila import eager_attention_forward, padding_mask
 
 MOST_REAL = 0.9
@@ -52,6 +52,8 @@ class TokenPacking:
             dropout: the probability in force, 0 in evaluation mode.
         """
         if attention_mask.device.type != "cpu" or dropout > 0.0 or torch.compiler.is_compiling():
+            return None
+        if type(attention_mask) is not torch.Tensor or is_transformed():  # a mask without values, or of many samples
             return None
         return cls(attention_mask) if attention_mask.float().mean() < MOST_REAL else None
 
@@ -98,7 +100,7 @@ class LFVilaTextSelfAttention(nn.Module):
         """
         source = hidden_states if source is None else source
         projected = (
-            project(linear, states)
+            linear(states)
             for linear, states in ((self.query, hidden_states), (self.key, source), (self.value, source))
         )
         query, key, value = (
@@ -124,7 +126,7 @@ class LFVilaTextResidual(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """`(B, L, in)` and `(B, L, D)` to `(B, L, D)`."""
-        return self.LayerNorm(self.dropout(project(self.dense, hidden_states)) + residual)
+        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
 
 
 class LFVilaTextAttention(nn.Module):
@@ -157,7 +159,7 @@ class LFVilaTextIntermediate(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, L, D)` to `(B, L, intermediate)`."""
-        return project_act(self.dense, self.act, hidden_states)
+        return self.act(self.dense(hidden_states))
 
 
 class LFVilaTextStates(nn.Module):

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from .cpu_linear_lfvila import is_transformed
+
 
 def shifted_window_mask(
     grid: tuple[int, int], window: tuple[int, int, int], shift: tuple[int, int], like: torch.Tensor
@@ -125,8 +127,10 @@ class WindowLayout:
 
     def _permute(self, cells: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
         """Rows `(B*n*S*V, C)` of `cells`, those of every stretch in the given order."""
-        rows, back = ((self._first + one).flatten() for one in (order, inverse))
-        return Permutation.apply(cells.reshape(-1, cells.shape[-1]), rows, back)
+        # Blocks of one level may lie on several devices (`device_map`).
+        rows, back = ((self._first + one).flatten().to(cells.device) for one in (order, inverse))
+        cells = cells.reshape(-1, cells.shape[-1])
+        return cells.index_select(0, rows) if is_transformed() else Permutation.apply(cells, rows, back)
 
 
 class Permutation(torch.autograd.Function):

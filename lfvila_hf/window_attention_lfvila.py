@@ -8,7 +8,7 @@ size of the weights; and for windows of 30 to 480 cells it is slower than the pr
 one batched product over all windows and nothing is copied, and keeps the weights alone. Results agree to rounding.
 
 It takes the place of `sdpa` in `modeling_video_lfvila` exactly where `runs_on_cpu` says so; other devices, half
-precision, attention dropout and tracing go the ordinary way.
+precision, attention dropout, tracing and transforms go the ordinary way.
 
 Memory between forward and backward: the packed projection and one weight per pair of cells and head.
 
@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from .cpu_linear_lfvila import is_transformed
 
 
 def relative_bias(table: torch.Tensor, position_index: torch.Tensor) -> torch.Tensor:
@@ -55,6 +57,7 @@ def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | 
         and bias.dtype == packed.dtype
         and dropout == 0.0
         and not torch.compiler.is_compiling()
+        and not is_transformed()
         and (learns or groups * tiles * heads * cells * cells >= FEWEST_WEIGHTS)
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
@@ -51,13 +52,15 @@ def layer(bias: bool = True) -> tuple[nn.Linear, torch.Tensor]:
 
 @needs_kernel
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("frozen", [(), ("input",), ("weight",), ("bias",), ("input", "bias")])
+@pytest.mark.parametrize("frozen", [(), ("input",), ("weight",), ("bias",), ("input", "bias"), ("input", "weight")])
 def test_numbers_and_gradients_are_those_of_the_module(calls: list[str], bias: bool, frozen: tuple[str, ...]) -> None:
     linear, hidden = layer(bias)
     hidden.requires_grad_("input" not in frozen)
     for name, parameter in linear.named_parameters():
         parameter.requires_grad_(name not in frozen)
     learning = [one for one in (hidden, *linear.parameters()) if one.requires_grad]
+    if not learning:
+        pytest.skip("nothing learns")
     grad = torch.randn(3, 7, 40)
     results = []
     for compute in (project, lambda module, states: module(states)):
@@ -154,6 +157,32 @@ def test_a_layer_that_does_more_does_it_still(calls: list[str], change: Callable
         with torch.set_grad_enabled(grad):
             torch.testing.assert_close(project(changed, hidden), expected)
             torch.testing.assert_close(project_act(changed, ACT2FN["gelu"], hidden), F.gelu(expected))
+    assert not calls
+
+
+def test_a_hooked_activation_is_called(calls: list[str]) -> None:
+    linear, hidden = layer()
+    act = ACT2FN["gelu"]
+    act.register_forward_hook(lambda *arguments: 2 * arguments[-1])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            project_act(linear, act, hidden), 2 * F.gelu(linear(hidden)), rtol=1e-5, atol=FLOAT32_NOISE
+        )
+    assert "gelu" not in calls
+
+
+def test_transforms_and_forward_gradients_go_through_the_module(calls: list[str]) -> None:
+    linear, hidden = layer()
+    expected = F.linear(torch.ones_like(hidden), linear.weight)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            _, tangent = torch.func.jvp(lambda states: project(linear, states), (hidden,), (torch.ones_like(hidden),))
+            torch.testing.assert_close(tangent, expected)
+            mapped = torch.func.vmap(lambda states: project(linear, states))(hidden)
+            torch.testing.assert_close(mapped, linear(hidden), rtol=1e-5, atol=FLOAT32_NOISE)
+            with forward_ad.dual_level():
+                found = project(linear, forward_ad.make_dual(hidden, torch.ones_like(hidden)))
+                torch.testing.assert_close(forward_ad.unpack_dual(found).tangent, expected)
     assert not calls
 
 

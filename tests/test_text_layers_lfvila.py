@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import TEXT, random_ids, random_videos, tiny_model
-from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaTextConfig, LFVilaTextModel, text_layers_lfvila
-from lfvila_hf.text_layers_lfvila import TokenPacking
+from lfvila_hf.text_layers_lfvila import LFVilaTextIntermediate, TokenPacking
 
 # float32 sums in another order; the largest difference measured is 2e-6 for values up to 4
 FLOAT32_NOISE = 1e-5
@@ -29,15 +29,15 @@ def paragraphs() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each linear layer of a feed-forward network was given."""
+    """How many rows each feed-forward network was given."""
     seen: list[int] = []
-    compute = text_layers_lfvila.project_act
+    compute = LFVilaTextIntermediate.forward
 
-    def spy(linear: nn.Module, act: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    def spy(module: LFVilaTextIntermediate, states: torch.Tensor) -> torch.Tensor:
         seen.append(states[..., 0].numel())
-        return compute(linear, act, states)
+        return compute(module, states)
 
-    monkeypatch.setattr(text_layers_lfvila, "project_act", spy)
+    monkeypatch.setattr(LFVilaTextIntermediate, "forward", spy)
     return seen
 
 
@@ -115,3 +115,11 @@ def test_padding_is_kept_where_it_is_seen_or_decides_what_is_dropped(why: str, r
     ids, mask = paragraphs()
     model(ids, torch.ones_like(mask) if why == "full" else mask)
     assert rows == [48] * config.num_sentence_layers + [50] * config.num_paragraph_layers
+
+
+def test_masks_without_values_are_not_asked_for_them(rows: list[int]) -> None:
+    model = tiny_model(LFVilaTextModel, LFVilaTextConfig(**TEXT))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        ids, mask = (mode.from_tensor(one) for one in paragraphs())
+        assert model(ids, mask).pooler_output.shape == (B, TEXT["hidden_size"])
+    assert max(rows) == 50

@@ -73,3 +73,9 @@ def test_gradients_come_back_to_their_cells_once_and_twice() -> None:
     assert torch.equal(permute(cells), cells[rows])
     assert torch.autograd.gradcheck(permute, cells)
     assert torch.autograd.gradgradcheck(lambda states: permute(states).square(), cells)
+
+
+def test_permutations_follow_cells_to_another_device() -> None:
+    grid = torch.zeros(2, 4, 6, 10, 8, device="meta")
+    plain, shifted = (WindowLayout(grid.shape, (2, 3, 5), by, torch.device("cpu")) for by in ((0, 0), (1, 2)))
+    assert shifted.merge(plain.change(plain.partition(grid), shifted)).device.type == "meta"
