@@ -7,8 +7,9 @@ of a level, D shared width, N answers. Mask value 1 means "real", 0 means "paddi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -234,6 +235,17 @@ def align_weights(model: nn.Module) -> None:
             parameter.data = parameter.data.clone()
 
 
+def take_int8_by_rows(model: nn.Module) -> None:
+    """Show rows to the int8 layers of bitsandbytes: on a CPU they take three axes at most, windows have four."""
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.forward = partial(_by_rows, module.forward)
+
+
+def _by_rows(layer: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    return layer(inputs.reshape(-1, inputs.shape[-1])).view(*inputs.shape[:-1], -1)
+
+
 def load_adapter_heads(
     model: Any,
     adapter: str | None,
@@ -336,6 +348,7 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         if any(size is not None for size in (num_frames, temporal_windows, image_size, spatial_window)):
             resize_model(model, num_frames, temporal_windows, image_size, spatial_window)
         align_weights(model)
+        take_int8_by_rows(model)
         return loaded
 
     def load_adapter(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hub_clients import run_client, succeed
-from hub_server import READER, Fault, LocalHub, git_oid
+from hub_server import READER, Fault, LocalHub, Repository, git_oid
 
 PUSH = """
 import sys
@@ -117,6 +117,35 @@ def test_a_download_that_breaks_off_is_taken_up_again(kind: str, folder: Path, t
         pulled = succeed(run_client(PULL, hub, tmp_path / "two"))
     assert contents(Path(pulled.strip())) == contents(folder)
     assert not any(fault.times for fault in hub.faults), "the fault was never met"
+
+
+def test_a_download_of_other_bytes_is_found_by_their_hash(folder: Path, tmp_path: Path) -> None:
+    program = PULL + (
+        "from huggingface_hub import HfApi\n"
+        "found = HfApi().verify_repo_checksums('org/thing')\n"
+        "print([one['path'] for one in found.mismatches], found.missing_paths, found.checked_count)\n"
+    )
+    with LocalHub() as hub:
+        succeed(run_client(PUSH, hub, tmp_path / "one", folder))
+        sound = succeed(run_client(program, hub, tmp_path / "two")).splitlines()
+        hub.faults.append(Fault("corrupt", "GET", "/resolve/.*safetensors"))
+        broken = succeed(run_client(program, hub, tmp_path / "three")).splitlines()
+    assert sound[1] == "[] [] 3" and broken[1] == "['model.safetensors'] [] 3"
+    # The client looks at sizes while it downloads, and only at those.
+    name = "model.safetensors"
+    assert (Path(broken[0]) / name).stat().st_size == (folder / name).stat().st_size
+
+
+@pytest.mark.parametrize(("status", "message"), [(401, "If this is a private repository"), (403, "403")])
+def test_a_repository_that_is_closed_to_a_reader_is_a_clear_error(status: int, message: str, tmp_path: Path) -> None:
+    program = "from lfvila_hf import LFVilaModel\nLFVilaModel.from_pretrained('org/thing')"
+    with LocalHub() as hub:
+        hub.repositories["org/thing"] = Repository(private=True)
+        if status == 403:
+            hub.faults.append(Fault("status", "GET", "", times=99, status=403))
+            hub.faults.append(Fault("status", "HEAD", "", times=99, status=403))
+        run = run_client(program, hub, tmp_path / "home", token=None)
+    assert run.returncode != 0 and "org/thing" in run.stderr and message in run.stderr, run.stderr
 
 
 def test_a_token_without_the_right_to_write_reads_only(folder: Path, tmp_path: Path) -> None:
