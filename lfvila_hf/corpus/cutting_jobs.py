@@ -15,6 +15,7 @@ Memory: the videos that are under way, and nothing that grows with the corpus.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -137,7 +138,8 @@ def cut_task(task: _Task) -> list[CutClip]:
     except LFVilaVideoError as error:
         return _all_failed(task, f"unusable_video: {error}")
     finally:
-        if not any(folder.iterdir()):
+        # Where the metadata name a video twice another process may be at work in the folder, or have removed it.
+        with contextlib.suppress(OSError):
             folder.rmdir()
 
 

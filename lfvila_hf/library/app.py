@@ -3,7 +3,7 @@
 
 A Gradio page on a FastAPI application that serves the videos itself. Two routes give out files, `media/ID` and
 `thumbnail/ROW`, and neither takes a path: an id is looked up among the videos of the library, and what it stands for
-must lie in the library's folder once links are followed. Gradio's own route for files is left with nothing to give. The
+must lie in the library's folder once links are followed. Gradio's own routes for files are closed (`app_guard`). The
 page loads nothing from elsewhere.
 
 As a Space: `app = build_app(VideoLibrary.load("index", root="videos"))` and `uvicorn.run(app, host="0.0.0.0",
@@ -14,23 +14,29 @@ from __future__ import annotations
 
 import mimetypes
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lfvila_hf.library import pages
+from lfvila_hf.library.app_guard import AppGuard
 from lfvila_hf.library.ranking import rows_of
 from lfvila_hf.library.table import video_id
 from lfvila_hf.library.video_library import VideoLibrary
 
 MAX_STORY_CHARACTERS = 4000
+MAX_LISTED = 2000
+"""Videos that are sent to the browser as a list to choose from; of a larger library the name is typed."""
 TITLE = "Which video tells this story?"
 EXAMPLE = "First a man rides. Then he falls."
 
 
-def build_app(library: VideoLibrary) -> Any:
+def build_app(library: VideoLibrary, hosts: Sequence[str] | None = None) -> Any:
     """The application: the page at `/`, the library's videos below it.
 
     Args:
         library: What is searched. Its model is loaded now, so that the first question is not slow.
+        hosts: Names under which it may be asked; any, if left out.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -59,14 +65,21 @@ def build_app(library: VideoLibrary) -> Any:
             raise HTTPException(404, "there is no such video in this library") from error
         if not os.path.isfile(file):
             raise HTTPException(410, "the file of this video is gone: index the folder again")
-        return FileResponse(file, media_type=mimetypes.guess_type(files[video])[0] or "application/octet-stream")
+        kind = mimetypes.guess_type(files[video])[0] or ""
+        kind = kind if kind.startswith("video/") else "application/octet-stream"  # never a page, whatever it is called
+        return FileResponse(file, media_type=kind, headers={"x-content-type-options": "nosniff"})
 
     def picture(row: int) -> Any:
         """The picture of one segment."""
         if not 0 <= row < library.num_segments:
             raise HTTPException(404, "there is no such segment in this library")
-        return Response(library.thumbnail(row), media_type="image/jpeg")
+        try:
+            content = library.thumbnail(row)
+        except OSError as error:
+            raise HTTPException(410, "the index was replaced: start the page again") from error
+        return Response(content, media_type="image/jpeg")
 
+    app.add_middleware(AppGuard, hosts=hosts)
     app.add_api_route("/media/{video}", media, methods=["GET", "HEAD"])
     app.add_api_route("/thumbnail/{row}", picture, methods=["GET"])
     theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
@@ -92,7 +105,10 @@ def make_page(library: VideoLibrary) -> Any:
             button = gradio.Button("Search", variant="primary", elem_id="search")
             results = gradio.HTML(elem_id="results")
         with gradio.Tab("Look inside"):
-            video = gradio.Dropdown(library.paths, value=None, label="Video", elem_id="video")
+            if len(library) <= MAX_LISTED:
+                video: Any = gradio.Dropdown(library.paths, value=None, label="Video", elem_id="video")
+            else:
+                video = gradio.Textbox(label="Video", placeholder=library.paths[0], elem_id="video")
             inside_story = gradio.Textbox(label="Story", placeholder=EXAMPLE, lines=2, elem_id="inside-story")
             inside_button = gradio.Button("Look", variant="primary", elem_id="look")
             inside = gradio.HTML(elem_id="inside")
@@ -130,8 +146,6 @@ def looked_inside(library: VideoLibrary, path: str | None, text: str) -> str:
         rows.sort(key=lambda row: row["segment"])
         (hit,) = library.search(text if text and text.strip() else EXAMPLE, path=path)
         if not (text and text.strip()):
-            from dataclasses import replace
-
             hit = replace(hit, moments=(), cosines=None, scores={}, start=0.0, end=hit.duration)
     except ValueError as error:
         return pages.message_html(str(error))

@@ -31,10 +31,12 @@ def main(arguments: list[str]) -> int:
     """Run the command: open the index, serve the page until it is stopped."""
     options = build_parser().parse_args(arguments)
     from lfvila_hf.library.app import build_app
+    from lfvila_hf.library.app_guard import LOOPBACK_NAMES
     from lfvila_hf.library.search_command import open_library
 
     library = open_library(options.index, options.model, options.videos)
-    app = build_app(library)
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    app = build_app(library, [*LOOPBACK_NAMES, shown] if is_loopback(options.host) else None)
     import uvicorn
 
     if not is_loopback(options.host):
@@ -42,6 +44,6 @@ def main(arguments: list[str]) -> int:
             f"everyone who reaches {options.host} can search and play these {len(library)} videos, without a password",
             file=sys.stderr,
         )
-    print(f"http://{options.host}:{options.port}", flush=True)
+    print(f"http://{shown}:{options.port}", flush=True)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
     return 0

@@ -8,7 +8,7 @@ way to read what lies elsewhere. With a root folder, a video is called by its pa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePath
 
 from lfvila_hf.library.embedding import VideoFile
@@ -94,7 +94,7 @@ def _name(file: str, root: str, inside: str) -> tuple[str, str]:
     return name, ""
 
 
-def name_in(path: str, root: str, known: set[str]) -> str:
+def name_in(path: str, root: str, known: Collection[str]) -> str:
     """What a library calls a path that a person wrote.
 
     Raises:

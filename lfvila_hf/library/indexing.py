@@ -232,8 +232,8 @@ def index_folder(
     settled = {} if retry else {one.path: one for one in before.problems}
     new = [file for file in files if known.get(file.path) != file.stamp and not _settled(settled, file)]
     address = (work or os.path.join(os.path.abspath(output), "work")).rstrip("/")
-    folder_name = f"{made_by[:12]}-{rule.seconds:g}-{rule.overlap:g}"
-    # Of another model's work, or another cut, nothing can be used: it has another name.
+    folder_name = f"{made_by[:12]}-{rule.seconds:g}-{rule.overlap:g}-{video_id(root)[:8]}"
+    # Of another model's work, or another cut or folder, nothing can be used: it has another name.
     shelf = WorkFolder(f"{address}/{folder_name}")
     watch = Stopwatch()
     with _only_run(store, processes):
@@ -251,7 +251,8 @@ def index_folder(
             return None
         with watch("finish"):
             report = _put_in_place(store, before, files, problems, settled, new, shelf, kind)
-            WorkFolder(address).remove()
+            # A folder that somebody named may hold other things than this run's.
+            (shelf if work else WorkFolder(address)).remove()
     return replace(report, seconds=watch.seconds)
 
 
@@ -379,9 +380,7 @@ def _only_run(store: Store, processes: Processes) -> Any:
     from filelock import FileLock, Timeout
 
     store.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(store.folder / ".lock"), timeout=0)
     try:
-        lock.acquire()
+        return FileLock(str(store.folder / ".lock"), timeout=0).acquire()
     except Timeout:
         raise ValueError(f"another run is at work on the index {store.folder}: wait for it, or stop it") from None
-    return lock

@@ -93,15 +93,6 @@ class LibraryView:
             start += len(table)
         return blocks[::-1]
 
-    def _stamps(self) -> dict[str, tuple[int, int]]:
-        rows = self.view.rows
-        if not rows.num_rows:
-            return {}
-        names = ("path", "file_size", "file_mtime_ns")
-        return {
-            path: (size, time) for path, size, time in zip(*(rows.column(n).to_pylist() for n in names), strict=True)
-        }
-
 
 def check_version(made_by: str, name: str) -> None:
     """Refuse an index of another minor version of this package, whose pixels or features may differ.

@@ -29,6 +29,10 @@ STYLE = """
 .lfvila-track button { position: absolute; top: 2px; bottom: 2px; border: 0; border-radius: 3px; cursor: pointer;
   min-width: 7px; padding: 0; }
 .lfvila-label { font-size: 13px; }
+.lfvila-ruler { position: relative; height: 16px; font-size: 11px; opacity: 0.75; }
+.lfvila-ruler span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
+.lfvila-ruler span:first-child { transform: none; }
+.lfvila-ruler span:last-child { transform: translateX(-100%); }
 .lfvila-heat { border-collapse: collapse; font-size: 12px; margin-top: 8px; }
 .lfvila-heat th { font-weight: normal; text-align: left; padding: 1px 6px; }
 .lfvila-heat th, .lfvila-heat td { border: 0 !important; }
@@ -100,7 +104,15 @@ def _timeline(hit: Hit) -> str:
             f'title="{span}" aria-label="play {_text(moment.sentence)}" '
             f'style="{place(moment.start, moment.end)}; background: {colour}" {_seek(moment.start)}></button></div>'
         )
-    return "".join(lines) or f'<div class="lfvila-track">{segment}</div>'
+    return ("".join(lines) or f'<div class="lfvila-track">{segment}</div>') + _ruler(hit.duration)
+
+
+def _ruler(duration: float) -> str:
+    """The seconds below the tracks, in quarters."""
+    marks = "".join(
+        f'<span style="left: {100 * part:g}%">{clock(part * duration)}</span>' for part in (0, 0.25, 0.5, 0.75, 1)
+    )
+    return f'<div class="lfvila-ruler">{marks}</div>'
 
 
 def _heat_map(hit: Hit) -> str:

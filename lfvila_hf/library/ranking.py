@@ -4,26 +4,26 @@
 Two steps, as docs/architecture.md has them for retrieval: the *global* score (paragraph feature . segment feature)
 finds `candidates` segments among all, and the candidates are put in order by the *aligned* score or by both. Of each
 video the best segment counts. The seconds of each sentence come from the monotone alignment of the sentences with the
-clips of that segment. Where a pre-training model is at hand, its video-text matching head can put the first few in a
-new order.
+clips of that segment and of those that overlap it (`lfvila_hf.library.moments`). Where a pre-training model is at hand,
+its video-text matching head can put the first few in a new order.
 
-Letters: N segments, M sentences, K clips, D width, C candidates.
+Letters: N segments, M sentences, K clips, D width, C candidates, n cells of time.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from lfvila_hf.alignment_lfvila import aligned_similarity
+from lfvila_hf.alignment_lfvila import aligned_similarity, monotone_alignment
+from lfvila_hf.library.moments import cell_cosines, cells_of_clips
 from lfvila_hf.library.stories import Story
 from lfvila_hf.library.vectors import VectorSearch
-from lfvila_hf.processing_lfvila import SentenceMoment
-from lfvila_hf.video_processing_lfvila import LFVilaVideoMetadata
 
 Score = Literal["global", "aligned", "both"]
 
@@ -34,9 +34,9 @@ class Moment:
 
     Args:
         sentence: The sentence.
-        start: Second on the video at which its clip starts.
-        end: Second at which its clip ends.
-        score: Cosine of sentence and clip.
+        start: Second on the video at which its cell of time starts: a clip, or a part of it.
+        end: Second at which it ends.
+        score: Cosine of sentence and cell.
     """
 
     sentence: str
@@ -58,9 +58,11 @@ class Hit:
         segment: Number of the segment in the video.
         scores: Every score that was computed: "global", and where there are clips "aligned" and "both"; "vtm" after
             reranking, the probability that story and segment belong together.
-        moments: One per sentence of the story; none for other questions.
-        clip_times: K + 1 seconds: where each clip of the segment starts, and the end of the last.
-        cosines: Of every sentence with every clip, `(M, K)`, or `None`.
+        moments: One per sentence of the story; none for other questions. They may lie in a segment that overlaps this
+            one.
+        clip_times: n + 1 seconds: where each cell of time starts, and the end of the last. Of a segment that no other
+            overlaps, and for questions without sentences, the cells are its K clips.
+        cosines: Of every sentence with every cell, `(M, n)`, or `None`.
         row: Number of the segment in the library.
     """
 
@@ -100,20 +102,27 @@ class View:
     clips: np.ndarray | None
     search: VectorSearch
 
+    @cached_property
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change of the file of every video, in order of their names."""
+        if not self.rows.num_rows:
+            return {}
+        columns = (self.rows.column(name).to_pylist() for name in ("path", "file_size", "file_mtime_ns"))
+        return dict(sorted((path, (size, time)) for path, size, time in zip(*columns, strict=True)))
+
     def row(self, number: int) -> dict[str, Any]:
         """One row as a dict."""
         return {name: self.rows.column(name)[number].as_py() for name in self.rows.column_names}
 
 
 def rank_by_story(
-    view: View, story: Story, processor: Any, score: Score, top_k: int, candidates: int, path: str | None = None
+    view: View, story: Story, score: Score, top_k: int, candidates: int, path: str | None = None
 ) -> list[Hit]:
     """The best videos for a story.
 
     Args:
         view: What is searched.
         story: What for.
-        processor: Makes seconds of alignments (`post_process_alignment`).
         score: What the order follows.
         top_k: Videos wanted.
         candidates: Segments that the global score lets through.
@@ -135,7 +144,6 @@ def rank_by_story(
         numbers = rows_of(view, path)
         globals_ = np.asarray(view.segments[numbers]) @ query[0]
     scores = {"global": torch.from_numpy(np.array(globals_, dtype=np.float32))}  # (C,)
-    clips: torch.Tensor | None = None
     if view.clips is not None and sentences is not None:
         clips = torch.from_numpy(np.asarray(view.clips[numbers], dtype=np.float32))  # (C, K, D)
         scores["aligned"] = aligned_similarity(sentences, story.embeddings.sentence_mask, clips)[0]  # (C,)
@@ -143,8 +151,8 @@ def rank_by_story(
     hits = []
     for place in best_per_video(view, scores[score], numbers, top_k if path is None else len(numbers)):
         hit = _hit(view, int(numbers[place]), {name: float(values[place]) for name, values in scores.items()}, score)
-        if clips is not None and sentences is not None:
-            hit = _with_moments(hit, story, sentences, clips[place], processor)
+        if view.clips is not None and sentences is not None:
+            hit = _with_moments(view, hit, story.sentences, sentences[0])
         hits.append(hit)
     return hits[:top_k]
 
@@ -215,17 +223,39 @@ def _hit(view: View, number: int, scores: dict[str, float], order: str) -> Hit:
     )
 
 
-def _with_moments(hit: Hit, story: Story, sentences: torch.Tensor, clips: torch.Tensor, processor: Any) -> Hit:
-    pair = {
-        "sentence_embeds": sentences,
-        "clip_embeds": clips[None],
-        "sentence_mask": story.embeddings.sentence_mask,
-    }
-    starts = list(hit.clip_times[:-1])
-    video = LFVilaVideoMetadata(total_num_frames=len(starts), duration=hit.end, source=hit.path, times=starts)
-    found: list[SentenceMoment] = processor.post_process_alignment(pair, [video])[0]
-    moments = tuple(Moment(story.sentences[one.sentence], one.start, one.end, one.score) for one in found)
-    return replace(hit, moments=moments, cosines=sentences[0] @ clips.T)  # (M, K)
+def _with_moments(view: View, hit: Hit, words: tuple[str, ...], sentences: torch.Tensor) -> Hit:
+    """A hit with the seconds of every sentence `(M, D)`."""
+    assert view.clips is not None
+    rows = _overlapping_rows(view, hit)
+    times = [view.rows.column("clip_times")[row].as_py() for row in rows]
+    clips = torch.from_numpy(np.asarray(view.clips[rows], dtype=np.float32))  # (S, K, D)
+    bounds = cells_of_clips(times)
+    cosines = cell_cosines(times, torch.einsum("md,skd->smk", sentences.float(), clips), bounds)  # (M, n)
+    cells = monotone_alignment(cosines)[1].tolist()
+    seconds = bounds.tolist()
+    moments = tuple(
+        Moment(sentence, seconds[cell], seconds[cell + 1], float(cosines[number, cell]))
+        for number, (sentence, cell) in enumerate(zip(words, cells, strict=True))
+    )
+    return replace(hit, moments=moments, clip_times=tuple(seconds), cosines=cosines)
+
+
+def _overlapping_rows(view: View, hit: Hit) -> list[int]:
+    """The rows of the hit's segment and of those that share seconds with it; those of a video lie side by side."""
+    columns = [view.rows.column(name) for name in ("path", "start", "end")]
+
+    def shares(row: int) -> bool:
+        if not 0 <= row < view.rows.num_rows:
+            return False
+        path, start, end = (column[row].as_py() for column in columns)
+        return bool(path == hit.path and start < hit.end and end > hit.start)
+
+    first = last = hit.row
+    while shares(first - 1):
+        first -= 1
+    while shares(last + 1):
+        last += 1
+    return list(range(first, last + 1))
 
 
 def reordered(hits: list[Hit], matches: list[float]) -> list[Hit]:

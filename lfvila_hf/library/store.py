@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -39,6 +40,7 @@ from lfvila_hf.library.table import FORMAT, HEAVY_COLUMNS, TableShape, read_tabl
 
 MANIFEST = "library.json"
 ROWS_PER_PART = 4096
+_OWN_FILE = re.compile(r"(part|segments|clips|search)-(new-\d+|[0-9a-f]{16})\.(parquet|npy|faiss)")
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,8 @@ class Store:
         named = set(manifest.files)
         for name in ("table", "vectors"):
             for file in (self.folder / name).iterdir():
-                if f"{name}/{file.name}" not in named:
+                # What is not named like a file of an index is somebody else's.
+                if f"{name}/{file.name}" not in named and _OWN_FILE.fullmatch(file.name):
                     file.unlink()
 
 

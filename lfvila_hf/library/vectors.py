@@ -211,7 +211,7 @@ def load_search(vectors: np.ndarray, kind: str, file: str | Path | None, nprobe:
         return ExactSearch(vectors)
     import faiss
 
-    index = faiss.read_index(str(file))
+    index: Any = faiss.read_index(str(file))
     if index.ntotal != len(vectors) or index.d != vectors.shape[1]:
         raise ValueError(f"{file} holds {index.ntotal} x {index.d} numbers, the index {vectors.shape}: index again")
     if nprobe:

@@ -166,15 +166,15 @@ class VideoLibrary(LibraryView):
     # -- content -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.view.stamps)
 
     def __contains__(self, path: object) -> bool:
-        return path in self.paths
+        return path in self.view.stamps
 
     @property
     def paths(self) -> list[str]:
         """Every video, as the table names it, in order."""
-        return sorted(set(self.view.rows.column("path").to_pylist())) if self.view.rows.num_rows else []
+        return list(self.view.stamps)
 
     @property
     def num_segments(self) -> int:
@@ -228,7 +228,7 @@ class VideoLibrary(LibraryView):
         files, problems = listed(sources, root)
         if not files and not problems:
             raise ValueError(f"there is no video in {sources}")
-        known = self._stamps()
+        known = self.view.stamps
         new = [file for file in files if known.get(file.path) != (file.stamp.size, file.stamp.mtime_ns)]
         encoder = SegmentEncoder(
             self.model, self.processor, self.manifest.maker.rule, self.batch_size, self.num_workers
@@ -314,7 +314,7 @@ class VideoLibrary(LibraryView):
         if score is None:
             score = "global" if self.view.clips is None or read.embeddings.sentence_embeds is None else "both"
         wanted = max(top_k, rerank)
-        hits = ranking.rank_by_story(self.view, read, self.processor, score, wanted, candidates, path)
+        hits = ranking.rank_by_story(self.view, read, score, wanted, candidates, path)
         if rerank:
             from lfvila_hf.library.reranking import match_probabilities
 
@@ -337,7 +337,7 @@ class VideoLibrary(LibraryView):
             LFVilaVideoError: The file cannot be used.
         """
         check_counts(top_k=top_k, candidates=candidates)
-        name = os.fspath(video)
+        name = self._name_of(video)
         if not self.num_segments:
             return []
         return ranking.rank_by_segments(
@@ -359,7 +359,7 @@ class VideoLibrary(LibraryView):
         """
         if not texts:
             raise ValueError("there is no text to rank, at least one is expected")
-        segments, clips = self._segments_of_video(os.fspath(video))
+        segments, clips = self._segments_of_video(self._name_of(video))
         score = score or ("global" if clips is None else "both")
         if score not in ("global", "aligned", "both"):
             raise ValueError(f"the score must be one of global, aligned, both, got {score!r}")
@@ -374,6 +374,13 @@ class VideoLibrary(LibraryView):
         return sorted(enumerate(scores), key=lambda one: -one[1])
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _name_of(self, video: str | os.PathLike[str]) -> str:
+        """What the library calls a video, where it has it; the path as it is otherwise."""
+        try:
+            return name_in(os.fspath(video), self.manifest.root, self.view.stamps.keys())
+        except ValueError:
+            return os.fspath(video)
 
     def _segments_of_video(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Segment features `(n, D)` and clip features `(n, K, D)` of a video of the library or of any file."""

@@ -1,6 +1,6 @@
 """The page: what it serves and what it refuses, without a browser; then in a real one.
 
-Also pins pages (what is shown is escaped and seeks to the right second) and app_command.
+Also pins pages (what is shown is escaped and seeks to the right second), app_guard and app_command.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def test_videos_and_pictures_of_the_library_are_served(address: tuple[str, int],
         whole = Path(library.file_of(path)).read_bytes()
         status, content, headers = get(address, f"/media/{video_id(path)}")
         assert (status, content, headers["content-type"]) == (200, whole, "video/mp4")
+        assert headers["x-content-type-options"] == "nosniff"
         status, content, headers = get(address, f"/media/{video_id(path)}", Range="bytes=10-19")
         assert (status, content) == (206, whole[10:20]), "players jump by asking for ranges"
     status, content, _ = get(address, "/thumbnail/0")
@@ -105,6 +106,42 @@ def test_nothing_outside_the_library_is_served(address: tuple[str, int], library
     assert b"another user's" not in content and b"root:" not in content and b"fingerprint" not in content
 
 
+def test_gradios_own_doors_for_files_are_closed(address: tuple[str, int]) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nmine\r\n--x--\r\n'
+    for path in ("/gradio_api/upload", "/upload"):
+        connection = http.client.HTTPConnection(*address, timeout=60)
+        connection.request("POST", path, body, {"content-type": "multipart/form-data; boundary=x"})
+        assert connection.getresponse().status == 404
+        connection.close()
+    for path in ("/gradio_api/file=/etc/hostname", "/gradio_api/file/etc/hostname", "/gradio_api/proxy=http://a.b/"):
+        status, content, _ = get(address, path)
+        assert (status, content) == (404, b"there is no such page")
+
+
+def test_on_the_loopback_it_answers_to_its_own_names_only(
+    library: VideoLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra app)")
+    uvicorn = pytest.importorskip("uvicorn")
+    from starlette.testclient import TestClient
+
+    from lfvila_hf.library import app_command, search_command
+
+    served: list[Any] = []
+    monkeypatch.setattr(search_command, "open_library", lambda *_: library)
+    monkeypatch.setattr(uvicorn, "run", lambda app, **_: served.append(app))
+    for host in ("127.0.0.1", "::1", "0.0.0.0"):
+        assert app_command.main(["index", "--host", host]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["http://127.0.0.1:7860", "http://[::1]:7860", "http://0.0.0.0:7860"]
+    assert said.err.count("without a password") == 1
+    client = TestClient(served[0])
+    path = f"/media/{video_id('clip_0.mp4')}"
+    for name, status in {"localhost:7860": 200, "127.0.0.1:7860": 200, "[::1]:7860": 200, "evil.example": 421}.items():
+        assert client.get(path, headers={"host": name}).status_code == status, name
+    assert TestClient(served[2]).get(path, headers={"host": "films.example"}).status_code == 200
+
+
 def test_a_video_that_became_a_link_out_of_the_folder_or_vanished_is_not_served(
     tmp_path: Path, tiny_vocabulary: dict[str, int]
 ) -> None:
@@ -125,6 +162,39 @@ def test_a_video_that_became_a_link_out_of_the_folder_or_vanished_is_not_served(
     assert client.get(f"/media/{video_id('clip_0.mp4')}").status_code == 404
     answer = client.get(f"/media/{video_id('clip_1.mp4')}")
     assert answer.status_code == 410 and "is gone: index the folder again" in answer.text
+
+
+def test_an_index_that_was_replaced_under_the_page_is_said(tmp_path: Path, tiny_vocabulary: dict[str, int]) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra app)")
+    from starlette.testclient import TestClient
+
+    from lfvila_hf.library.app import build_app
+
+    make_videos(tmp_path / "videos", (20, 25))
+    model, processor = make_model(tiny_vocabulary), make_processor(tiny_vocabulary)
+    VideoLibrary(model, processor, RULE, root=tmp_path / "videos").save(tmp_path / "index")
+    library = VideoLibrary.load(tmp_path / "index", model, processor)
+    library.add(tmp_path / "videos")
+    library.save(tmp_path / "index")
+    client = TestClient(build_app(VideoLibrary.load(tmp_path / "index", model, processor)))
+    assert client.get("/thumbnail/0").status_code == 200
+    library.remove("clip_0.mp4")
+    library.save(tmp_path / "index")
+    answer = client.get("/thumbnail/0")
+    assert answer.status_code == 410 and "the index was replaced: start the page again" in answer.text
+
+
+def test_names_of_a_large_library_are_typed(library: VideoLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra app)")
+    from lfvila_hf.library import app
+
+    def kind() -> str:
+        parts = app.make_page(library).get_config_file()["components"]
+        return next(part["type"] for part in parts if part["props"].get("elem_id") == "video")
+
+    assert kind() == "dropdown"
+    monkeypatch.setattr(app, "MAX_LISTED", 2)
+    assert kind() == "textbox"
 
 
 def test_questions_get_hits_or_a_clear_word(library: VideoLibrary) -> None:
@@ -157,6 +227,7 @@ def test_text_of_others_is_shown_as_text() -> None:
     )
     shown = pages.hits_html([hit], (evil,)) + pages.message_html(evil)
     assert "<script" not in shown and "${" not in shown and shown.count("&lt;script&gt;") >= 4
+    assert '<span style="left: 75%">0:00:15</span><span style="left: 100%">0:00:20</span>' in shown
     assert 'data-start="2.500"' in shown and "left: 12.50%; width: 12.50%" in shown
     assert shown.count('class="cell chosen"') == 1 and "v.currentTime = 7.500" in shown
     assert f'src="media/{video_id(evil)}#t=2.500"' in shown

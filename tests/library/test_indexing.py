@@ -289,6 +289,23 @@ def test_the_work_folder_may_be_on_any_file_system(setup: Setup) -> None:
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 
+def test_what_is_not_of_an_index_stays_where_it_is(setup: Setup) -> None:
+    others = [
+        setup.folder / "shared" / "thesis.tex",
+        *(setup.index_folder / n / "mine.txt" for n in ("table", "vectors")),
+    ]
+    for file in others:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("not of an index")
+    (setup.index_folder / "table" / "more").mkdir()
+    setup.index(work=str(setup.folder / "shared"))
+    make_videos(setup.videos, (30,))  # the first one anew, so that parts of the old index go
+    setup.index(work=str(setup.folder / "shared"))
+    assert all(file.read_text() == "not of an index" for file in others)
+    assert [path.name for path in (setup.folder / "shared").iterdir()] == ["thesis.tex"]
+    assert len(list((setup.index_folder / "table").glob("part-*"))) == 1, "parts that nobody names are removed"
+
+
 def test_another_model_cut_or_folder_is_refused_until_told_to_begin_anew(
     setup: Setup, tiny_vocabulary: dict[str, int]
 ) -> None:

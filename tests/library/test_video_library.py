@@ -18,6 +18,7 @@ from small_library import RULE, STORY, K, make_checkpoint, make_model, make_proc
 from lfvila_hf import LFVilaVideoError, encode_paragraphs, encode_videos
 from lfvila_hf.library import VideoLibrary
 from lfvila_hf.library.files import find_videos
+from lfvila_hf.library.ranking import rows_of
 from lfvila_hf.library.segments import SegmentRule
 from lfvila_hf.library.store import MANIFEST
 from lfvila_hf.library.vectors import FaissSearch
@@ -88,8 +89,36 @@ def test_of_a_long_video_the_best_segment_counts(library: VideoLibrary) -> None:
     every = library.search(STORY, path="clip_1.mp4")
     assert len(every) == 1 and every[0] == best
     assert library.num_segments == 1 + 4 + 1 + 3 + 2 + 3
-    assert all(hit.start <= moment.start < moment.end <= hit.end for hit in hits for moment in hit.moments)
+    for hit in hits:
+        neighbours = [row for row in library.segments_of(hit.path) if row["start"] < hit.end and row["end"] > hit.start]
+        first, last = min(row["start"] for row in neighbours), max(row["end"] for row in neighbours)
+        assert all(first <= moment.start < moment.end <= last for moment in hit.moments)
+        assert (hit.clip_times[0], hit.clip_times[-1]) == (first, last)
     assert [row["segment"] for row in library.segments_of("clip_1.mp4")] == [0, 1, 2, 3]
+
+
+def test_the_seconds_of_a_sentence_come_from_every_segment_that_shows_them(library: VideoLibrary) -> None:
+    (hit,) = library.search(STORY, path="clip_1.mp4")
+    near = [row for row in library.segments_of("clip_1.mp4") if row["start"] < hit.end and row["end"] > hit.start]
+    assert len(near) > 1
+    sentences = library.read_story(STORY).embeddings.sentence_embeds
+    assert sentences is not None and library.view.clips is not None and hit.cosines is not None
+    clips = torch.from_numpy(np.array(library.view.clips[rows_of(library.view, "clip_1.mp4")], dtype=np.float32))
+    for cell, (start, end) in enumerate(zip(hit.clip_times, hit.clip_times[1:], strict=False)):
+        middle = (start + end) / 2
+        seen = [
+            sentences[0] @ clips[row["segment"], clip]
+            for row in near
+            for clip in range(K)
+            if row["clip_times"][clip] <= middle < row["clip_times"][clip + 1]
+        ]
+        assert torch.allclose(hit.cosines[:, cell], torch.stack(seen).mean(0), atol=1e-5)
+    bounds = [(moment.start, moment.end) for moment in hit.moments]
+    assert bounds == sorted(bounds) and set(bounds) <= set(zip(hit.clip_times, hit.clip_times[1:], strict=False))
+    total = sum(moment.score for moment in hit.moments)
+    cells = range(hit.cosines.shape[1])
+    every = [(a, b, c) for a in cells for b in cells if b >= a for c in cells if c >= b]
+    assert total == pytest.approx(max(float(hit.cosines[[0, 1, 2], list(chosen)].sum()) for chosen in every), abs=1e-5)
 
 
 def test_few_candidates_are_the_best_by_the_global_score(library: VideoLibrary) -> None:
@@ -195,6 +224,7 @@ def test_with_a_root_nothing_outside_it_is_taken_in(
 def test_the_most_like_a_video_is_a_copy_of_it(library: VideoLibrary, folder: Path, tmp_path: Path) -> None:
     hits = library.search_by_video("clip_1.mp4")
     assert [hit.path for hit in hits].count("clip_1.mp4") == 0 and len(hits) == 5
+    assert library.search_by_video(folder / "clip_1.mp4") == hits, "a video of the library by its path on disk"
     copy = tmp_path / "copy.mp4"
     copy.write_bytes((folder / "clip_1.mp4").read_bytes())
     best = library.search_by_video(copy)[0]
