@@ -3,12 +3,12 @@
 
 For float32 `torch.nn.functional.linear` calls the BLAS library: it writes the bias into the result first and adds the
 product to it. oneDNN's inner product adds bias and, without gradients, GELU while the result is still in registers. It
-was faster for the large layers of the released size (docs/performance.md), but holds compiled code and buffers for every
-shape it has seen, so this is for the video tower, whose shapes are few, and for layers that are large enough.
+was faster for the large layers of the released size (docs/performance.md), but holds compiled code and buffers for
+every shape it has seen, so this is for the video tower, whose shapes are few, and for layers that are large enough.
 
-`project` takes that way for a plain `nn.Linear` on the CPU and calls the module everywhere else: other devices and types,
-autocast, small layers, tracing, transforms, and layers that an adapter, a quantiser, a hook or another library has
-changed. Results agree to rounding.
+`project` takes that way for a plain `nn.Linear` on the CPU and calls the module everywhere else: other devices and
+types, autocast, small layers, tracing, transforms, and layers that an adapter, a quantiser, a hook or another library
+has changed. Results agree to rounding.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_lfvila import LFVilaTextConfig
-from .cpu_linear_lfvila import is_transformed, project, project_act
+from .cpu_linear_lfvila import is_transformed
 from .modeling_base_lfvila import eager_attention_forward, padding_mask
 
 MOST_REAL = 0.9
