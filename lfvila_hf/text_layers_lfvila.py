@@ -100,8 +100,7 @@ class LFVilaTextSelfAttention(nn.Module):
         """
         source = hidden_states if source is None else source
         projected = (
-            linear(states)
-            for linear, states in ((self.query, hidden_states), (self.key, source), (self.value, source))
+            linear(states) for linear, states in ((self.query, hidden_states), (self.key, source), (self.value, source))
         )
         query, key, value = (
             (states if packing is None else packing.unpack(states)).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
