@@ -17,28 +17,31 @@ with the length of the video but the table.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from .video_pictures_lfvila import PictureMaker
 from .video_sources_lfvila import (
     Deadline,
     LFVilaVideoError,
-    VideoLimits,
     VideoSource,
     av,
     caller_errors,
     video_errors,
 )
-from .video_tables_lfvila import FrameTable, VideoSession, check_picture_size, logger
+from .video_tables_lfvila import FrameTable, VideoSession, logger
 
 # Decoders whose non-reference frames may be left out without changing any other frame.
 DROPPABLE = ("h264", "hevc")
+# Packets by which sharing groups between threads must shorten the longest thread's work, to be worth opening the file
+# again. The decoder's own frame threads are not used instead: decode and wait alternate, and they came out slower.
+WORTH_SHARING = 16
 
 
 @dataclass
@@ -80,66 +83,10 @@ class _Group:
     targets: list[int]
     hint: int | None
 
-
-class PictureMaker:
-    """Turn decoded frames into upright RGB pictures.
-
-    Args:
-        source: Name of the video for errors.
-        limits: For the largest picture.
-        size: Height and width to scale to inside the colour conversion (bilinear); `None` keeps the stored size.
-        transform: Called with each `(3, H, W)` uint8 picture; its result is kept in place of the picture.
-    """
-
-    def __init__(
-        self,
-        source: str,
-        limits: VideoLimits,
-        size: tuple[int, int] | None = None,
-        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        self.source = source
-        self.limits = limits
-        self.size = size
-        self.transform = transform
-        self.rotation = 0
-        self._lock = threading.Lock()
-        self._local = threading.local()
-
-    def _converter(self) -> Any:
-        """This thread's colour converter: kept, since setting one up costs more than converting a small picture."""
-        converter = getattr(self._local, "converter", None)
-        if converter is None:
-            try:
-                from av.video.reformatter import VideoReformatter
-            except ImportError as error:
-                raise ImportError("decoding a video file needs PyAV: pip install av") from error
-
-            converter = self._local.converter = VideoReformatter()
-        return converter
-
-    def __call__(self, frame: Any) -> torch.Tensor:
-        """One `av.VideoFrame` to `(3, H, W)` uint8, or to what `transform` makes of that."""
-        check_picture_size(self.source, frame.height, frame.width, self.limits)
-        self.rotation, mirrored = display_orientation(frame)
-        quarter_turns = round(self.rotation / 90) % 4
-        if self.size is None:
-            height, width = frame.height, frame.width
-        else:
-            height, width = self.size[::-1] if quarter_turns % 2 else self.size
-        # One thread: the converter's own threads cost more than they give, and a caller has its own parallelism.
-        rgb = (
-            self._converter()
-            .reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1)
-            .to_ndarray()
-        )
-        upright = np.rot90(rgb, quarter_turns)  # (H, W, 3)
-        upright = upright[:, ::-1] if mirrored else upright
-        picture = torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))  # (3, H, W)
-        if self.transform is None:
-            return picture
-        with self._lock, caller_errors():
-            return self.transform(picture)
+    def cost(self, table: FrameTable) -> int:
+        """Packets between the key frame and the last wanted frame, about."""
+        key, last = np.searchsorted(table.pts, [self.key, self.targets[-1]])
+        return int(last - key) + 2
 
 
 def decode_video(
@@ -158,8 +105,8 @@ def decode_video(
         choose: From the table of all frames to the wanted frame numbers (any order, repeats allowed).
         make_picture: Makes the picture that is kept.
         deadline: Checked between packets.
-        num_threads: Decoders that work at the same time on different groups; more than one only for sources that can be
-            opened twice, and where there is enough to share.
+        num_threads: Decoders that work at the same time on different groups, the longest first; more than one only for
+            sources that can be opened twice, and where there is enough to share.
         accept_truncated: Take a file whose end is missing for the part that is there, instead of an error.
 
     Raises:
@@ -200,25 +147,6 @@ def decode_video(
         return decoder.result(table, indices, pictures, spent)
 
 
-def display_orientation(frame: Any) -> tuple[int, bool]:
-    """How a stored picture is turned to be upright.
-
-    Args:
-        frame: A decoded `av.VideoFrame`.
-
-    Returns:
-        Degrees counter-clockwise, and whether it is mirrored left to right after that.
-    """
-    side_data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
-    if side_data is None:
-        return 0, False
-    a, b, _, c, d = np.frombuffer(side_data, dtype=np.int32)[:5].astype(np.float64)
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a = -a
-    return -round(float(np.degrees(np.arctan2(b, a)))), bool(mirrored)
-
-
 def checked_indices(source: str, choose: Callable[[FrameTable], Sequence[int]], table: FrameTable) -> list[int]:
     """What `choose` picks of a table, each of which the video has; what goes wrong is marked as the caller's error."""
     with caller_errors():
@@ -250,6 +178,26 @@ def _judge_missing(
         raise LFVilaVideoError(session.source.name, f"truncated: {text}", position)
 
 
+@contextmanager
+def _emptied_on_error(groups: Iterator[_Group]) -> Iterator[None]:
+    """Where one thread fails, the others need not go on: leave no group for them."""
+    try:
+        yield
+    except BaseException:
+        list(groups)
+        raise
+
+
+def _longest_first(groups: list[_Group], table: FrameTable, num_threads: int) -> tuple[list[_Group], int]:
+    """The groups by falling cost, and how many packets others than the busiest thread decode in that order."""
+    costs = {group.key: group.cost(table) for group in groups}
+    ordered = sorted(groups, key=lambda group: -costs[group.key])
+    busy = [0] * num_threads
+    for group in ordered:
+        busy[busy.index(min(busy))] += costs[group.key]
+    return ordered, sum(busy) - max(busy)
+
+
 class _Decoder:
     """The ways to get pictures out of a session."""
 
@@ -274,8 +222,9 @@ class _Decoder:
         """The pictures by index, one seek and one run per key frame."""
         by_pts = {int(table.pts[index]): index for index in indices}
         groups = self._groups(sorted(by_pts), table)
-        if num_threads > 1 and self.source.shareable and len(groups) >= 2 * num_threads:
-            pictures = self._decode_in_threads(groups, table, num_threads)
+        shared, saved = _longest_first(groups, table, num_threads)
+        if self.source.shareable and saved >= WORTH_SHARING:
+            pictures = self._decode_in_threads(shared, table, num_threads)
         else:
             pictures = self._decode_groups(groups, table)
         return {by_pts[pts]: picture for pts, picture in pictures.items()}
@@ -370,34 +319,41 @@ class _Decoder:
         newest = -(2**62)
         step = int(table.pts[1] - table.pts[0]) if table.origin == "header" and len(table) > 1 else 1
 
-        def take(frames: Iterable[Any]) -> None:
+        def take(frames: Sequence[Any]) -> None:
             nonlocal newest
+            self.session.decoded_frames += len(frames)
             for frame in frames:
-                self.session.decoded_frames += 1
-                if frame.pts is None or frame.pts <= newest:
+                pts = frame.pts
+                if pts is None or pts <= newest:
                     raise _PlanFailed
-                newest = frame.pts
-                if newest in pending:
+                newest = pts
+                if pts in pending:
                     if frame.is_corrupt:
                         raise _PlanFailed
-                    pending.discard(newest)
-                    pictures[newest] = self.make_picture(frame)
+                    pending.discard(pts)
+                    pictures[pts] = self.make_picture(frame)
 
+        decode = self.context.decode
         drop = self.context.name in DROPPABLE
         dropping = False
         try:
             for packet in self._packets_from(group, table):
-                if packet.pts is None or (packet.pts - group.key) % step:
+                pts = packet.pts
+                if pts is None or (pts - group.key) % step:
                     raise _PlanFailed
-                if drop and dropping is (packet.pts in pending):
+                wanted = pts in pending
+                if drop and dropping is wanted:
                     dropping = not dropping
                     self.context.skip_frame = "NONREF" if dropping else "DEFAULT"
-                unsent.discard(packet.pts)
-                take(self.context.decode(packet))
-                if not unsent:
-                    break
+                frames = decode(packet)
+                if frames:
+                    take(frames)
+                if wanted:
+                    unsent.discard(pts)
+                    if not unsent:
+                        break
             if pending:
-                take(self.context.decode(None))
+                take(decode(None))
         finally:
             if drop:
                 self.context.skip_frame = "DEFAULT"
@@ -421,21 +377,19 @@ class _Decoder:
         raise _PlanFailed
 
     def _decode_in_threads(self, groups: list[_Group], table: FrameTable, num_threads: int) -> dict[int, torch.Tensor]:
-        """Threads with an open container each take group after group, so that all end at about the same time."""
+        """This thread and others, each with an open container, take group after group until none is left."""
         left = iter(groups)  # one for all threads: a list's iterator gives each item once
 
-        def work() -> tuple[dict[int, torch.Tensor], int]:
-            try:
-                with self.source.open() as container, video_errors(self.source.name):
-                    session = VideoSession(self.source, container, self.session.deadline)
-                    return _Decoder(session, self.make_picture)._decode_groups(left, table), session.decoded_frames
-            except BaseException:
-                list(left)  # the others need not go on
-                raise
+        def elsewhere() -> tuple[dict[int, torch.Tensor], int]:
+            with _emptied_on_error(left), self.source.open() as container, video_errors(self.source.name):
+                session = VideoSession(self.source, container, self.session.deadline)
+                return _Decoder(session, self.make_picture)._decode_groups(left, table), session.decoded_frames
 
-        pictures: dict[int, torch.Tensor] = {}
-        with ThreadPoolExecutor(num_threads) as pool:
-            for future in [pool.submit(work) for _ in range(num_threads)]:
+        with ThreadPoolExecutor(num_threads - 1) as pool:
+            others = [pool.submit(elsewhere) for _ in range(num_threads - 1)]
+            with _emptied_on_error(left):
+                pictures = self._decode_groups(left, table)
+            for future in others:
                 found, decoded = future.result()
                 pictures.update(found)
                 self.session.decoded_frames += decoded

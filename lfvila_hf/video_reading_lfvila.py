@@ -7,8 +7,8 @@ uint8 `(T, 3, H, W)` with the true second of each frame, counted from the first 
 
 The parts: `video_sources_lfvila` (what a video can be, limits, the one error), `video_tables_lfvila` (when each frame
 is shown), `video_sampling_lfvila` (which frames are taken), `video_decoding_lfvila` (getting them, and what bounds
-memory), `video_isolation_lfvila` (in a process of its own), `video_torchcodec_lfvila` (the other decoder) and
-`video_arrays_lfvila`.
+memory), `video_pictures_lfvila` (RGB and upright), `video_isolation_lfvila` (in a process of its own),
+`video_torchcodec_lfvila` (the other decoder) and `video_arrays_lfvila`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from .video_arrays_lfvila import array_of_frames, is_frame_source, to_uint8
-from .video_decoding_lfvila import DecodedVideo, PictureMaker, checked_indices, decode_video
+from .video_decoding_lfvila import DecodedVideo, checked_indices, decode_video
 from .video_isolation_lfvila import close_decoder_processes, run_isolated
+from .video_pictures_lfvila import PictureMaker
 from .video_sampling_lfvila import FrameWish, clip_indices, draw_jitter, jittered_indices, uniform_indices
 from .video_sources_lfvila import (
     CallerError,

@@ -96,27 +96,26 @@ class VideoSession:
         self.notes: list[str] = []
         check_picture_size(source.name, self.context.height, self.context.width, self.limits)
         self.stream.thread_type = "NONE"
+        for other in container.streams:
+            if other is not self.stream:
+                other.discard = av.stream.Discard.all  # neither read nor taken apart, where the container allows
         self.time_base = self.stream.time_base
         if not self.time_base:
             raise LFVilaVideoError(source.name, "the video stream has no time base")
 
     def packets(self) -> Iterator[Any]:
         """The packets of the video stream from here on; a broken end is an end."""
-        packets = self.container.demux(self.stream)
-        while True:
-            if self.packets_read % CHECK_EVERY == 0:
-                self.deadline.check()
-            try:
-                packet = next(packets, None)
-            except av.error.InvalidDataError:
-                self.corrupt_packets += 1
-                return
-            if packet is None:
-                return
-            if packet.size > 0:
-                self.packets_read += 1
-                self.corrupt_packets += packet.is_corrupt
-                yield packet
+        self.deadline.check()
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.size > 0:
+                    self.packets_read += 1
+                    self.corrupt_packets += packet.is_corrupt
+                    yield packet
+                    if self.packets_read % CHECK_EVERY == 0:
+                        self.deadline.check()
+        except av.error.InvalidDataError:
+            self.corrupt_packets += 1
 
     def decode_forward(self) -> Iterator[Any]:
         """Every frame from here on, past packets that cannot be decoded."""
@@ -142,11 +141,10 @@ class VideoSession:
         self._check_count(max(count, stream.frames))
         if count == 0 or count != stream.frames:
             return None
-        ticks = np.empty(count, dtype=np.int64)
-        for position, entry in enumerate(entries):
-            if entry.is_discard:
-                return None
-            ticks[position] = entry.timestamp
+        shown = [entry.timestamp for entry in entries if not entry.is_discard]
+        if len(shown) != count:
+            return None
+        ticks = np.asarray(shown, dtype=np.int64)
         step = int(ticks[1] - ticks[0]) if count > 1 else int(stream.duration or 1)
         if step <= 0 or (np.diff(ticks) != step).any() or abs((stream.duration or 0) - count * step) > step:
             return None

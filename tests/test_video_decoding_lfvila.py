@@ -8,8 +8,10 @@ public arguments are pinned in `test_video_reading_lfvila.py`.
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from video_files import (
+    barcode_picture,
     copy_packets,
     move_metadata_first,
     read_barcodes,
@@ -263,7 +266,51 @@ def test_lesson_10_threads_share_paths_and_bytes_but_never_a_file_object(
         assert read.decoded_frames == expected.decoded_frames
     calls.clear()
     assert read_barcodes(read_frames(path, num_frames=3, num_threads=2).frames) == [0, 39, 79]
-    assert not calls, "three groups are too few to share"
+    assert not calls, "three short groups are too little to share"
+
+
+def test_threads_take_the_longest_groups_first() -> None:
+    from lfvila_hf.video_decoding_lfvila import _Group, _longest_first
+    from lfvila_hf.video_tables_lfvila import FrameTable
+
+    table = FrameTable(10 * np.arange(1000), Fraction(1, 100), 10_000, "header")
+    groups = [_Group(0, [100, 180], None), _Group(2000, [4480], None), _Group(5000, [5980], None)]
+    assert [group.cost(table) for group in groups] == [20, 250, 100]
+    ordered, saved = _longest_first(groups, table, 2)
+    assert [group.key for group in ordered] == [2000, 5000, 0]
+    assert saved == 120, "the long group alone, the two others together"
+    assert _longest_first(groups, table, 1)[1] == 0
+
+
+def test_sound_between_the_pictures_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "loud.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=48000, layout="stereo")
+        for second in range(6):
+            block = av.AudioFrame.from_ndarray(np.zeros((1, 96000), np.int16), format="s16", layout="stereo")
+            block.rate, block.pts = 48000, 48000 * second
+            container.mux(sound.encode(block))
+            for number in range(25 * second, 25 * (second + 1)):
+                frame = av.VideoFrame.from_ndarray(barcode_picture(number, 64, 96), format="rgb24")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        container.mux(sound.encode(None))
+
+    class Counted(io.FileIO):
+        bytes_read = 0
+
+        def read(self, size: int | None = -1, /) -> Any:
+            data = super().read(size)
+            self.bytes_read += len(data or b"")
+            return data
+
+    with Counted(path) as file:
+        read = read_frames(file, indices=range(0, 150, 5))
+        assert read_barcodes(read.frames) == list(range(0, 150, 5))
+        assert file.bytes_read < path.stat().st_size / 2
 
 
 # Odd files.

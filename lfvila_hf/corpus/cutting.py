@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lfvila_hf.video_decoding_lfvila import PictureMaker, decode_video, display_orientation
+from lfvila_hf.video_decoding_lfvila import decode_video
+from lfvila_hf.video_pictures_lfvila import PictureMaker, display_orientation
 from lfvila_hf.video_reading_lfvila import read_frames
 from lfvila_hf.video_sources_lfvila import (
     CallerError,
@@ -267,6 +268,7 @@ class _ClipCutter(PictureMaker):
         if wish.clip_id in self.reasons:
             return CutClip(wish.clip_id, 0, 0, self.reasons[wish.clip_id])
         job = next(job for job in self.jobs if job.wish == wish)
+        folder.mkdir(exist_ok=True)
         os.replace(job.path, folder / wish.clip_id)
         return CutClip(wish.clip_id, len(job.indices), os.path.getsize(folder / wish.clip_id), "")
 
