@@ -157,7 +157,8 @@ class SkipLog:
 
         Raises:
             ValueError: On every process: `failure` of the first one that has any (an `LFVilaVideoError` where it is
-                one), or too many samples are skipped.
+                one), or too many samples are skipped. A stream's ceiling is a matter of the rows that each process has
+                read, and is looked at while it reads.
         """
         self._read_journal()
         known = [asdict(one) for one in self._skipped.values()]
@@ -178,7 +179,7 @@ class SkipLog:
                 merged.setdefault((one.sample, one.place), one)
         self._skipped = merged
         self._read_journal()
-        if merged and self.on_error == "skip":
+        if merged and self.on_error == "skip" and self.total is not None:
             self._check_ceiling(0, list(merged.values())[-1])
         return SkipReport(tuple(merged.values()), self.total)
 

@@ -87,6 +87,13 @@ def test_the_ceiling_counts_all_processes_and_stops_all_of_them(tmp_path: Path) 
         assert "4 of 10 samples could not be used" in answer["text"]
 
 
+def test_a_stream_of_unknown_length_has_no_ceiling_to_agree_on(tmp_path: Path) -> None:
+    log = SkipLog("skip", 0.01, journal=tmp_path / "all.jsonl")
+    for number in range(20):  # of a hundred thousand rows, say
+        log.handle(ValueError("broken"), sample=f"{number}", place="f:1", rows_read=100_000)
+    assert len(log.agree()) == 20
+
+
 def test_a_failure_of_one_process_is_raised_by_all(tmp_path: Path) -> None:
     def work(rank: int) -> Any:
         SkipLog("raise").agree(LFVilaVideoError("a.mp4", "no such file") if rank else None)
