@@ -7,13 +7,14 @@
 |---|---|
 | `cached` | `contrastive_chunk_size`: every chunk without a graph, the loss, every chunk with a graph |
 | `accumulated` | the same chunks, each a contrast of its own: the videos once, nothing cached |
+| `encoded` | the same chunks without a graph and without a loss: what caching adds, but for the last chunk |
 | `whole` | the undivided batch, where it fits into memory (`--without-whole` where it does not) |
 
-All are a forward and a backward of `LFVilaModel` in training mode (stochastic depth, dropout of the text tower), of the
-same videos with K sentences. They take turns, ratios are medians of each round's ratio: `cached / accumulated` is what
-caching costs, `accumulated / whole` what cutting the batch costs, `cached / whole` both. The last chunk's graph is kept
-from the first pass, so with n chunks (n - 1) / n of the videos are encoded twice; `for_many_chunks` is the overhead
-with that share taken as one: the bound for a batch of any size.
+All but `encoded` are a forward and a backward of `LFVilaModel` in training mode (stochastic depth, dropout of the text
+tower), of the same videos with K sentences. They take turns, ratios are medians of each round's ratio:
+`cached / accumulated` is what caching costs, `accumulated / whole` what cutting the batch costs, `cached / whole` both.
+The last chunk's graph is kept from the first pass, so with n chunks (n - 1) / n of the videos are encoded twice;
+`for_many_chunks`, `encoded / accumulated`, is the overhead with that share taken as one: that of a batch of any size.
 
 The last line is one JSON object.
 """
@@ -85,20 +86,23 @@ def make_ways(options: argparse.Namespace) -> dict[str, Part]:
         for chunk in chunks:
             step([chunk])
 
-    ways: dict[str, Part] = {"cached": partial(step, chunks), "accumulated": accumulated}
+    def encoded() -> None:
+        with torch.no_grad(), computing_in(options):
+            for chunk in chunks:
+                model(**chunk, return_loss=False)
+
+    ways: dict[str, Part] = {"cached": partial(step, chunks), "accumulated": accumulated, "encoded": encoded}
     return ways if options.without_whole else {**ways, "whole": partial(step, [inputs])}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every way in every round, and what they say."""
     seconds = time_rounds(make_ways(options), options.rounds, options.device)
-    chunks = -(-options.batch // options.chunk)
-    of_caching = ratio(seconds, "cached", "accumulated") - 1
     found = {
         "seconds": seconds,
-        "chunks": chunks,
-        "of_caching": of_caching,
-        "for_many_chunks": of_caching * chunks / (chunks - 1),
+        "chunks": -(-options.batch // options.chunk),
+        "of_caching": ratio(seconds, "cached", "accumulated") - 1,
+        "for_many_chunks": ratio(seconds, "encoded", "accumulated"),
     }
     if "whole" in seconds:
         found["of_cutting"] = ratio(seconds, "accumulated", "whole") - 1
