@@ -268,8 +268,11 @@ def load_adapter_heads(
         load_config: what `from_pretrained` was told about downloading.
         **kwargs: what `load_adapter` was told about it.
     """
-    from peft.utils import load_peft_weights
-    from peft.utils.other import AuxiliaryTrainingWrapper
+    try:  # flat files need nothing but torch and transformers to be loaded
+        from peft.utils import load_peft_weights
+        from peft.utils.other import AuxiliaryTrainingWrapper
+    except ImportError:
+        return
 
     if adapter_state_dict is None:
         ways = {**getattr(load_config, "download_kwargs", {}), **kwargs, **(adapter_kwargs or {})}
