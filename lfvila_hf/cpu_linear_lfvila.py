@@ -14,7 +14,7 @@ has changed. Results agree to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -88,7 +88,7 @@ def _is_untouched(module: nn.Module) -> bool:
     )
 
 
-def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> bool:
+def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear]:
     """Whether `linear` may be computed by oneDNN: nothing but its weights says what it does."""
     return (
         _KERNEL is not None
