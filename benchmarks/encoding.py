@@ -24,6 +24,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,12 @@ def write_film(path: Path, seconds: int, height: int = 360, width: int = 640) ->
             frame = av.VideoFrame.from_ndarray(np.roll(picture, 3 * number, 1), format="rgb24")
             packets += stream.encode(frame)
         packets += stream.encode(None)
-        step = max(round(1 / (FRAME_RATE * stream.time_base)), 1)
         for number in range(seconds * FRAME_RATE):
             source = packets[number % PERIOD]
             packet = av.Packet(bytes(source))
-            packet.stream, packet.time_base = stream, stream.time_base
-            packet.pts = packet.dts = number * step
-            packet.duration, packet.is_keyframe = step, source.is_keyframe
+            packet.stream, packet.time_base = stream, Fraction(1, FRAME_RATE)
+            packet.pts = packet.dts = number
+            packet.duration, packet.is_keyframe = 1, source.is_keyframe
             container.mux(packet)
     return path
 
