@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import torch
+
+from lfvila_hf.video_reading_lfvila import VideoFrames, read_frames, uniform_indices
 
 BITS = 16
 NUMBER_BITS = 12
@@ -231,3 +234,14 @@ def move_metadata_first(path: Path) -> None:
 
 def _checksum(number: int) -> int:
     return (number ^ number >> 4 ^ number >> 8 ^ 0b1010) & 0b1111
+
+
+def assert_sequential(path: Path, num_frames: int = 8, **options: Any) -> VideoFrames:
+    """Read `num_frames` frames by the released rule and hold them against a full sequential decode."""
+    expected = sequential_frames(path)
+    assert expected
+    read = read_frames(path, num_frames=num_frames, **options)
+    assert read.indices == uniform_indices(len(expected), num_frames)
+    for frame, index in zip(read.frames, read.indices, strict=True):
+        assert np.array_equal(frame.permute(1, 2, 0).numpy(), expected[index]), f"frame {index} of {path.name} differs"
+    return read
