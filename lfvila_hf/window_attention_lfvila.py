@@ -3,7 +3,7 @@
 
 `scaled_dot_product_attention` has a fused CPU kernel. It has no gradient for an additive bias, so that wherever the
 bias table learns it falls back to a generic path that copies queries, keys and values and keeps several matrices of the
-size of the weights; and for windows of 30 to 480 cells it is slower than the products alone (docs/performance.md).
+size of the weights; and for small windows it is slower than the products alone (docs/performance.md).
 `WindowAttention` does the same products head by head on strided views of the packed projection, so that every call is
 one batched product over all windows and nothing is copied, and keeps the weights alone. Results agree to rounding.
 
@@ -39,6 +39,10 @@ FEWEST_WEIGHTS = 2**20
 """Pairs of cells, over all windows and heads, below which the fused kernel is faster where it can be had."""
 
 
+MOST_CELLS = 64
+"""Cells of a window above which the fused kernel is faster where it can be had."""
+
+
 def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | None, dropout: float) -> bool:
     """Whether `WindowAttention` is the way to go.
 
@@ -58,7 +62,7 @@ def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | 
         and dropout == 0.0
         and not torch.compiler.is_compiling()
         and not is_transformed()
-        and (learns or groups * tiles * heads * cells * cells >= FEWEST_WEIGHTS)
+        and (learns or (cells <= MOST_CELLS and groups * tiles * heads * cells * cells >= FEWEST_WEIGHTS))
     )
 
 

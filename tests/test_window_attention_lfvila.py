@@ -88,13 +88,16 @@ def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
         ({"no_grad": True}, False),
         ({"frozen_bias": True, "windows": 2**18}, True),
         ({"no_grad": True, "windows": 2**18}, True),
+        ({"no_grad": True, "windows": 2**12, "cells": 65}, False),
+        ({"windows": 2**12, "cells": 65}, True),
     ],
 )
 def test_it_is_taken_only_where_it_gains(change: dict[str, Any], taken: bool) -> None:
     options = {"dtype": torch.float32, "device": "cpu", **change}
-    packed = torch.zeros(1, 1, 2, 3, 1, 2, dtype=options["dtype"], device=options["device"])
+    cells = change.get("cells", 2)
+    packed = torch.zeros(1, 1, cells, 3, 1, 2, dtype=options["dtype"], device=options["device"])
     packed = packed.expand(change.get("windows", 1), -1, -1, -1, -1, -1)
-    bias = torch.zeros(1, 2, 2, dtype=options["dtype"], device=options["device"])
+    bias = torch.zeros(1, cells, cells, dtype=options["dtype"], device=options["device"])
     bias.requires_grad_(not change.get("frozen_bias", False))
     with torch.set_grad_enabled(not change.get("no_grad", False)):
         found = runs_on_cpu(packed, bias, options.get("implementation", "sdpa"), options.get("dropout", 0.0))
