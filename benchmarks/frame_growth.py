@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from measuring import (
     Part,
-    computing_in,
     finish,
     growth_exponent,
     make_parser,
@@ -38,9 +37,9 @@ from measuring import (
     read_options,
     record,
     time_rounds,
+    tower_pass,
 )
 from video_baselines import BASELINES
-from video_tower import what_is_used
 
 from lfvila_hf import LFVilaConfig, LFVilaVideoModel
 
@@ -80,18 +79,7 @@ def make_part(point: Point, options: argparse.Namespace) -> Part:
     tower: Any = BASELINES["full"](model.config) if name == "full" else model
     tower.train(options.training).to(options.device)
     pixels = torch.randn(1, frames, config.num_channels, height, width).to(options.device)  # (1, T, 3, H, W)
-
-    def forward() -> None:
-        with torch.no_grad(), computing_in(options):
-            tower(pixels)
-
-    def forward_and_backward() -> None:
-        tower.zero_grad(set_to_none=True)
-        with computing_in(options):
-            used = what_is_used(tower(pixels))
-        torch.autograd.backward(used, [torch.ones_like(one) for one in used])
-
-    return forward_and_backward if options.training else forward
+    return tower_pass(tower, pixels, options.training, options)
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:

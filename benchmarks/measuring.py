@@ -84,6 +84,43 @@ def computing_in(options: argparse.Namespace) -> AbstractContextManager[Any]:
     return nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype=dtype)
 
 
+# -- work ------------------------------------------------------------------------------------------------------------
+
+
+def what_is_used(output: Any) -> list[torch.Tensor]:
+    """The parts of a tower's output that a loss would read."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [output.tokens, output.clip_hidden_state]
+
+
+def tower_pass(
+    tower: torch.nn.Module, pixels: torch.Tensor, training: bool, options: argparse.Namespace, run: Any = None
+) -> Part:
+    """A video tower's forward without gradients, or its forward and backward.
+
+    Args:
+        tower: its parameters' gradients are cleared first.
+        pixels: `(B, T, 3, H, W)`.
+        training: whether the backward belongs to it.
+        options: the type to compute in.
+        run: what is called in place of the tower, such as its compiled form.
+    """
+    run = tower if run is None else run
+
+    def forward() -> None:
+        with torch.no_grad(), computing_in(options):
+            run(pixels)
+
+    def forward_and_backward() -> None:
+        tower.zero_grad(set_to_none=True)
+        with computing_in(options):
+            used = what_is_used(run(pixels))
+        torch.autograd.backward(used, [torch.ones_like(one) for one in used])
+
+    return forward_and_backward if training else forward
+
+
 # -- time ------------------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ from measuring import (
     read_options,
     record,
     time_rounds,
+    tower_pass,
 )
 
 from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaVideoModel
@@ -83,30 +84,11 @@ def make_part(name: str, config: LFVilaConfig, options: argparse.Namespace) -> P
     pixels = torch.randn(batch, video.num_frames, video.num_channels, *video.image_size)  # (B, T, 3, H, W)
     pixels = pixels.to(options.device)
     if name.startswith("video"):
-        return make_video_part(LFVilaVideoModel(video), pixels, name == "video_training", options)
+        training = name == "video_training"
+        return tower_pass(LFVilaVideoModel(video).train(training).to(options.device), pixels, training, options)
     if name == "contrastive_step_global":
         config = type(config)(**(config.to_dict() | {"temporal_alignment": False}))
     return make_training_step(LFVilaForPreTraining(config), name.split("_")[0], pixels, options)
-
-
-def make_video_part(
-    tower: torch.nn.Module, pixels: torch.Tensor, training: bool, options: argparse.Namespace
-) -> Callable[[], None]:
-    """The video tower, with or without its backward."""
-    tower.train(training).to(options.device)
-
-    def forward() -> None:
-        with torch.no_grad(), computing_in(options):
-            tower(pixels)
-
-    def forward_and_backward() -> None:
-        tower.zero_grad(set_to_none=True)
-        with computing_in(options):
-            output = tower(pixels)
-        used = [output.tokens, output.clip_hidden_state]  # what the losses read
-        torch.autograd.backward(used, [torch.ones_like(one) for one in used])
-
-    return forward_and_backward if training else forward
 
 
 def make_training_step(

@@ -42,7 +42,6 @@ from measuring import (
     DTYPES,
     Part,
     Seconds,
-    computing_in,
     finish,
     make_parser,
     measure_memory,
@@ -52,6 +51,7 @@ from measuring import (
     read_options,
     record,
     time_rounds,
+    tower_pass,
 )
 from torch import nn
 from video_baselines import BASELINES
@@ -77,13 +77,6 @@ def make_tower(name: str, config: LFVilaVideoConfig) -> nn.Module:
     return LFVilaVideoModel(config)
 
 
-def what_is_used(output: Any) -> list[torch.Tensor]:
-    """The parts of an output that a loss would read."""
-    if isinstance(output, torch.Tensor):
-        return [output]
-    return [output.tokens, output.clip_hidden_state]
-
-
 def make_part(name: str, mode: str, config: LFVilaVideoConfig, options: argparse.Namespace) -> Part:
     """Everything that a row needs, and the function that runs it once."""
     training = mode == "training"
@@ -94,19 +87,8 @@ def make_part(name: str, mode: str, config: LFVilaVideoConfig, options: argparse
     tower = make_tower(name, config).train(training).to(options.device)
     shape = (options.batch, config.num_frames, config.num_channels, *config.image_size)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(options.device)  # (B, T, 3, H, W)
-    run: Any = torch.compile(tower, fullgraph=True) if name == "compiled" else tower
-
-    def forward() -> None:
-        with torch.no_grad(), computing_in(options):
-            run(pixels)
-
-    def forward_and_backward() -> None:
-        tower.zero_grad(set_to_none=True)
-        with computing_in(options):
-            used = what_is_used(run(pixels))
-        torch.autograd.backward(used, [torch.ones_like(one) for one in used])
-
-    return forward_and_backward if training else forward
+    run = torch.compile(tower, fullgraph=True) if name == "compiled" else None
+    return tower_pass(tower, pixels, training, options, run)
 
 
 def names_of(mode: str, options: argparse.Namespace) -> list[str]:

@@ -39,6 +39,7 @@ def assert_equal_to_rounding(found: torch.Tensor, expected: torch.Tensor) -> Non
 def test_the_plain_port_has_the_towers_outputs_and_gradients(
     benchmark: Any, frames: int, size: tuple[int, int]
 ) -> None:
+    from measuring import what_is_used
     from plain_htwa import PlainHTWA
 
     config = tiny_config().video_config
@@ -46,7 +47,7 @@ def test_the_plain_port_has_the_towers_outputs_and_gradients(
     plain.load_state_dict(tower.state_dict())
     pixels = random_videos(2, frames, *size)
     ours, theirs = tower(pixels), plain(pixels)
-    for found, expected in zip(theirs, benchmark.what_is_used(ours), strict=True):
+    for found, expected in zip(theirs, what_is_used(ours), strict=True):
         assert_equal_to_rounding(found, expected)
     for output in (ours, theirs):
         (output.tokens.square().mean() + output.clip_hidden_state.square().mean()).backward()
