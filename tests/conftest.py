@@ -22,6 +22,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     MPLBACKEND="Agg",
+    RAY_USAGE_STATS_ENABLED="0",  # its collector asks a server that is not there, in a thread that outlives its test
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import os
 import re
 import shutil
@@ -44,6 +45,22 @@ def is_generated(path: Path) -> bool:
     return any(part in ("__pycache__", "outputs", "build", "dist") or part.startswith(".venv") for part in parts)
 
 
+@functools.cache
+def syntax_tree(path: Path) -> ast.Module:
+    """The module of one file, read once.
+
+    Up to 3.11.7 and 3.12.0, Python counts the depth of every thread's tree in one place (cpython issue 106905): while a
+    thread that another test left behind parses too, `ast.parse` may fail on a file that has no fault.
+    """
+    text = path.read_text("utf-8")
+    for _ in range(5):
+        try:
+            return ast.parse(text)
+        except SystemError:
+            continue
+    return ast.parse(text)
+
+
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -71,7 +88,7 @@ def test_there_are_flat_files() -> None:
 @pytest.mark.parametrize("path", FLAT_FILES, ids=lambda path: path.name)
 def test_a_flat_file_imports_its_neighbours_only_by_name(path: Path) -> None:
     neighbours = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(syntax_tree(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1 and node.module, f"{path.name}:{node.lineno}: `from . import x` cannot be published"
             assert "*" not in {alias.name for alias in node.names}
@@ -139,7 +156,7 @@ def unannotated(function: FunctionNode) -> list[str]:
 
 @pytest.mark.parametrize("path", python_files("lfvila_hf"), ids=relative)
 def test_everything_public_is_documented_and_annotated(path: Path) -> None:
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = syntax_tree(path)
     assert not tree.body or ast.get_docstring(tree), f"{path.name} has no module docstring"
     for name, node in public_definitions(tree):
         is_overload = any("overload" in ast.unparse(decorator) for decorator in node.decorator_list)
@@ -155,7 +172,7 @@ def test_a_file_is_short_and_free_of_torchvision(path: Path) -> None:
     assert lines <= limit, f"{relative(path)} has {lines} lines, expected at most {limit}"
     imported = {
         name.split(".")[0]
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(syntax_tree(path))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
@@ -187,7 +204,7 @@ def test_every_module_has_a_test_file_that_mirrors_it(path: Path) -> None:
     naming_it = [
         test
         for test in folder.glob("test_*.py")
-        if re.search(rf"\b{path.stem}\b", ast.get_docstring(ast.parse(test.read_text("utf-8"))) or "")
+        if re.search(rf"\b{path.stem}\b", ast.get_docstring(syntax_tree(test)) or "")
     ]
     assert named_alike or naming_it, f"{relative(path)} has neither a test file nor a mention in one's docstring"
 
