@@ -77,7 +77,7 @@ def _multiply(
     return _KERNEL(hidden_states, weight, bias, activation, [], "none")
 
 
-def _is_untouched(module: nn.Module) -> bool:
+def is_untouched(module: nn.Module) -> bool:
     """Whether a call of `module` does nothing but what its class says."""
     return (
         "forward" not in vars(module)
@@ -103,7 +103,7 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
         and not is_transformed()
         and not torch.is_autocast_enabled("cpu")
         and getattr(torch.backends.mkldnn, "enabled", True)
-        and _is_untouched(linear)
+        and is_untouched(linear)
     )
 
 
@@ -119,7 +119,7 @@ def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
 
 def project_act(linear: nn.Module, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """`act(linear(hidden_states))`: `(..., in)` to `(..., out)`; exact GELU without gradients in one go."""
-    in_one_go = isinstance(act, GELUActivation) and _is_untouched(act) and not torch.is_grad_enabled()
+    in_one_go = isinstance(act, GELUActivation) and is_untouched(act) and not torch.is_grad_enabled()
     if in_one_go and _fits(linear, hidden_states):
         return _multiply(hidden_states, linear.weight, linear.bias, "gelu")
     return act(project(linear, hidden_states))
@@ -166,4 +166,4 @@ class LinearOnCPU(torch.autograd.Function):
         return input_grad, weight_grad, bias_grad
 
 
-__all__ = ["LinearOnCPU", "is_exporting", "is_transformed", "project", "project_act"]
+__all__ = ["LinearOnCPU", "is_exporting", "is_transformed", "is_untouched", "project", "project_act"]

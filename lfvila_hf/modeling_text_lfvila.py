@@ -56,13 +56,15 @@ class LFVilaTextEmbeddings(nn.Module):
             ValueError: a sentence has more tokens than there are position embeddings.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if words.shape[1] > self.position_embeddings.num_embeddings:
+        if words.shape[1] > len(self.position_embeddings.weight):
             raise ValueError(
-                f"the sentences have {words.shape[1]} tokens, the model has {self.position_embeddings.num_embeddings} "
+                f"the sentences have {words.shape[1]} tokens, the model has {len(self.position_embeddings.weight)} "
                 f"positions (text_config.max_position_embeddings)"
             )
-        positions = self.position_embeddings.weight[: words.shape[1]]  # (L, D)
-        return self.dropout(self.LayerNorm(words + positions + self.token_type_embeddings.weight[0]))
+        places = torch.arange(words.shape[1], device=words.device)
+        # Layers are called and not read, so that an adapter or offloaded weights work.
+        fixed = self.position_embeddings(places), self.token_type_embeddings(places[:1] * 0)  # (L, D), (1, D)
+        return self.dropout(self.LayerNorm(words + fixed[0] + fixed[1]))
 
 
 class LFVilaParagraphEmbeddings(nn.Module):
@@ -82,19 +84,20 @@ class LFVilaParagraphEmbeddings(nn.Module):
             ValueError: more sentences than segment embeddings, or more tokens than position embeddings.
         """
         sentences, tokens = sentence_states.shape[1:3]
-        if sentences > self.segment_embeddings.num_embeddings:
+        if sentences > len(self.segment_embeddings.weight):
             raise ValueError(
-                f"the paragraph has {sentences} sentences, the model has {self.segment_embeddings.num_embeddings} "
+                f"the paragraph has {sentences} sentences, the model has {len(self.segment_embeddings.weight)} "
                 f"segment embeddings (text_config.max_sentences)"
             )
-        if sentences * tokens > self.position_embeddings.num_embeddings:
+        if sentences * tokens > len(self.position_embeddings.weight):
             raise ValueError(
                 f"{sentences} sentences of {tokens} tokens need {sentences * tokens} positions, the model has "
-                f"{self.position_embeddings.num_embeddings} (text_config.max_position_embeddings)"
+                f"{len(self.position_embeddings.weight)} (text_config.max_position_embeddings)"
             )
-        positions = self.position_embeddings.weight[: sentences * tokens].unflatten(0, (sentences, tokens))
-        places = positions + self.segment_embeddings.weight[:sentences, None]  # (M, L, D)
-        return self.dropout(self.LayerNorm((sentence_states + places).flatten(1, 2)))
+        places = torch.arange(sentences * tokens, device=sentence_states.device).view(sentences, tokens)
+        # Layers are called and not read, so that an adapter or offloaded weights work.
+        learned = self.position_embeddings(places) + self.segment_embeddings(places[:, :1] // tokens)  # (M, L, D)
+        return self.dropout(self.LayerNorm((sentence_states + learned).flatten(1, 2)))
 
 
 class LFVilaTextModel(LFVilaPreTrainedModel):

@@ -17,6 +17,7 @@ A attention heads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lfvila import LFVilaVideoConfig
-from .cpu_linear_lfvila import is_exporting, project, project_act
+from .cpu_linear_lfvila import is_exporting, is_untouched, project, project_act
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
 from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
 from .video_windows_lfvila import WindowLayout, shifted_window_mask
@@ -69,6 +70,10 @@ class LFVilaPatchStem(nn.Module):
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """`(B, T, 3, H, W)` with H and W multiples of the patch, to `(B, T, h, w, C)`."""
+        if type(self.proj) is not nn.Conv3d or not is_untouched(
+            self.proj
+        ):  # an adapter's, or its weights are elsewhere
+            return self.norm(self.proj(pixel_values_videos.transpose(1, 2)).permute(0, 2, 3, 4, 1))
         batch, frames, channels, height, width = pixel_values_videos.shape
         rows, columns = self.patch_shape
         # Kernel equals stride, so the convolution is one matrix product over patches laid out channels-last.
@@ -418,10 +423,13 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
 
     def pool(self, grid: torch.Tensor) -> torch.Tensor:
         """Max-pool with stride 1: `(B, T, h, w, D)` to the tokens of each frame, `(B, T, P, D)`."""
-        batch, frames, rows, columns, width = grid.shape
-        kernel = (min(self.config.pool_size[0], rows), min(self.config.pool_size[1], columns))
-        pooled = grid.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1)  # (B, T, h', w', D, kr, kc)
-        return pooled.amax((-2, -1)).flatten(2, 3)
+        # Maxima of shifted views: the gradient of `unfold` adds up by index, which Inductor gets wrong on a CPU
+        # (torch 2.13 wrote beyond the gradient), and has no rule under `vmap`.
+        for axis, size in zip((2, 3), self.config.pool_size, strict=True):
+            cells = min(size, grid.shape[axis])
+            places = grid.shape[axis] - cells + 1
+            grid = reduce(torch.maximum, (grid.narrow(axis, first, places) for first in range(cells)))
+        return grid.flatten(2, 3)
 
     def clip_features(self, grid: torch.Tensor, num_clips: int | None = None) -> torch.Tensor:
         """Mean of each clip's pooled tokens: `(B, T, h, w, D)` to `(B, K, D)`.

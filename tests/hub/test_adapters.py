@@ -220,3 +220,18 @@ def test_the_package_works_without_peft() -> None:
     program = "import sys\nsys.modules['peft'] = None\nimport lfvila_hf\nprint(lfvila_hf.LFVilaModel.__name__)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=280)
     assert run.stdout.split() == ["LFVilaModel"], run.stderr
+
+
+@pytest.mark.parametrize(
+    "target", ["patch_embed.proj", "embeddings.position_embeddings", "token_type_embeddings", "segment_embeddings"]
+)
+def test_an_adapter_on_stem_or_embeddings_takes_part(target: str) -> None:
+    model = EXAMPLES["joined"].model()
+    before = outputs(model, "joined")
+    changed = "video_embeds of 2" if "patch" in target else "text_embeds of 2"
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=[target]))
+    # The stem is a convolution then, a matrix product before.
+    torch.testing.assert_close(outputs(adapted, "joined")[changed], before[changed], rtol=1e-5, atol=1e-6)
+    after = outputs(with_noise(adapted), "joined")
+    assert (after[changed] - before[changed]).abs().max() > 1e-3
+    torch.testing.assert_close(outputs(adapted.merge_and_unload(), "joined"), after, rtol=1e-4, atol=1e-5)

@@ -63,6 +63,20 @@ def test_blocks_are_not_split_over_devices() -> None:
     assert not [key for key in placed if any(key.startswith(f"{block}.") for block in whole)]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_are_brought_for_each_layer_give_the_same_outputs(name: str) -> None:
+    from accelerate import cpu_offload
+
+    model = EXAMPLES[name].model()
+    expected = forward(model, name)
+    cpu_offload(model, execution_device=torch.device("cpu"), offload_buffers=True)
+    assert {one.device.type for one in model.parameters()} == {"meta"}
+    found = forward(model, name)
+    assert found.keys() == expected.keys()
+    # The stem is then a convolution instead of a matrix product.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_is_built_on_the_meta_device_without_memory() -> None:
     with torch.device("meta"):
         model = LFVilaForPreTraining(tiny_config())
