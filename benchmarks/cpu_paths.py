@@ -5,7 +5,8 @@
 
 | piece | by itself | ours |
 |---|---|---|
-| `linear` | `gelu(linear(x))` through BLAS, no gradients | `project_act`: oneDNN's inner product with GELU in it |
+| `mlp` | two linear layers and GELU through BLAS, no gradients | `project_twice`: oneDNN, GELU in the product |
+| `mlp_training` | the same, forward and backward | `project_twice`: `MLPOnCPU`, which makes GELU's result twice |
 | `linear_training` | `nn.Linear`, forward and backward | `project`: `LinearOnCPU` |
 | `attention` | `scaled_dot_product_attention` with the bias as mask, no gradients | `WindowAttention` |
 | `attention_training` | the same, forward and backward | the same, forward and backward |
@@ -30,12 +31,12 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from lfvila_hf import LFVilaConfig, LFVilaVideoConfig
-from lfvila_hf.cpu_linear_lfvila import project, project_act
+from lfvila_hf.cpu_linear_lfvila import project, project_twice
 from lfvila_hf.resizing_lfvila import relative_position_index
 from lfvila_hf.video_windows_lfvila import WindowLayout
 from lfvila_hf.window_attention_lfvila import WindowAttention, relative_bias
 
-PIECES = ("linear", "linear_training", "attention", "attention_training", "bias", "layout")
+PIECES = ("mlp", "mlp_training", "linear_training", "attention", "attention_training", "bias", "layout")
 
 
 def pair(piece: str, config: LFVilaVideoConfig, level: int, grid: tuple[int, int], batch: int) -> dict[str, Callable]:
@@ -47,8 +48,11 @@ def pair(piece: str, config: LFVilaVideoConfig, level: int, grid: tuple[int, int
     cells = window[0] * window[1] * window[2]
     shape = torch.Size((batch, frames, *grid, channels))
     layout = WindowLayout(shape, window, (0, 0), torch.device("cpu"))
-    if piece.startswith("linear"):
-        return linear_pair(channels, int(channels * config.mlp_ratio), shape[:-1].numel(), piece == "linear_training")
+    rows, hidden = shape[:-1].numel(), int(channels * config.mlp_ratio)
+    if piece.startswith("mlp"):
+        return mlp_pair(channels, hidden, rows, piece == "mlp_training")
+    if piece == "linear_training":
+        return linear_pair(channels, hidden, rows)
     if piece.startswith("attention"):
         windows = layout.shape[1] * layout.shape[2] * batch
         return attention_pair(windows, cells, heads, channels // heads, piece == "attention_training")
@@ -58,19 +62,32 @@ def pair(piece: str, config: LFVilaVideoConfig, level: int, grid: tuple[int, int
     return layout_pair(shape, window, (half[0], half[1]))
 
 
-def linear_pair(channels: int, hidden: int, rows: int, training: bool) -> dict[str, Callable]:
-    """The first linear layer of a block's MLP."""
-    linear, act = nn.Linear(channels, hidden), ACT2FN["gelu"]
-    states, grad = torch.randn(rows, channels, requires_grad=training), torch.randn(rows, hidden)
-    if training:
-        return {
-            "plain": lambda: torch.autograd.grad(linear(states), [states, *linear.parameters()], grad),
-            "ours": lambda: torch.autograd.grad(project(linear, states), [states, *linear.parameters()], grad),
-        }
-    no_grad = torch.no_grad()
+def mlp_pair(channels: int, hidden: int, rows: int, training: bool) -> dict[str, Callable]:
+    """A block's MLP."""
+    first, act, second = nn.Linear(channels, hidden), ACT2FN["gelu"], nn.Linear(hidden, channels)
+    states, grad = torch.randn(rows, channels, requires_grad=training), torch.randn(rows, channels)
+    both: dict[str, Callable] = {
+        "plain": lambda: second(act(first(states))),
+        "ours": lambda: project_twice(first, act, second, states),
+    }
+    if not training:
+        return {name: torch.no_grad()(one) for name, one in both.items()}
+    learning = [states, *first.parameters(), *second.parameters()]
+    return {name: partial(gradients, one, learning, grad) for name, one in both.items()}
+
+
+def gradients(compute: Callable, learning: list[torch.Tensor], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Forward and backward."""
+    return torch.autograd.grad(compute(), learning, grad)
+
+
+def linear_pair(channels: int, hidden: int, rows: int) -> dict[str, Callable]:
+    """The first linear layer of a block's MLP, forward and backward."""
+    linear, states = nn.Linear(channels, hidden), torch.randn(rows, channels, requires_grad=True)
+    learning, grad = [states, *linear.parameters()], torch.randn(rows, hidden)
     return {
-        "plain": no_grad(lambda: act(linear(states))),
-        "ours": no_grad(lambda: project_act(linear, act, states)),
+        "plain": lambda: gradients(lambda: linear(states), learning, grad),
+        "ours": lambda: gradients(lambda: project(linear, states), learning, grad),
     }
 
 

@@ -6,23 +6,25 @@ product to it. oneDNN's inner product adds bias and, without gradients, GELU whi
 was faster for the large layers of the released size (docs/performance.md), but holds compiled code and buffers for
 every shape it has seen, so this is for the video tower, whose shapes are few, and for layers that are large enough.
 
-`project` takes that way for a plain `nn.Linear` on the CPU and calls the module everywhere else: other devices and
-types, autocast, small layers, tracing, transforms, and layers that an adapter, a quantiser, a hook or another library
-has changed. Results agree to rounding.
+`project` and `project_twice` take that way for a plain `nn.Linear` on the CPU. They call the module elsewhere: other
+devices and types, autocast, small layers, tracing, transforms, and layers that an adapter, a quantiser, a hook or
+another library has changed. Results agree to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 from transformers.activations import GELUActivation
 
-FEWEST_PRODUCTS = 2**29
+FEWEST_PRODUCTS = 2**28
 """Multiplications of a layer below which BLAS was as fast or faster (two cores)."""
 
 
@@ -89,7 +91,7 @@ def is_untouched(module: nn.Module) -> bool:
 
 
 def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear]:
-    """Whether `linear` may be computed by oneDNN: nothing but its weights says what it does."""
+    """Whether `linear` may be computed by oneDNN for as many rows: nothing but its weights says what it does."""
     return (
         _KERNEL is not None
         and type(linear) is nn.Linear
@@ -99,7 +101,7 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
         and hidden_states.dtype == linear.weight.dtype == torch.float32
         and linear.weight.device.type == "cpu"
         and not is_exporting()  # first: a comparison of sizes would bound the sizes that the graph takes
-        and hidden_states.numel() * linear.out_features >= FEWEST_PRODUCTS
+        and math.prod(hidden_states.shape[:-1]) * linear.weight.numel() >= FEWEST_PRODUCTS
         and not is_transformed()
         and not torch.is_autocast_enabled("cpu")
         and getattr(torch.backends.mkldnn, "enabled", True)
@@ -107,22 +109,29 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
     )
 
 
+def _learns(hidden_states: torch.Tensor, *layers: nn.Module) -> bool:
+    """Whether a gradient may be asked for."""
+    weights = (one for layer in layers for one in layer.parameters(recurse=False))
+    return torch.is_grad_enabled() and any(one.requires_grad for one in (hidden_states, *weights))
+
+
 def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """`linear(hidden_states)`: `(..., in)` to `(..., out)`."""
     if not _fits(linear, hidden_states):
         return linear(hidden_states)
-    learns = hidden_states.requires_grad or any(one.requires_grad for one in linear.parameters(recurse=False))
-    if torch.is_grad_enabled() and learns:
+    if _learns(hidden_states, linear):
         return LinearOnCPU.apply(hidden_states, linear.weight, linear.bias)
     return _multiply(hidden_states, linear.weight, linear.bias)
 
 
-def project_act(linear: nn.Module, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """`act(linear(hidden_states))`: `(..., in)` to `(..., out)`; exact GELU without gradients in one go."""
-    in_one_go = isinstance(act, GELUActivation) and is_untouched(act) and not torch.is_grad_enabled()
-    if in_one_go and _fits(linear, hidden_states):
-        return _multiply(hidden_states, linear.weight, linear.bias, "gelu")
-    return act(project(linear, hidden_states))
+def project_twice(first: nn.Module, act: nn.Module, second: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """`second(act(first(hidden_states)))`: `(..., in)` to `(..., out)`; exact GELU in one go with what is around it."""
+    is_gelu = isinstance(act, GELUActivation) and is_untouched(act)
+    if not (is_gelu and _fits(first, hidden_states) and _fits(second, hidden_states)):
+        return project(second, act(project(first, hidden_states)))
+    if _learns(hidden_states, first, second):
+        return MLPOnCPU.apply(hidden_states, first.weight, first.bias, second.weight, second.bias)
+    return _multiply(_multiply(hidden_states, first.weight, first.bias, "gelu"), second.weight, second.bias)
 
 
 class LinearOnCPU(torch.autograd.Function):
@@ -154,16 +163,68 @@ class LinearOnCPU(torch.autograd.Function):
             grad: `(..., out)`.
         """
         hidden_states, weight = ctx.saved_tensors
-        input_grad = weight_grad = bias_grad = None
-        if ctx.needs_input_grad[0]:
-            # Gradients of gradients go through operators that have some.
-            input_grad = grad @ weight if torch.is_grad_enabled() else _multiply(grad, weight.T, None)
-        flat = grad.reshape(-1, grad.shape[-1])  # (rows, out)
-        if ctx.needs_input_grad[1]:
-            weight_grad = flat.T @ hidden_states.reshape(-1, hidden_states.shape[-1])
-        if ctx.needs_input_grad[2]:
-            bias_grad = flat.sum(0)
-        return input_grad, weight_grad, bias_grad
+        input_grad = _input_gradient(grad, weight) if ctx.needs_input_grad[0] else None
+        return input_grad, *_weight_gradients(grad, hidden_states, ctx.needs_input_grad[1:])
 
 
-__all__ = ["LinearOnCPU", "is_exporting", "is_transformed", "is_untouched", "project", "project_act"]
+class MLPOnCPU(torch.autograd.Function):
+    """Linear, GELU, linear with their gradients. What GELU returns is not kept but made again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        second_weight: torch.Tensor,
+        second_bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Both layers, `(..., in)` to `(..., out)`.
+
+        Args:
+            ctx: autograd's.
+            hidden_states: `(..., in)`.
+            weight: of the first layer, `(inner, in)`.
+            bias: `(inner,)`.
+            second_weight: `(out, inner)`.
+            second_bias: `(out,)`.
+        """
+        inner = _multiply(hidden_states, weight, bias)
+        ctx.save_for_backward(hidden_states, weight, bias, second_weight, inner)
+        return _multiply(F.gelu(inner), second_weight, second_bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of input, weights and biases, those that are asked for.
+
+        Args:
+            ctx: autograd's.
+            grad: `(..., out)`.
+        """
+        hidden_states, weight, bias, second_weight, inner = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # for gradients of gradients, what was kept would be a constant
+            inner = F.linear(hidden_states, weight, bias)
+        second = _weight_gradients(grad, F.gelu(inner) if needed[3] else inner, needed[3:])
+        if not any(needed[:3]):
+            return None, None, None, *second
+        grad = torch.ops.aten.gelu_backward(_input_gradient(grad, second_weight), inner)
+        first = _weight_gradients(grad, hidden_states, needed[1:3])
+        return _input_gradient(grad, weight) if needed[0] else None, *first, *second
+
+
+def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`(..., out)` to `(..., in)`; gradients of gradients go through operators that have some."""
+    return grad @ weight if torch.is_grad_enabled() else _multiply(grad, weight.T, None)
+
+
+def _weight_gradients(
+    grad: torch.Tensor, hidden_states: torch.Tensor, needed: Sequence[bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Of weight and bias, from `(..., out)` and `(..., in)`."""
+    rows = grad.reshape(-1, grad.shape[-1])
+    weight_grad = rows.T @ hidden_states.reshape(-1, hidden_states.shape[-1]) if needed[0] else None
+    return weight_grad, rows.sum(0) if needed[1] else None
+
+
+__all__ = ["LinearOnCPU", "MLPOnCPU", "is_exporting", "is_transformed", "is_untouched", "project", "project_twice"]

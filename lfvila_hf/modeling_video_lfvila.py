@@ -31,7 +31,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lfvila import LFVilaVideoConfig
-from .cpu_linear_lfvila import is_exporting, is_untouched, project, project_act
+from .cpu_linear_lfvila import is_exporting, is_untouched, project, project_twice
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
 from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
 from .video_windows_lfvila import WindowLayout, shifted_window_mask
@@ -131,7 +131,7 @@ class LFVilaPatchMerging(nn.Module):
         hidden_states = hidden_states.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, T, h/2, 2, w/2, 2, C)
         # Neighbours in the released order: (0, 0), (1, 0), (0, 1), (1, 1) as (row, column).
         hidden_states = hidden_states.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)  # (B, T, h/2, w/2, 4C)
-        return self.reduction(self.norm(hidden_states))
+        return project(self.reduction, self.norm(hidden_states))
 
 
 class LFVilaVideoAttention(nn.Module):
@@ -182,8 +182,8 @@ class LFVilaVideoAttention(nn.Module):
             query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
             bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
         compiled = torch.compiler.is_compiling() and not is_exporting()
-        if implementation == "sdpa" and windows.device.type == "cpu" and compiled:
-            implementation = "eager"  # plain attention is faster there, once it is compiled (docs/performance.md)
+        if implementation == "sdpa" and windows.device.type == "cpu" and compiled and torch.is_grad_enabled():
+            implementation = "eager"  # there is no fused kernel for a learned bias, and this one can be compiled
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
         if shift_mask is not None:
@@ -206,7 +206,9 @@ class LFVilaVideoMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., C)` to the same shape."""
-        return self.dropout(project(self.fc2, self.dropout(project_act(self.fc1, self.act, hidden_states))))
+        if not (self.training and self.dropout.p):
+            return project_twice(self.fc1, self.act, self.fc2, hidden_states)
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(hidden_states)))))
 
 
 class LFVilaVideoLayer(GradientCheckpointingLayer):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from lfvila_hf import cpu_linear_lfvila
-from lfvila_hf.cpu_linear_lfvila import LinearOnCPU, project, project_act
+from lfvila_hf.cpu_linear_lfvila import LinearOnCPU, MLPOnCPU, project, project_twice
 
 needs_kernel = pytest.mark.skipif(
     cpu_linear_lfvila._KERNEL is None, reason="this build of PyTorch has no oneDNN inner product"
@@ -72,25 +72,95 @@ def test_numbers_and_gradients_are_those_of_the_module(calls: list[str], bias: b
         torch.testing.assert_close(found, expected, rtol=FLOAT32_NOISE, atol=FLOAT32_NOISE)
 
 
+def second_layer(bias: bool = True) -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(40, 96, bias=bias)
+
+
 @needs_kernel
 def test_gelu_is_part_of_the_product_without_gradients_and_apart_with_them(calls: list[str]) -> None:
-    linear, hidden = layer()
-    expected = F.gelu(linear(hidden))
+    (linear, hidden), second = layer(), second_layer()
+    expected = second(F.gelu(linear(hidden)))
     with torch.no_grad():
-        torch.testing.assert_close(project_act(linear, ACT2FN["gelu"], hidden), expected, rtol=1e-5, atol=FLOAT32_NOISE)
-    torch.testing.assert_close(project_act(linear, ACT2FN["gelu"], hidden), expected, rtol=1e-5, atol=FLOAT32_NOISE)
-    assert calls == ["gelu", "none"]
+        found = project_twice(linear, ACT2FN["gelu"], second, hidden)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    found = project_twice(linear, ACT2FN["gelu"], second, hidden)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    assert calls == ["gelu", "none", "none", "none"]
+
+
+@needs_kernel
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("learning", ["isSb", "isSB", "i", "s", "b", "S", "B", "sb", "SB", "iSB"])
+def test_two_layers_have_the_gradients_of_the_modules(calls: list[str], bias: bool, learning: str) -> None:
+    """I input, s and b weight and bias of the first layer, S and B of the second."""
+    (linear, hidden), second = layer(bias), second_layer(bias)
+    tensors = {"i": hidden, "s": linear.weight, "b": linear.bias, "S": second.weight, "B": second.bias}
+    for name, one in tensors.items():
+        if one is not None:
+            one.requires_grad_(name in learning)
+    wanted = [one for name, one in tensors.items() if one is not None and name in learning]
+    if not wanted:
+        pytest.skip("nothing learns")
+    grad = torch.randn(3, 7, 96)
+    out, expected = project_twice(linear, ACT2FN["gelu"], second, hidden), second(F.gelu(linear(hidden)))
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    assert isinstance(out.grad_fn, torch.autograd.function.BackwardCFunction) and calls
+    for found, right in zip(*(torch.autograd.grad(one, wanted, grad) for one in (out, expected)), strict=True):
+        assert right.abs().max() > 0.1
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=FLOAT32_NOISE)
+
+
+@needs_kernel
+def test_what_gelu_returns_is_not_kept() -> None:
+    (linear, hidden), second = layer(), second_layer()
+    hidden.requires_grad_()
+    kept: dict[int, int] = {}
+
+    def keep(one: torch.Tensor) -> torch.Tensor:
+        kept[one.data_ptr()] = one.numel()
+        return one
+
+    sizes = []
+    for compute in (
+        lambda: project_twice(linear, ACT2FN["gelu"], second, hidden),
+        lambda: second(F.gelu(linear(hidden))),
+    ):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+            out = compute()
+        sizes.append(sum(kept.values()))
+        out.sum().backward()
+    biases = 40  # the first one makes the gradient of a gradient
+    assert sizes[0] == sizes[1] - 3 * 7 * 40 + biases
 
 
 @needs_kernel
 @pytest.mark.parametrize("name", ["relu", "gelu_new", "quick_gelu"])
 def test_another_activation_is_applied_as_it_is(calls: list[str], name: str) -> None:
-    linear, hidden = layer()
+    (linear, hidden), second = layer(), second_layer()
     with torch.no_grad():
-        found = project_act(linear, ACT2FN[name], hidden)
-        torch.testing.assert_close(found, ACT2FN[name](linear(hidden)), rtol=1e-5, atol=FLOAT32_NOISE)
-        assert not torch.allclose(found, F.gelu(linear(hidden)), atol=1e-4)
-    assert calls == ["none"]
+        found = project_twice(linear, ACT2FN[name], second, hidden)
+        torch.testing.assert_close(found, second(ACT2FN[name](linear(hidden))), rtol=1e-5, atol=FLOAT32_NOISE)
+        assert not torch.allclose(found, second(F.gelu(linear(hidden))), atol=1e-4)
+    assert calls == ["none", "none"]
+
+
+@needs_kernel
+def test_gradients_of_gradients_of_two_layers_are_those_of_the_modules() -> None:
+    (linear, hidden), second = layer(), second_layer()
+    hidden.requires_grad_()
+    results = []
+    for compute in (
+        lambda: project_twice(linear, ACT2FN["gelu"], second, hidden),
+        lambda: second(F.gelu(linear(hidden))),
+    ):
+        grads = torch.autograd.grad(compute().square().sum(), (hidden, second.weight), create_graph=True)
+        total = sum(one.square().sum() for one in grads)
+        results.append(torch.autograd.grad(total, (hidden, linear.weight, linear.bias, second.weight)))
+    for found, expected in zip(*results, strict=True):
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @needs_kernel
@@ -109,20 +179,21 @@ def test_gradients_of_gradients_are_those_of_the_module() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_models_call_the_kernel_in_one_graph(calls: list[str], training: bool) -> None:
     torch._dynamo.reset()
-    linear, hidden = layer()
+    (linear, hidden), second = layer(), second_layer()
     hidden.requires_grad_(training)
     compiled = torch.compile(
-        lambda states: project_act(linear, ACT2FN["gelu"], states), fullgraph=True, backend="aot_eager"
+        lambda states: project_twice(linear, ACT2FN["gelu"], second, states), fullgraph=True, backend="aot_eager"
     )
     with torch.set_grad_enabled(training):
-        found, expected = compiled(hidden), F.gelu(linear(hidden))
-    assert calls == ["none" if training else "gelu"]
+        found, expected = compiled(hidden), second(F.gelu(linear(hidden)))
+    assert calls == ["none" if training else "gelu", "none"]
     torch.testing.assert_close(found, expected, rtol=FLOAT32_NOISE, atol=FLOAT32_NOISE)
     if training:
-        gradients = [torch.autograd.grad(out.square().sum(), [hidden, linear.weight]) for out in (found, expected)]
+        learning = [hidden, linear.weight, second.weight]
+        gradients = [torch.autograd.grad(out.square().sum(), learning) for out in (found, expected)]
         for ours, theirs in zip(*gradients, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
-        assert len(calls) == 2, "forward and the gradient of the input"
+        assert len(calls) == 4, "two forward and two for the gradients of inputs"
 
 
 class Louder(nn.Linear):
@@ -156,18 +227,20 @@ def test_a_layer_that_does_more_does_it_still(calls: list[str], change: Callable
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             torch.testing.assert_close(project(changed, hidden), expected)
-            torch.testing.assert_close(project_act(changed, ACT2FN["gelu"], hidden), F.gelu(expected))
+            for first, second in ((changed, nn.Identity()), (nn.Identity(), changed)):
+                found = project_twice(first, ACT2FN["gelu"], second, hidden)
+                torch.testing.assert_close(found, F.gelu(expected) if first is changed else changed(F.gelu(hidden)))
     assert not calls
 
 
 def test_a_hooked_activation_is_called(calls: list[str]) -> None:
-    linear, hidden = layer()
+    (linear, hidden), second = layer(), second_layer()
     act = ACT2FN["gelu"]
     act.register_forward_hook(lambda *arguments: 2 * arguments[-1])
-    with torch.no_grad():
-        torch.testing.assert_close(
-            project_act(linear, act, hidden), 2 * F.gelu(linear(hidden)), rtol=1e-5, atol=FLOAT32_NOISE
-        )
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            found = project_twice(linear, act, second, hidden)
+            torch.testing.assert_close(found, second(2 * F.gelu(linear(hidden))), rtol=1e-5, atol=FLOAT32_NOISE)
     assert "gelu" not in calls
 
 
@@ -201,4 +274,4 @@ def test_small_layers_go_through_the_module(calls: list[str], monkeypatch: pytes
     monkeypatch.setattr(cpu_linear_lfvila, "FEWEST_PRODUCTS", hidden.numel() * 40 + 1)
     project(linear, hidden)
     assert not calls
-    assert LinearOnCPU not in [type(project(linear, hidden).grad_fn)]
+    assert not {LinearOnCPU, MLPOnCPU} & {type(project(linear, hidden).grad_fn)}

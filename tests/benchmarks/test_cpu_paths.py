@@ -12,7 +12,7 @@ import torch
 from lfvila_hf import LFVilaConfig
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-PIECES = ("linear", "linear_training", "attention", "attention_training", "bias", "layout")
+PIECES = ("mlp", "mlp_training", "linear_training", "attention", "attention_training", "bias", "layout")
 
 
 @pytest.fixture
