@@ -287,6 +287,7 @@ def installed(name: str) -> bool:
 def encoded(arguments: argparse.Namespace, folder: Path) -> Iterator[Path]:
     """The 30 s to repeat, one file per height, encoded where they are not in the folder yet."""
     kind = "film" if arguments.film else "synthetic"
+    folder.mkdir(parents=True, exist_ok=True)
     for height in arguments.height:
         width = height * 16 // 9
         path = folder / f"{kind}-{height}-{arguments.bframes}.mp4"
