@@ -68,7 +68,7 @@ LEARNING: dict[str, Learning] = {
     "coin": Learning("accuracy", 1 / 6, 120, 60, 16, beside=CLASSES),
     "violin": Learning("accuracy", 1 / 2, 120, 50, 16, beside=CLASSES),
     "activitynet_qa": Learning("accuracy", 1 / 3, 120, 120, 16, beside=CLASSES),
-    "how2qa": Learning("accuracy", 1 / 2, 240, 480, 8, words=("--num_frames", "8"), beside=(*CLASSES, "span_accuracy")),
+    "how2qa": Learning("accuracy", 1 / 2, 240, 300, 16, 5e-4, beside=(*CLASSES, "span_accuracy")),
     "activitynet": RETRIEVAL,
     "didemo": RETRIEVAL,
     "queryd": RETRIEVAL,
