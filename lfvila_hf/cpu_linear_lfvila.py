@@ -126,10 +126,12 @@ def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
 
 def project_twice(first: nn.Module, act: nn.Module, second: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """`second(act(first(hidden_states)))`: `(..., in)` to `(..., out)`; exact GELU in one go with what is around it."""
-    is_gelu = isinstance(act, GELUActivation) and is_untouched(act)
+    is_gelu = type(act) is GELUActivation and is_untouched(act)
     if not (is_gelu and _fits(first, hidden_states) and _fits(second, hidden_states)):
         return project(second, act(project(first, hidden_states)))
     if _learns(hidden_states, first, second):
+        if not first.weight.requires_grad:  # then the input need not be kept either
+            return project(second, act(project(first, hidden_states)))
         return MLPOnCPU.apply(hidden_states, first.weight, first.bias, second.weight, second.bias)
     return _multiply(_multiply(hidden_states, first.weight, first.bias, "gelu"), second.weight, second.bias)
 

@@ -38,6 +38,11 @@ from .text_layers_lfvila import (
 )
 
 
+def _rows(embedding: nn.Embedding) -> int:
+    """Rows of an embedding; an adapter around one has its weight alone, sharded weights have no rows before a call."""
+    return getattr(embedding, "num_embeddings", None) or len(embedding.weight)
+
+
 class LFVilaTextEmbeddings(nn.Module):
     """BERT's embeddings of one sentence: words, positions that restart per sentence, token type 0."""
 
@@ -56,9 +61,9 @@ class LFVilaTextEmbeddings(nn.Module):
             ValueError: a sentence has more tokens than there are position embeddings.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if words.shape[1] > len(self.position_embeddings.weight):
+        if words.shape[1] > _rows(self.position_embeddings):
             raise ValueError(
-                f"the sentences have {words.shape[1]} tokens, the model has {len(self.position_embeddings.weight)} "
+                f"the sentences have {words.shape[1]} tokens, the model has {_rows(self.position_embeddings)} "
                 f"positions (text_config.max_position_embeddings)"
             )
         places = torch.arange(words.shape[1], device=words.device)
@@ -84,15 +89,15 @@ class LFVilaParagraphEmbeddings(nn.Module):
             ValueError: more sentences than segment embeddings, or more tokens than position embeddings.
         """
         sentences, tokens = sentence_states.shape[1:3]
-        if sentences > len(self.segment_embeddings.weight):
+        if sentences > _rows(self.segment_embeddings):
             raise ValueError(
-                f"the paragraph has {sentences} sentences, the model has {len(self.segment_embeddings.weight)} "
+                f"the paragraph has {sentences} sentences, the model has {_rows(self.segment_embeddings)} "
                 f"segment embeddings (text_config.max_sentences)"
             )
-        if sentences * tokens > len(self.position_embeddings.weight):
+        if sentences * tokens > _rows(self.position_embeddings):
             raise ValueError(
                 f"{sentences} sentences of {tokens} tokens need {sentences * tokens} positions, the model has "
-                f"{len(self.position_embeddings.weight)} (text_config.max_position_embeddings)"
+                f"{_rows(self.position_embeddings)} (text_config.max_position_embeddings)"
             )
         places = torch.arange(sentences * tokens, device=sentence_states.device).view(sentences, tokens)
         # Layers are called and not read, so that an adapter or offloaded weights work.

@@ -206,9 +206,10 @@ class LFVilaVideoMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., C)` to the same shape."""
-        if not (self.training and self.dropout.p):
+        plain = type(self.dropout) is nn.Dropout and is_untouched(self.dropout)
+        if plain and not (self.dropout.training and self.dropout.p):
             return project_twice(self.fc1, self.act, self.fc2, hidden_states)
-        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(hidden_states)))))
+        return self.dropout(project(self.fc2, self.dropout(self.act(project(self.fc1, hidden_states)))))
 
 
 class LFVilaVideoLayer(GradientCheckpointingLayer):

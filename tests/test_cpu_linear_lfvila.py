@@ -105,7 +105,7 @@ def test_two_layers_have_the_gradients_of_the_modules(calls: list[str], bias: bo
     grad = torch.randn(3, 7, 96)
     out, expected = project_twice(linear, ACT2FN["gelu"], second, hidden), second(F.gelu(linear(hidden)))
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=FLOAT32_NOISE)
-    assert isinstance(out.grad_fn, torch.autograd.function.BackwardCFunction) and calls
+    assert calls and ("MLPOnCPU" in out.grad_fn.name()) == ("s" in learning)
     for found, right in zip(*(torch.autograd.grad(one, wanted, grad) for one in (out, expected)), strict=True):
         assert right.abs().max() > 0.1
         torch.testing.assert_close(found, right, rtol=1e-5, atol=FLOAT32_NOISE)

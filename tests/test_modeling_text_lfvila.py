@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 
 from lfvila_hf import LFVilaConfig, LFVilaTextConfig, LFVilaTextModel
 from lfvila_hf.modeling_base_lfvila import padding_mask
-from lfvila_hf.modeling_text_lfvila import LFVilaCrossModalEncoder
+from lfvila_hf.modeling_text_lfvila import LFVilaCrossModalEncoder, LFVilaTextEmbeddings
 from lfvila_hf.text_layers_lfvila import LFVilaTextLayer
 
 # float32 sums in another order; the largest difference measured is 2e-6
@@ -349,3 +349,13 @@ def test_attention_is_never_causal_where_no_mask_is_given() -> None:
     changed = states.clone()
     changed[0, 4] += 1
     assert (layer(states) != layer(changed)).any(-1).all(), "an earlier token does not see a later one"
+
+
+def test_positions_are_counted_where_weights_are_brought_for_each_call() -> None:
+    config = LFVilaTextConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, vocab_size=50)
+    embeddings = LFVilaTextEmbeddings(config).eval().requires_grad_(False)
+    ids, places = torch.zeros(1, 6, dtype=torch.long), embeddings.position_embeddings
+    expected, weight = embeddings(ids), places.weight.data
+    places.weight.data = torch.empty(0)  # as sharded weights are outside of a call
+    places.register_forward_pre_hook(lambda module, inputs: setattr(module.weight, "data", weight))
+    assert torch.equal(embeddings(ids), expected)

@@ -22,6 +22,7 @@ from lfvila_hf.modeling_video_lfvila import (
     LFVilaDropPath,
     LFVilaPatchMerging,
     LFVilaPatchStem,
+    LFVilaVideoMLP,
 )
 from lfvila_hf.resizing_lfvila import relative_position_index
 from lfvila_hf.video_windows_lfvila import shifted_window_mask
@@ -360,3 +361,17 @@ def test_stochastic_depth_acts_in_training_only() -> None:
     assert torch.equal(model(frames).tokens, model(frames).tokens)
     model.train()
     assert not torch.equal(model(frames).tokens, model(frames).tokens)
+
+
+def test_the_dropout_of_the_mlp_goes_by_its_own_mode_and_hooks() -> None:
+    config, hidden = LFVilaVideoConfig(hidden_dropout_prob=0.5), torch.randn(4, 8)
+    mlp = LFVilaVideoMLP(config, 8).eval()
+    assert torch.equal(mlp(hidden), mlp(hidden))
+    mlp.dropout.train()  # Monte Carlo dropout
+    assert not torch.equal(mlp(hidden), mlp(hidden))
+    seen: list[int] = []
+    mlp.eval().dropout.register_forward_hook(lambda *arguments: seen.append(1))
+    mlp(hidden)
+    assert len(seen) == 2
+    mlp.train().dropout = torch.nn.Identity()
+    assert torch.equal(mlp(hidden), mlp(hidden))
