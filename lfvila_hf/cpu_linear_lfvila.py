@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 from transformers.activations import GELUActivation
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 FEWEST_PRODUCTS = 2**28
 """Multiplications of a layer below which BLAS was as fast or faster (two cores)."""
@@ -79,10 +81,11 @@ def _multiply(
     return _KERNEL(hidden_states, weight, bias, activation, [], "none")
 
 
-def is_untouched(module: nn.Module) -> bool:
-    """Whether a call of `module` does nothing but what its class says."""
+def is_untouched(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether a call of `module` does nothing but what the class `kind` says: no subclass, wrapper or hook."""
     return (
-        "forward" not in vars(module)
+        type(module) is kind
+        and "forward" not in vars(module)
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
         and not (module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
@@ -94,7 +97,7 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
     """Whether `linear` may be computed by oneDNN for as many rows: nothing but its weights says what it does."""
     return (
         _KERNEL is not None
-        and type(linear) is nn.Linear
+        and is_untouched(linear, nn.Linear)
         and type(linear.weight) is nn.Parameter
         and type(hidden_states) is torch.Tensor
         and hidden_states.device.type == "cpu"
@@ -105,7 +108,6 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
         and not is_transformed()
         and not torch.is_autocast_enabled("cpu")
         and getattr(torch.backends.mkldnn, "enabled", True)
-        and is_untouched(linear)
     )
 
 
@@ -126,14 +128,13 @@ def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
 
 def project_twice(first: nn.Module, act: nn.Module, second: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """`second(act(first(hidden_states)))`: `(..., in)` to `(..., out)`; exact GELU in one go with what is around it."""
-    is_gelu = type(act) is GELUActivation and is_untouched(act)
-    if not (is_gelu and _fits(first, hidden_states) and _fits(second, hidden_states)):
-        return project(second, act(project(first, hidden_states)))
-    if _learns(hidden_states, first, second):
-        if not first.weight.requires_grad:  # then the input need not be kept either
-            return project(second, act(project(first, hidden_states)))
-        return MLPOnCPU.apply(hidden_states, first.weight, first.bias, second.weight, second.bias)
-    return _multiply(_multiply(hidden_states, first.weight, first.bias, "gelu"), second.weight, second.bias)
+    if is_untouched(act, GELUActivation) and _fits(first, hidden_states) and _fits(second, hidden_states):
+        if not _learns(hidden_states, first, second):
+            inner = _multiply(hidden_states, first.weight, first.bias, "gelu")
+            return _multiply(inner, second.weight, second.bias)
+        if first.weight.requires_grad:  # else the input need not be kept
+            return MLPOnCPU.apply(hidden_states, first.weight, first.bias, second.weight, second.bias)
+    return project(second, act(project(first, hidden_states)))
 
 
 class LinearOnCPU(torch.autograd.Function):

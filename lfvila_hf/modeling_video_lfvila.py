@@ -70,9 +70,7 @@ class LFVilaPatchStem(nn.Module):
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """`(B, T, 3, H, W)` with H and W multiples of the patch, to `(B, T, h, w, C)`."""
-        if type(self.proj) is not nn.Conv3d or not is_untouched(
-            self.proj
-        ):  # an adapter's, or its weights are elsewhere
+        if not is_untouched(self.proj, nn.Conv3d):  # an adapter's, or its weights are elsewhere
             return self.norm(self.proj(pixel_values_videos.transpose(1, 2)).permute(0, 2, 3, 4, 1))
         batch, frames, channels, height, width = pixel_values_videos.shape
         rows, columns = self.patch_shape
@@ -206,8 +204,7 @@ class LFVilaVideoMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., C)` to the same shape."""
-        plain = type(self.dropout) is nn.Dropout and is_untouched(self.dropout)
-        if plain and not (self.dropout.training and self.dropout.p):
+        if is_untouched(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
             return project_twice(self.fc1, self.act, self.fc2, hidden_states)
         return self.dropout(project(self.fc2, self.dropout(self.act(project(self.fc1, hidden_states)))))
 

@@ -93,7 +93,7 @@ def test_gelu_is_part_of_the_product_without_gradients_and_apart_with_them(calls
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("learning", ["isSb", "isSB", "i", "s", "b", "S", "B", "sb", "SB", "iSB"])
 def test_two_layers_have_the_gradients_of_the_modules(calls: list[str], bias: bool, learning: str) -> None:
-    """I input, s and b weight and bias of the first layer, S and B of the second."""
+    """Letters: i input, s and b weight and bias of the first layer, S and B of the second."""
     (linear, hidden), second = layer(bias), second_layer(bias)
     tensors = {"i": hidden, "s": linear.weight, "b": linear.bias, "S": second.weight, "B": second.bias}
     for name, one in tensors.items():
@@ -131,8 +131,8 @@ def test_what_gelu_returns_is_not_kept() -> None:
             out = compute()
         sizes.append(sum(kept.values()))
         out.sum().backward()
-    biases = 40  # the first one makes the gradient of a gradient
-    assert sizes[0] == sizes[1] - 3 * 7 * 40 + biases
+    bias = 40  # the first layer's, for gradients of gradients
+    assert sizes[0] == sizes[1] - 3 * 7 * 40 + bias
 
 
 @needs_kernel
