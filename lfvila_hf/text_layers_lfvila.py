@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_lfvila import LFVilaTextConfig
-from .cpu_linear_lfvila import is_transformed
+from .cpu_linear_lfvila import is_transformed, is_untouched
 from .modeling_base_lfvila import eager_attention_forward, padding_mask
 
 MOST_REAL = 0.9
@@ -41,17 +41,16 @@ class TokenPacking:
         self.places = attention_mask.flatten().nonzero()[:, 0]  # (R,)
 
     @classmethod
-    def where_it_pays(cls, attention_mask: torch.Tensor, dropout: float) -> TokenPacking | None:
+    def where_it_pays(cls, attention_mask: torch.Tensor) -> TokenPacking | None:
         """A packing, or `None`.
 
         How many tokens are real must be known before anything can be computed: on a GPU that would mean to wait for
-        it, and no trace can hold it. With dropout, what is dropped would depend on the packing.
+        it, and no trace can hold it.
 
         Args:
             attention_mask: `(B, L)`, 1 for real tokens.
-            dropout: the probability in force, 0 in evaluation mode.
         """
-        if attention_mask.device.type != "cpu" or dropout > 0.0 or torch.compiler.is_compiling():
+        if attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
             return None
         if type(attention_mask) is not torch.Tensor or is_transformed():  # a mask without values, or of many samples
             return None
@@ -65,6 +64,11 @@ class TokenPacking:
         """`(1, R, D)` to `(B, L, D)`; padding is 0."""
         rows = hidden_states.new_zeros(self.shape.numel(), hidden_states.shape[-1])
         return rows.index_copy(0, self.places, hidden_states[0]).unflatten(0, tuple(self.shape))
+
+    def drop(self, dropout: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Dropout of `(1, R, D)` that drops what it would drop of padded rows, so that packing changes no run."""
+        draws = not is_untouched(dropout, nn.Dropout) or (dropout.training and dropout.p)
+        return self.pack(dropout(self.unpack(hidden_states))) if draws else hidden_states
 
 
 class LFVilaTextSelfAttention(nn.Module):
@@ -123,9 +127,13 @@ class LFVilaTextResidual(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """`(B, L, in)` and `(B, L, D)` to `(B, L, D)`."""
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+    def forward(
+        self, hidden_states: torch.Tensor, residual: torch.Tensor, packing: TokenPacking | None = None
+    ) -> torch.Tensor:
+        """`(B, L, in)` and `(B, L, D)` to `(B, L, D)`; with `packing`, `(1, R, in)` and `(1, R, D)` to `(1, R, D)`."""
+        states = self.dense(hidden_states)
+        states = self.dropout(states) if packing is None else packing.drop(self.dropout, states)
+        return self.LayerNorm(states + residual)
 
 
 class LFVilaTextAttention(nn.Module):
@@ -141,11 +149,12 @@ class LFVilaTextAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         source: torch.Tensor | None = None,
+        packing: TokenPacking | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """`(B, L, D)` to the same shape; see `LFVilaTextSelfAttention`."""
-        attended, _ = self.self(hidden_states, attention_mask, source, **kwargs)
-        return self.output(attended, hidden_states)
+        attended, _ = self.self(hidden_states, attention_mask, source, packing, **kwargs)
+        return self.output(attended, hidden_states, packing)
 
 
 class LFVilaTextIntermediate(nn.Module):
@@ -180,11 +189,15 @@ class LFVilaTextLayer(GradientCheckpointingLayer):
         self.states = LFVilaTextStates()
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        packing: TokenPacking | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        """`(B, L, D)` to the same shape."""
-        hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
-        return self.output(self.intermediate(hidden_states), hidden_states)
+        """`(B, L, D)`, with `packing` `(1, R, D)`, to the same shape."""
+        hidden_states = self.attention(hidden_states, attention_mask, packing=packing, **kwargs)
+        return self.output(self.intermediate(hidden_states), hidden_states, packing)
 
 
 def read_tokens(
@@ -209,10 +222,8 @@ def read_tokens(
         `(B, L, D)`; padding is 0 but with `pool_padded_sentences`.
     """
     mask = padding_mask(config, hidden_states, attention_mask)
-    reads_padding, packing = config.pool_padded_sentences, None
-    if not reads_padding:
-        dropout = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob) if layers.training else 0.0
-        packing = TokenPacking.where_it_pays(attention_mask, dropout)
+    reads_padding = config.pool_padded_sentences
+    packing = None if reads_padding else TokenPacking.where_it_pays(attention_mask)
     states = hidden_states
     hidden_states = hidden_states if packing is None else packing.pack(hidden_states)
     layer: Any

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TEXT, random_ids, random_videos, tiny_model
+from tiny_models import TEXT, enable_checkpointing, random_ids, random_videos, tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaTextConfig, LFVilaTextModel, text_layers_lfvila
@@ -108,10 +108,40 @@ def test_hidden_states_of_packed_layers_are_padded_with_zeros() -> None:
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
 
 
-@pytest.mark.parametrize("why", ["dropout", "released", "full"])
-def test_padding_is_kept_where_it_is_seen_or_decides_what_is_dropped(why: str, rows: list[int]) -> None:
-    config = LFVilaTextConfig(**TEXT | {"pool_padded_sentences": why == "released", "hidden_dropout_prob": 0.1})
-    model = tiny_model(LFVilaTextModel, config).train(why == "dropout")
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_packed_tokens_lose_to_dropout_what_padded_ones_lose(
+    backend: str, checkpointed: bool, rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+    model = tiny_model(LFVilaTextModel, LFVilaTextConfig(**TEXT | rates, attn_implementation=backend)).train()
+    if checkpointed:
+        enable_checkpointing(model)
+    ids, mask = paragraphs()
+    results, whole = [], model.eval()(ids, mask).pooler_output
+    for packed in (True, False):
+        if not packed:
+            without_packing(monkeypatch)
+        model.train().zero_grad()
+        rows.clear()
+        torch.manual_seed(0)
+        output = model(ids, mask)
+        assert max(rows) == (24 if packed else 50)
+        real = output.attention_mask.bool()
+        (output.last_hidden_state[real].square().sum() + output.sentence_hidden_state[mask.bool()].sum()).backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        results.append((output.last_hidden_state[real], torch.rand(3), *gradients))
+    assert not torch.allclose(output.pooler_output, whole, atol=1e-2), "nothing was dropped"
+    assert len(gradients) > 40
+    for found, expected in zip(*results, strict=True):
+        scale = max(1.0, float(expected.detach().abs().max()))
+        torch.testing.assert_close(found, expected, atol=FLOAT32_NOISE * scale, rtol=FLOAT32_NOISE)
+
+
+@pytest.mark.parametrize("why", ["released", "full"])
+def test_padding_is_kept_where_it_is_seen_or_absent(why: str, rows: list[int]) -> None:
+    config = LFVilaTextConfig(**TEXT | {"pool_padded_sentences": why == "released"})
+    model = tiny_model(LFVilaTextModel, config)
     ids, mask = paragraphs()
     model(ids, torch.ones_like(mask) if why == "full" else mask)
     assert rows == [48] * config.num_sentence_layers + [50] * config.num_paragraph_layers

@@ -79,6 +79,12 @@ def tiny_model(
     return model.eval()
 
 
+def enable_checkpointing(model: LFVilaPreTrainedModel, **arguments: Any) -> None:
+    """Gradient checkpointing, under its name before and after transformers 5.23."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(arguments or None)
+
+
 def random_ids(*shape: int, vocab_size: int = TEXT["vocab_size"], seed: int = 1) -> torch.Tensor:
     """Random token ids without the padding token."""
     return torch.randint(1, vocab_size, shape, generator=torch.Generator().manual_seed(seed))

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import EXAMPLES, Example
+from tiny_models import EXAMPLES, Example, enable_checkpointing
 from torch import nn
 from transformers.utils import ModelOutput
 
-from lfvila_hf import LFVilaPreTrainedModel, LFVilaVideoConfig, LFVilaVideoModel
+from lfvila_hf import LFVilaVideoConfig, LFVilaVideoModel
 from lfvila_hf.loss_lfvila import LFVilaLoss
 from lfvila_hf.modeling_video_lfvila import LFVilaVideoAttention
 from lfvila_hf.text_layers_lfvila import LFVilaTextSelfAttention
@@ -70,12 +70,6 @@ def gradients(model: nn.Module, inputs: dict[str, Any], **arguments: Any) -> dic
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert found and any(gradient.any() for gradient in found.values()), "an empty comparison"
     return {name: gradient.clone() for name, gradient in found.items()}
-
-
-def enable_checkpointing(model: LFVilaPreTrainedModel, **arguments: Any) -> None:
-    """Under its name before and after transformers 5.23."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable(arguments or None)
 
 
 # -- backward --------------------------------------------------------------------------------------------------------

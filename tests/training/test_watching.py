@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_batch, tiny_model
+from tiny_models import enable_checkpointing, tiny_batch, tiny_model
 from training_runs import arguments, fusion_pairs, logged, pairs
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
@@ -115,7 +115,7 @@ def test_flops_are_three_forwards_of_what_learns_and_one_of_what_is_frozen() -> 
     assert 2.7 < learning / nearly_frozen < 3.0
     model.requires_grad_(True)
     renamed = hasattr(model, "activation_checkpointing_enable")  # in transformers 5.23
-    (model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable)()
+    enable_checkpointing(model)
     assert flops_of_step(model, batch) == learning
     assert model.is_activation_checkpointing if renamed else model.is_gradient_checkpointing
     # every paragraph is compared with every video, so a little more than twice
