@@ -111,6 +111,15 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
     )
 
 
+def _can_redo(norm: nn.Module | None) -> TypeGuard[nn.LayerNorm | None]:
+    """Whether `norm` is nothing, or LayerNorm over the last axis whose weights alone say what it does."""
+    return norm is None or (
+        is_untouched(norm, nn.LayerNorm)
+        and len(norm.normalized_shape) == 1
+        and all(one is None or type(one) is nn.Parameter for one in (norm.weight, norm.bias))
+    )
+
+
 def _learns(hidden_states: torch.Tensor, *layers: nn.Module) -> bool:
     """Whether a gradient may be asked for."""
     weights = (one for layer in layers for one in layer.parameters(recurse=False))
@@ -126,14 +135,30 @@ def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     return _multiply(hidden_states, linear.weight, linear.bias)
 
 
-def project_twice(first: nn.Module, act: nn.Module, second: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """`second(act(first(hidden_states)))`: `(..., in)` to `(..., out)`; exact GELU in one go with what is around it."""
-    if is_untouched(act, GELUActivation) and _fits(first, hidden_states) and _fits(second, hidden_states):
-        if not _learns(hidden_states, first, second):
+def project_twice(
+    first: nn.Module, act: nn.Module, second: nn.Module, hidden_states: torch.Tensor, norm: nn.Module | None = None
+) -> torch.Tensor:
+    """`second(act(first(norm(hidden_states))))`, exact GELU in one go with what is around it.
+
+    Args:
+        first: `(..., in)` to `(..., inner)`.
+        act: of what it gives.
+        second: `(..., inner)` to `(..., out)`.
+        hidden_states: `(..., in)`.
+        norm: before the layers; that of a plain `nn.LayerNorm` is not kept for the backward but made again.
+    """
+    known = _can_redo(norm) and is_untouched(act, GELUActivation)
+    if known and _fits(first, hidden_states) and _fits(second, hidden_states):
+        layers = (first, second) if norm is None else (first, second, norm)
+        if _learns(hidden_states, *layers) and first.weight.requires_grad:  # else the input need not be kept
+            normal = (None, None, None) if norm is None else (norm.weight, norm.bias, norm.eps)
+            weights = first.weight, first.bias, second.weight, second.bias
+            return MLPOnCPU.apply(hidden_states, *normal, *weights)
+        if not _learns(hidden_states, *layers):
+            hidden_states = hidden_states if norm is None else norm(hidden_states)
             inner = _multiply(hidden_states, first.weight, first.bias, "gelu")
             return _multiply(inner, second.weight, second.bias)
-        if first.weight.requires_grad:  # else the input need not be kept
-            return MLPOnCPU.apply(hidden_states, first.weight, first.bias, second.weight, second.bias)
+    hidden_states = hidden_states if norm is None else norm(hidden_states)
     return project(second, act(project(first, hidden_states)))
 
 
@@ -171,12 +196,19 @@ class LinearOnCPU(torch.autograd.Function):
 
 
 class MLPOnCPU(torch.autograd.Function):
-    """Linear, GELU, linear with their gradients. What GELU returns is not kept but made again."""
+    """LayerNorm or nothing, linear, GELU, linear with their gradients.
+
+    What LayerNorm and GELU return is not kept but made again: their inputs are kept anyhow, the one by the residual sum
+    around the layers.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden_states: torch.Tensor,
+        norm_weight: torch.Tensor | None,
+        norm_bias: torch.Tensor | None,
+        eps: float | None,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         second_weight: torch.Tensor,
@@ -187,13 +219,18 @@ class MLPOnCPU(torch.autograd.Function):
         Args:
             ctx: autograd's.
             hidden_states: `(..., in)`.
+            norm_weight: of LayerNorm, `(in,)`.
+            norm_bias: `(in,)`.
+            eps: of LayerNorm; `None` for none.
             weight: of the first layer, `(inner, in)`.
             bias: `(inner,)`.
             second_weight: `(out, inner)`.
             second_bias: `(out,)`.
         """
-        inner = _multiply(hidden_states, weight, bias)
-        ctx.save_for_backward(hidden_states, weight, bias, second_weight, inner)
+        normed, *_ = _normalise(hidden_states, norm_weight, norm_bias, eps)
+        inner = _multiply(normed, weight, bias)
+        ctx.save_for_backward(hidden_states, norm_weight, norm_bias, weight, bias, second_weight, inner)
+        ctx.eps = eps
         return _multiply(F.gelu(inner), second_weight, second_bias)
 
     @staticmethod
@@ -204,16 +241,35 @@ class MLPOnCPU(torch.autograd.Function):
             ctx: autograd's.
             grad: `(..., out)`.
         """
-        hidden_states, weight, bias, second_weight, inner = ctx.saved_tensors
+        hidden_states, norm_weight, norm_bias, weight, bias, second_weight, inner = ctx.saved_tensors
         needed = ctx.needs_input_grad
+        normed, *statistics = _normalise(hidden_states, norm_weight, norm_bias, ctx.eps)
         if torch.is_grad_enabled():  # for gradients of gradients, what was kept would be a constant
-            inner = F.linear(hidden_states, weight, bias)
-        second = _weight_gradients(grad, F.gelu(inner) if needed[3] else inner, needed[3:])
-        if not any(needed[:3]):
-            return None, None, None, *second
+            inner = F.linear(normed, weight, bias)
+        second = _weight_gradients(grad, F.gelu(inner) if needed[6] else inner, needed[6:])
+        if not any(needed[:6]):
+            return *[None] * 6, *second
         grad = torch.ops.aten.gelu_backward(_input_gradient(grad, second_weight), inner)
-        first = _weight_gradients(grad, hidden_states, needed[1:3])
-        return _input_gradient(grad, weight) if needed[0] else None, *first, *second
+        first = _weight_gradients(grad, normed, needed[4:6])
+        if not any(needed[:3]):
+            return *[None] * 4, *first, *second
+        grad = _input_gradient(grad, weight)
+        if not statistics:
+            return grad, None, None, None, *first, *second
+        width, mask = hidden_states.shape[-1:], list(needed[:3])
+        gradients = torch.ops.aten.native_layer_norm_backward(
+            grad, hidden_states, width, *statistics, norm_weight, norm_bias, mask
+        )
+        return *gradients, None, *first, *second
+
+
+def _normalise(
+    hidden_states: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float | None
+) -> tuple[torch.Tensor, ...]:
+    """LayerNorm over the last axis with the means and reciprocal deviations that its gradient needs, or nothing."""
+    if eps is None:
+        return (hidden_states,)
+    return torch.native_layer_norm(hidden_states, hidden_states.shape[-1:], weight, bias, eps)
 
 
 def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

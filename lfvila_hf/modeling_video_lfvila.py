@@ -31,7 +31,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lfvila import LFVilaVideoConfig
-from .cpu_linear_lfvila import is_exporting, is_untouched, project, project_twice
+from .cpu_linear_lfvila import is_untouched, project, project_twice
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
 from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
 from .video_windows_lfvila import WindowLayout, shifted_window_mask
@@ -179,9 +179,6 @@ class LFVilaVideoAttention(nn.Module):
             # Every tile has its own mask. With tiles among the heads, the mask is stored once for all groups.
             query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
             bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
-        compiled = torch.compiler.is_compiling() and not is_exporting()
-        if implementation == "sdpa" and windows.device.type == "cpu" and compiled and torch.is_grad_enabled():
-            implementation = "eager"  # there is no fused kernel for a learned bias, and this one can be compiled
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
         if shift_mask is not None:
@@ -202,10 +199,11 @@ class LFVilaVideoMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(..., C)` to the same shape."""
+    def forward(self, hidden_states: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
+        """`(..., C)` to the same shape; `norm` is applied first where it is given."""
         if is_untouched(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
-            return project_twice(self.fc1, self.act, self.fc2, hidden_states)
+            return project_twice(self.fc1, self.act, self.fc2, hidden_states, norm)
+        hidden_states = hidden_states if norm is None else norm(hidden_states)
         return self.dropout(project(self.fc2, self.dropout(self.act(project(self.fc1, hidden_states)))))
 
 
@@ -251,7 +249,11 @@ class LFVilaVideoLayer(GradientCheckpointingLayer):
         attended, _ = self.attn(windows.flatten(0, 1), position_index, shift_mask, **kwargs)
         attended = attended.view(windows.shape)
         hidden_states = hidden_states + self.drop_path(attended if laid_out else layout.merge(attended))
-        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        if is_untouched(self.mlp, LFVilaVideoMLP):
+            branch = self.mlp(hidden_states, self.norm2)
+        else:  # whoever is told of its input expects what it always was
+            branch = self.mlp(self.norm2(hidden_states))
+        return hidden_states + self.drop_path(branch)
 
 
 class LFVilaVideoLevel(nn.Module):

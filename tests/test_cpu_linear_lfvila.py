@@ -135,6 +135,92 @@ def test_what_gelu_returns_is_not_kept() -> None:
     assert sizes[0] == sizes[1] - 3 * 7 * 40 + bias
 
 
+def normalising(affine: bool = True) -> nn.LayerNorm:
+    torch.manual_seed(2)
+    norm = nn.LayerNorm(96, eps=1e-3, elementwise_affine=affine)
+    for one in norm.parameters():
+        nn.init.normal_(one)
+    return norm
+
+
+@needs_kernel
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("learning", ["ianAs", "ianAsbSB", "s", "as", "nsB", "isS", "ian", "aB", "SB"])
+def test_a_norm_before_two_layers_has_the_gradients_of_the_modules(affine: bool, learning: str) -> None:
+    """Letters: i input, a and n weight and bias of the norm, s b S B as above."""
+    (linear, hidden), second, norm = layer(), second_layer(), normalising(affine)
+    tensors = {"i": hidden, "a": norm.weight, "n": norm.bias}
+    tensors |= {"s": linear.weight, "b": linear.bias, "S": second.weight, "B": second.bias}
+    for name, one in tensors.items():
+        if one is not None:
+            one.requires_grad_(name in learning)
+    wanted = [one for name, one in tensors.items() if one is not None and name in learning]
+    if not wanted:
+        pytest.skip("nothing learns")
+    grad = torch.randn(3, 7, 96)
+    out = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
+    expected = second(F.gelu(linear(norm(hidden))))
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    assert ("MLPOnCPU" in out.grad_fn.name()) == ("s" in learning)
+    for found, right in zip(*(torch.autograd.grad(one, wanted, grad) for one in (out, expected)), strict=True):
+        assert right.abs().max() > 0.1
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=3 * FLOAT32_NOISE)
+    with torch.no_grad():
+        found = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+
+
+@needs_kernel
+def test_gradients_of_gradients_through_the_norm_are_those_of_the_modules() -> None:
+    (linear, hidden), second, norm = layer(), second_layer(), normalising()
+    hidden.requires_grad_()
+    results = []
+    for compute in (
+        lambda: project_twice(linear, ACT2FN["gelu"], second, hidden, norm),
+        lambda: second(F.gelu(linear(norm(hidden)))),
+    ):
+        grads = torch.autograd.grad(compute().square().sum(), (hidden, norm.weight, second.weight), create_graph=True)
+        total = sum(one.square().sum() for one in grads)
+        results.append(torch.autograd.grad(total, (hidden, norm.weight, norm.bias, linear.weight, second.weight)))
+    for found, expected in zip(*results, strict=True):
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@needs_kernel
+def test_what_the_norm_returns_is_not_kept() -> None:
+    (linear, hidden), second, norm = layer(), second_layer(), normalising()
+    hidden.requires_grad_()
+    kept: dict[int, int] = {}
+
+    def keep(one: torch.Tensor) -> torch.Tensor:
+        kept[one.data_ptr()] = one.numel()
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+        out = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
+    weights = linear.weight.numel() + linear.bias.numel() + second.weight.numel() + 2 * 96
+    assert sum(kept.values()) == hidden.numel() + 3 * 7 * 40 + weights
+    out.sum().backward()
+
+
+@pytest.mark.parametrize("change", ["hook", "class", "axes"])
+def test_a_norm_that_does_more_is_called(calls: list[str], change: str) -> None:
+    (linear, hidden), second, norm = layer(), second_layer(), normalising()
+    if change == "hook":
+        norm.register_forward_hook(lambda *arguments: 2 * arguments[-1])
+    elif change == "class":
+        norm = nn.RMSNorm(96)
+    else:
+        norm = nn.LayerNorm((7, 96))
+    expected = second(F.gelu(linear(norm(hidden))))
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            found = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    assert "gelu" not in calls
+
+
 @needs_kernel
 @pytest.mark.parametrize("name", ["relu", "gelu_new", "quick_gelu"])
 def test_another_activation_is_applied_as_it_is(calls: list[str], name: str) -> None:
@@ -179,17 +265,17 @@ def test_gradients_of_gradients_are_those_of_the_module() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_models_call_the_kernel_in_one_graph(calls: list[str], training: bool) -> None:
     torch._dynamo.reset()
-    (linear, hidden), second = layer(), second_layer()
+    (linear, hidden), second, norm = layer(), second_layer(), normalising()
     hidden.requires_grad_(training)
     compiled = torch.compile(
-        lambda states: project_twice(linear, ACT2FN["gelu"], second, states), fullgraph=True, backend="aot_eager"
+        lambda states: project_twice(linear, ACT2FN["gelu"], second, states, norm), fullgraph=True, backend="aot_eager"
     )
     with torch.set_grad_enabled(training):
-        found, expected = compiled(hidden), second(F.gelu(linear(hidden)))
+        found, expected = compiled(hidden), second(F.gelu(linear(norm(hidden))))
     assert calls == ["none" if training else "gelu", "none"]
     torch.testing.assert_close(found, expected, rtol=FLOAT32_NOISE, atol=FLOAT32_NOISE)
     if training:
-        learning = [hidden, linear.weight, second.weight]
+        learning = [hidden, linear.weight, second.weight, norm.weight]
         gradients = [torch.autograd.grad(out.square().sum(), learning) for out in (found, expected)]
         for ours, theirs in zip(*gradients, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import EXAMPLES
+from tiny_models import EXAMPLES, enable_checkpointing
 
-from lfvila_hf import LFVilaConfig, LFVilaVideoModel, modeling_video_lfvila
+from lfvila_hf import LFVilaConfig, LFVilaVideoModel, modeling_video_lfvila, window_attention_lfvila
 from lfvila_hf.window_attention_lfvila import WindowAttention, runs_on_cpu
 
 GROUPS, TILES, CELLS, HEADS, WIDTH = 3, 2, 5, 4, 6
@@ -113,7 +113,7 @@ def test_the_tower_trains_to_the_same_gradients_with_it_as_without(
     torch.manual_seed(0)
     tower = LFVilaVideoModel(config).train()
     if checkpointing:
-        (getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable)()
+        enable_checkpointing(tower)
     pixels = torch.randn(2, 16, 3, 72, 112)
     gradients: list[dict[str, torch.Tensor]] = []
     calls = []
@@ -133,6 +133,42 @@ def test_the_tower_trains_to_the_same_gradients_with_it_as_without(
     for name, expected in gradients[1].items():
         difference = (gradients[0][name] - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
         assert difference < 1e-4, name
+
+
+def test_operators_of_compiled_models_are_described_as_they_behave() -> None:
+    packed, bias, apart = (None if one is None else one.detach() for one in inputs(mask=True))
+    for mask in (apart, None):
+        torch.library.opcheck(window_attention_lfvila._opaque_attend, (packed, bias, mask, 0.3))
+    grad, weights = torch.randn(3, 2, 5, HEADS * WIDTH).double(), torch.rand(HEADS, 6, CELLS, CELLS).double()
+    torch.library.opcheck(window_attention_lfvila._opaque_gradients, (grad, packed, weights, 0.3))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_compiled_numbers_and_gradients_are_the_same_and_come_from_it(
+    mask: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("_attend", "_gradients"):
+        original = getattr(window_attention_lfvila, name)
+
+        def spy(*arguments: Any, original: Any = original, name: str = name) -> Any:
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(window_attention_lfvila, name, spy)
+
+    def step(packed: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        assert runs_on_cpu(packed, bias, "sdpa", 0.0)
+        return WindowAttention.apply(packed, bias, mask, 0.3).square()
+
+    packed, bias, apart = inputs(mask)
+    results = []
+    for attend in (torch.compile(step, fullgraph=True, backend="aot_eager"), step):
+        out = attend(packed, bias, apart)
+        results.append((out, *torch.autograd.grad(out.sum(), (packed, bias))))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+    assert calls == ["_attend", "_gradients"] * 2
 
 
 @pytest.mark.parametrize("example", ["video tower", "text tower"])
