@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 # What merging may move: embeddings of length 1, cosines, logits of heads; losses relative to themselves. Measured in
 # float32 with weights of a usual size: 1.9e-7, 9.5e-8, 4.8e-7 and 3.5e-7.
 MERGED = 1e-6
-MERGED_LARGE = 1e-5  # with the weights of these tests, ten times as large: 2.9e-6, without AVX-512 5.1e-6, of logits up to 3
+MERGED_LARGE = 1e-5  # with weights ten times as large: 2.9e-6, without AVX-512 5.1e-6, of logits of up to 3
 USUAL = 0.05  # spread of weights as a training leaves them, against 0.2 elsewhere
 HEADS = {
     "joined": None,
