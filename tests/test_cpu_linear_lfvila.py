@@ -72,6 +72,17 @@ def test_numbers_and_gradients_are_those_of_the_module(calls: list[str], bias: b
         torch.testing.assert_close(found, expected, rtol=FLOAT32_NOISE, atol=FLOAT32_NOISE)
 
 
+def let_learn(tensors: dict[str, torch.Tensor | None], learning: str) -> list[torch.Tensor]:
+    """Have those alone that `learning` names ask for gradients, and return them; without any, the test is skipped."""
+    for name, one in tensors.items():
+        if one is not None:
+            one.requires_grad_(name in learning)
+    wanted = [one for name, one in tensors.items() if one is not None and name in learning]
+    if not wanted:
+        pytest.skip("nothing learns")
+    return wanted
+
+
 def second_layer(bias: bool = True) -> nn.Linear:
     torch.manual_seed(1)
     return nn.Linear(40, 96, bias=bias)
@@ -96,12 +107,7 @@ def test_two_layers_have_the_gradients_of_the_modules(calls: list[str], bias: bo
     """Letters: i input, s and b weight and bias of the first layer, S and B of the second."""
     (linear, hidden), second = layer(bias), second_layer(bias)
     tensors = {"i": hidden, "s": linear.weight, "b": linear.bias, "S": second.weight, "B": second.bias}
-    for name, one in tensors.items():
-        if one is not None:
-            one.requires_grad_(name in learning)
-    wanted = [one for name, one in tensors.items() if one is not None and name in learning]
-    if not wanted:
-        pytest.skip("nothing learns")
+    wanted = let_learn(tensors, learning)
     grad = torch.randn(3, 7, 96)
     out, expected = project_twice(linear, ACT2FN["gelu"], second, hidden), second(F.gelu(linear(hidden)))
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=FLOAT32_NOISE)
@@ -151,12 +157,7 @@ def test_a_norm_before_two_layers_has_the_gradients_of_the_modules(affine: bool,
     (linear, hidden), second, norm = layer(), second_layer(), normalising(affine)
     tensors = {"i": hidden, "a": norm.weight, "n": norm.bias}
     tensors |= {"s": linear.weight, "b": linear.bias, "S": second.weight, "B": second.bias}
-    for name, one in tensors.items():
-        if one is not None:
-            one.requires_grad_(name in learning)
-    wanted = [one for name, one in tensors.items() if one is not None and name in learning]
-    if not wanted:
-        pytest.skip("nothing learns")
+    wanted = let_learn(tensors, learning)
     grad = torch.randn(3, 7, 96)
     out = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
     expected = second(F.gelu(linear(norm(hidden))))
