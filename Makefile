@@ -7,6 +7,8 @@ VENV ?= .venv
 # test processes; each of them computes on one thread
 TEST_JOBS ?= 2
 TEST_TIMEOUT ?= 300
+# how long the demo's threads wait for each other awake: short, for machines that others use too (docs/performance.md)
+SPIN ?= 1000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -21,7 +23,7 @@ help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-demo  ## train on generated stories and search them; DATA=folder takes your own videos
-	$(BIN)/python examples/demo/run_demo.py --output outputs/demo $(if $(DATA),--data "$(DATA)")
+	GOMP_SPINCOUNT=$(SPIN) $(BIN)/python examples/demo/run_demo.py --output outputs/demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-test  ## the fast tests, with the core dependencies; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)

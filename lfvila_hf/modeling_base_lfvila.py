@@ -7,9 +7,8 @@ of a level, D shared width, N answers. Mask value 1 means "real", 0 means "paddi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,11 +19,10 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
+from .loading_lfvila import align_weights, load_adapter_heads, take_int8_by_rows, unsharded_class
 from .loss_lfvila import MTCDraw
 from .resizing_lfvila import resize_model
 from .towers_lfvila import from_towers
-
-CACHE_LINE = 64  # bytes; where torch's own memory begins
 
 
 @dataclass
@@ -223,75 +221,6 @@ def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attentio
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
 
 
-def align_weights(model: nn.Module) -> None:
-    """Copy weights on the CPU that begin between two cache lines, one at a time, to where one begins.
-
-    Loaded weights are views into a file, at whatever byte they have there. The product of a matrix and a single vector
-    (one video, one paragraph, one score per answer) is summed in an order that depends on it, which changes last bits:
-    without this, a model would differ from itself after saving and loading. Quantised and offloaded weights stay.
-    """
-    for parameter in model.parameters():
-        if type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.data_ptr() % CACHE_LINE:
-            parameter.data = parameter.data.clone()
-
-
-def take_int8_by_rows(model: nn.Module) -> None:
-    """Show rows to the int8 layers of bitsandbytes: on a CPU they take three axes at most, windows have four."""
-    for module in model.modules():
-        if type(module).__name__ == "Linear8bitLt":
-            module.forward = partial(_by_rows, module.forward)
-
-
-def _by_rows(layer: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-    return layer(inputs.reshape(-1, inputs.shape[-1])).view(*inputs.shape[:-1], -1)
-
-
-def load_adapter_heads(
-    model: Any,
-    adapter: str | None,
-    name: str,
-    report: Any,
-    adapter_state_dict: Mapping[str, torch.Tensor] | None = None,
-    adapter_kwargs: Mapping[str, Any] | None = None,
-    load_config: Any = None,
-    **kwargs: Any,
-) -> None:
-    """Load the heads stored with an adapter, which `load_adapter` of transformers 5.17 leaves untrained.
-
-    Args:
-        model: model that the adapter is on.
-        adapter: its folder or repository.
-        name: what it is called.
-        report: of its loading; what is found is taken off its missing keys.
-        adapter_state_dict: weights in place of those of `adapter`.
-        adapter_kwargs: how to download.
-        load_config: what `from_pretrained` was told about downloading.
-        **kwargs: what `load_adapter` was told about it.
-    """
-    try:  # flat files need nothing but torch and transformers to be loaded
-        from peft.utils import load_peft_weights
-        from peft.utils.other import AuxiliaryTrainingWrapper
-    except ImportError:
-        return
-
-    if adapter_state_dict is None:
-        ways = {**getattr(load_config, "download_kwargs", {}), **kwargs, **(adapter_kwargs or {})}
-        known = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
-        adapter_state_dict = load_peft_weights(
-            str(adapter), "cpu", **{key: ways[key] for key in known if ways.get(key) is not None}
-        )
-    state = {key.removeprefix("base_model.model."): value for key, value in adapter_state_dict.items()}
-    for place, module in model.named_modules():
-        if not isinstance(module, AuxiliaryTrainingWrapper):
-            continue
-        for stored, held in module.adapter_state_dict_load_map(name).items():
-            if f"{place}.{held}" in report.missing_keys and f"{place}.{stored}" in state:
-                with torch.no_grad():
-                    module.get_parameter(held).copy_(state[f"{place}.{stored}"])
-                report.missing_keys.discard(f"{place}.{held}")
-                report.unexpected_keys.discard(f"{place}.{stored}")
-
-
 class LFVilaPreTrainedModel(PreTrainedModel):
     """What all LF-VILA models share: configuration, weight initialisation, attention backends."""
 
@@ -410,6 +339,19 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         """
         model, report = from_towers(cls, video, text, config, **overrides)
         return (model, report) if output_loading_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save as in transformers, also a model that FSDP 2 has sharded.
+
+        `fully_shard` gives a model a class of its own, `FSDP<Name>` in one of torch's files. The files of code and the
+        `auto_map` are looked up by class: that of LF-VILA is put back for as long as saving takes.
+        """
+        given = type(self)
+        self.__class__ = unsharded_class(given)
+        try:
+            return super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = given
 
     def set_num_frames(self, num_frames: int, temporal_windows: Sequence[int] | None = None) -> None:
         """Read videos of another number of frames T from now on.

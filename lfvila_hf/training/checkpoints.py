@@ -38,6 +38,8 @@ WEIGHTS = (
     "pytorch_model_fsdp*",
     "global_step*",
 )
+OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
+"""The last two are FSDP's: of a full state dict, and a folder of a sharded one."""
 
 
 def missing_parts(checkpoint: str | os.PathLike[str], weights_only: bool = False) -> list[str]:
@@ -59,9 +61,10 @@ def missing_parts(checkpoint: str | os.PathLike[str], weights_only: bool = False
     if index.exists():
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
         missing += sorted(shard for shard in shards if not (folder / shard).exists())
-    is_sharded = any(folder.glob("global_step*")) or any(folder.glob("optimizer_*"))  # DeepSpeed, FSDP
-    if not weights_only and not is_sharded:
-        missing += [name for name in ("optimizer.pt", "scheduler.pt") if not (folder / name).is_file()]
+    if not weights_only and not any(folder.glob("global_step*")):  # DeepSpeed keeps both in there
+        has_optimizer = any(any(folder.glob(name)) for name in OPTIMIZER)
+        missing += [] if has_optimizer else ["optimizer.pt"]
+        missing += [] if (folder / "scheduler.pt").is_file() else ["scheduler.pt"]
     return missing
 
 

@@ -1,6 +1,6 @@
-"""The launch configurations: accelerate reads them, and what they name exists. None is run: that needs several GPUs.
+"""The launch configurations: accelerate reads them, and what they name exists. None is run as it is, on GPUs.
 
-`ddp.yaml` does what tests/training/test_whole_batches.py runs on CPUs.
+What `ddp.yaml` and `fsdp2.yaml` do is run on CPUs by tests/training/test_whole_batches.py and test_sharded.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
-from accelerate.utils.launch import prepare_multi_gpu_env
+from sharding import launch_environment
 
 import lfvila_hf.modeling_text_lfvila
 import lfvila_hf.modeling_video_lfvila
@@ -45,16 +44,8 @@ def test_accelerate_reads_the_file_and_knows_every_field(path: Path) -> None:
         assert found == value or name in ("compute_environment", "distributed_type"), name
 
 
-def environment(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What `accelerate launch` would tell the processes."""
-    monkeypatch.setenv("ACCELERATE_BYPASS_DEVICE_MAP", "true")
-    arguments = launch_command_parser().parse_args(["--config_file", str(FOLDER / f"{name}.yaml"), "script.py"])
-    arguments, *_ = _validate_launch_command(arguments)
-    return prepare_multi_gpu_env(arguments)
-
-
-def test_fsdp_shards_layers_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = environment("fsdp2", monkeypatch)
+def test_fsdp_shards_layers_that_exist() -> None:
+    told = launch_environment("fsdp2")
     assert told["FSDP_VERSION"] == "2" and told["ACCELERATE_MIXED_PRECISION"] == "bf16"
     layers = told["FSDP_TRANSFORMER_CLS_TO_WRAP"].split(",")
     modules = vars(lfvila_hf.modeling_video_lfvila) | vars(lfvila_hf.modeling_text_lfvila)

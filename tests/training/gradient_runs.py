@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 if __name__ == "__main__":  # under a launcher there is no conftest
@@ -26,6 +27,7 @@ if __name__ == "__main__":  # under a launcher there is no conftest
     torch.set_num_threads(1)
 
 from sample_dropout import SampleDropout
+from sharding import fsdp_on_cpus, whole
 from tiny_models import random_ids, tiny_config, tiny_model
 from training_runs import DROPOUT, OnStep, TensorRows, arguments, pairs
 
@@ -59,6 +61,8 @@ class Case:
     alignment: bool = True
     model: str = "pretraining"
     optimizer: str = "sgd"
+    sharded: bool = False
+    """With FSDP 2; only where there are several processes."""
 
 
 @dataclasses.dataclass
@@ -106,8 +110,9 @@ def run(case: Case, folder: Path) -> Result:
     found: dict[str, torch.Tensor] = {}
 
     def keep() -> None:
-        named = model.named_parameters()
-        found.update({name: p.grad.detach().clone() for name, p in named if p.grad is not None})
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.grad is not None]
+        assert all(isinstance(parameter, DTensor) == case.sharded for _, parameter in named)
+        found.update({name: whole(parameter.grad.detach()).clone() for name, parameter in named})
 
     trainer = LFVilaTrainer(
         model=model,
@@ -141,7 +146,8 @@ def gradients(case: Case, folder: Path, processes: int = 1) -> Result:
         return run(case, folder)
 
     def task(rank: int) -> None:
-        result = run(case, folder / f"rank-{rank}")
+        with fsdp_on_cpus() if case.sharded else contextlib.nullcontext():
+            result = run(case, folder / f"rank-{rank}")
         if rank == 0:
             torch.save(result, folder / "result.pt")
 
