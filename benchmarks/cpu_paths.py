@@ -119,7 +119,7 @@ def bias_pair(window: tuple[int, int, int], heads: int) -> dict[str, Callable]:
     grad = torch.randn(heads, cells, cells)
     return {
         "plain": lambda: torch.autograd.grad(table[index].T.contiguous().view(grad.shape), table, grad),
-        "ours": lambda: torch.autograd.grad(relative_bias(table, index), table, grad),
+        "ours": lambda: torch.autograd.grad(relative_bias(table, index, cells), table, grad),
     }
 
 

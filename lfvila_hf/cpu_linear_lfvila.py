@@ -34,13 +34,14 @@ is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch
 """Whether a graph is made that is to run without this package; before PyTorch could tell, any graph."""
 
 
-def is_transformed() -> bool:
+def is_transformed(states: torch.Tensor) -> bool:
     """Whether tensors stand for more than their values: transforms of `torch.func`, forward-mode gradients, jit traces.
 
-    Kernels and functions of this package know nothing of them; PyTorch's own operators do.
+    Kernels and functions of this package know nothing of them; PyTorch's own operators do. Of a graph that is being
+    compiled no more can be told than whether `states` are those of many samples (`torch.func.vmap`).
     """
     if torch.compiler.is_compiling():
-        return False
+        return torch._C._functorch.is_batchedtensor(states)
     transforms = torch._C._functorch.peek_interpreter_stack() is not None
     return transforms or forward_ad._current_level >= 0 or torch.jit.is_tracing()
 
@@ -105,17 +106,17 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
         and linear.weight.device.type == "cpu"
         and not is_exporting()  # first: a comparison of sizes would bound the sizes that the graph takes
         and math.prod(hidden_states.shape[:-1]) * linear.weight.numel() >= FEWEST_PRODUCTS
-        and not is_transformed()
+        and not is_transformed(hidden_states)
         and not torch.is_autocast_enabled("cpu")
         and getattr(torch.backends.mkldnn, "enabled", True)
     )
 
 
-def _can_redo(norm: nn.Module | None) -> TypeGuard[nn.LayerNorm | None]:
-    """Whether `norm` is nothing, or LayerNorm over the last axis whose weights alone say what it does."""
+def _can_redo(norm: nn.Module | None, width: int) -> TypeGuard[nn.LayerNorm | None]:
+    """Whether `norm` is nothing, or LayerNorm over the last axis, of that width, that does what its weights say."""
     return norm is None or (
         is_untouched(norm, nn.LayerNorm)
-        and len(norm.normalized_shape) == 1
+        and norm.normalized_shape == (width,)
         and all(one is None or type(one) is nn.Parameter for one in (norm.weight, norm.bias))
     )
 
@@ -147,17 +148,16 @@ def project_twice(
         hidden_states: `(..., in)`.
         norm: before the layers; that of a plain `nn.LayerNorm` is not kept for the backward but made again.
     """
-    known = _can_redo(norm) and is_untouched(act, GELUActivation)
+    known = is_untouched(act, GELUActivation) and _can_redo(norm, hidden_states.shape[-1])
+    learns = _learns(hidden_states, first, second, *([] if norm is None else [norm]))
     if known and _fits(first, hidden_states) and _fits(second, hidden_states):
-        layers = (first, second) if norm is None else (first, second, norm)
-        if _learns(hidden_states, *layers) and first.weight.requires_grad:  # else the input need not be kept
+        weights = first.weight, first.bias, second.weight, second.bias
+        if learns and first.weight.requires_grad:  # else the ordinary way keeps less
             normal = (None, None, None) if norm is None else (norm.weight, norm.bias, norm.eps)
-            weights = first.weight, first.bias, second.weight, second.bias
-            return MLPOnCPU.apply(hidden_states, *normal, *weights)
-        if not _learns(hidden_states, *layers):
+            return MLPOnCPU.apply(hidden_states, *normal[:2], *weights, normal[2])
+        if not learns:
             hidden_states = hidden_states if norm is None else norm(hidden_states)
-            inner = _multiply(hidden_states, first.weight, first.bias, "gelu")
-            return _multiply(inner, second.weight, second.bias)
+            return _multiply(_multiply(hidden_states, *weights[:2], "gelu"), *weights[2:])
     hidden_states = hidden_states if norm is None else norm(hidden_states)
     return project(second, act(project(first, hidden_states)))
 
@@ -198,8 +198,7 @@ class LinearOnCPU(torch.autograd.Function):
 class MLPOnCPU(torch.autograd.Function):
     """LayerNorm or nothing, linear, GELU, linear with their gradients.
 
-    What LayerNorm and GELU return is not kept but made again: their inputs are kept anyhow, the one by the residual sum
-    around the layers.
+    What LayerNorm and GELU return is not kept but made again from what they were given, which their gradients need.
     """
 
     @staticmethod
@@ -208,11 +207,11 @@ class MLPOnCPU(torch.autograd.Function):
         hidden_states: torch.Tensor,
         norm_weight: torch.Tensor | None,
         norm_bias: torch.Tensor | None,
-        eps: float | None,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         second_weight: torch.Tensor,
         second_bias: torch.Tensor | None,
+        eps: float | None,
     ) -> torch.Tensor:
         """Both layers, `(..., in)` to `(..., out)`.
 
@@ -221,16 +220,16 @@ class MLPOnCPU(torch.autograd.Function):
             hidden_states: `(..., in)`.
             norm_weight: of LayerNorm, `(in,)`.
             norm_bias: `(in,)`.
-            eps: of LayerNorm; `None` for none.
             weight: of the first layer, `(inner, in)`.
             bias: `(inner,)`.
             second_weight: `(out, inner)`.
             second_bias: `(out,)`.
+            eps: of LayerNorm; `None` for none.
         """
         normed, *_ = _normalise(hidden_states, norm_weight, norm_bias, eps)
         inner = _multiply(normed, weight, bias)
-        ctx.save_for_backward(hidden_states, norm_weight, norm_bias, weight, bias, second_weight, inner)
-        ctx.eps = eps
+        ctx.save_for_backward(hidden_states, norm_weight, norm_bias, weight, second_weight, inner)
+        ctx.bias, ctx.eps = bias, eps  # plain gradients do not depend on the bias: it may change
         return _multiply(F.gelu(inner), second_weight, second_bias)
 
     @staticmethod
@@ -241,26 +240,26 @@ class MLPOnCPU(torch.autograd.Function):
             ctx: autograd's.
             grad: `(..., out)`.
         """
-        hidden_states, norm_weight, norm_bias, weight, bias, second_weight, inner = ctx.saved_tensors
+        hidden_states, norm_weight, norm_bias, weight, second_weight, inner = ctx.saved_tensors
         needed = ctx.needs_input_grad
         normed, *statistics = _normalise(hidden_states, norm_weight, norm_bias, ctx.eps)
         if torch.is_grad_enabled():  # for gradients of gradients, what was kept would be a constant
-            inner = F.linear(normed, weight, bias)
-        second = _weight_gradients(grad, F.gelu(inner) if needed[6] else inner, needed[6:])
-        if not any(needed[:6]):
-            return *[None] * 6, *second
+            inner = F.linear(normed, weight, ctx.bias)
+        second = _weight_gradients(grad, F.gelu(inner) if needed[5] else inner, needed[5:7])
+        if not any(needed[:5]):
+            return *[None] * 5, *second, None
         grad = torch.ops.aten.gelu_backward(_input_gradient(grad, second_weight), inner)
-        first = _weight_gradients(grad, normed, needed[4:6])
+        first = _weight_gradients(grad, normed, needed[3:5])
         if not any(needed[:3]):
-            return *[None] * 4, *first, *second
+            return *[None] * 3, *first, *second, None
         grad = _input_gradient(grad, weight)
         if not statistics:
-            return grad, None, None, None, *first, *second
+            return grad, None, None, *first, *second, None
         width, mask = hidden_states.shape[-1:], list(needed[:3])
         gradients = torch.ops.aten.native_layer_norm_backward(
             grad, hidden_states, width, *statistics, norm_weight, norm_bias, mask
         )
-        return *gradients, None, *first, *second
+        return *gradients, *first, *second, None
 
 
 def _normalise(

@@ -31,10 +31,11 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lfvila import LFVilaVideoConfig
-from .cpu_linear_lfvila import is_untouched, project, project_twice
+from .cpu_linear_lfvila import is_exporting, is_untouched, project, project_twice
 from .modeling_base_lfvila import LFVilaPreTrainedModel, LFVilaVideoModelOutput, eager_attention_forward
 from .resizing_lfvila import relative_position_index, resize_bias_table, resized_parameter
-from .video_windows_lfvila import WindowLayout, shifted_window_mask
+from .video_stems_lfvila import LFVilaConvStem, LFVilaPatchStem
+from .video_windows_lfvila import WindowLayout, fit_window, shifted_window_mask
 from .window_attention_lfvila import WindowAttention, relative_bias, runs_on_cpu
 
 
@@ -56,61 +57,6 @@ class LFVilaDropPath(nn.Module):
     def extra_repr(self) -> str:
         """The rate."""
         return f"rate={self.rate:.3f}"
-
-
-class LFVilaPatchStem(nn.Module):
-    """Frames to patches by one convolution whose kernel is its stride (released stem), then LayerNorm."""
-
-    def __init__(self, config: LFVilaVideoConfig) -> None:
-        super().__init__()
-        self.patch_shape = config.patch_shape
-        kernel = (1, *self.patch_shape)
-        self.proj = nn.Conv3d(config.num_channels, config.embed_dim, kernel_size=kernel, stride=kernel)
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-
-    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """`(B, T, 3, H, W)` with H and W multiples of the patch, to `(B, T, h, w, C)`."""
-        if not is_untouched(self.proj, nn.Conv3d):  # an adapter's, or its weights are elsewhere
-            return self.norm(self.proj(pixel_values_videos.transpose(1, 2)).permute(0, 2, 3, 4, 1))
-        batch, frames, channels, height, width = pixel_values_videos.shape
-        rows, columns = self.patch_shape
-        # Kernel equals stride, so the convolution is one matrix product over patches laid out channels-last.
-        patches = pixel_values_videos.reshape(batch, frames, channels, height // rows, rows, width // columns, columns)
-        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)  # (B, T, h, w, 3*rows*columns)
-        return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
-
-
-class LFVilaConvStem(nn.Module):
-    """Frames to patches by overlapping 3 x 3 x 3 convolutions that each halve height and width, then LayerNorm.
-
-    Time is cut into stretches of one level-0 window first, so that no information crosses a clip where windows do not.
-    """
-
-    def __init__(self, config: LFVilaVideoConfig) -> None:
-        super().__init__()
-        self.stretch = config.temporal_windows[0]
-        steps = config.patch_shape[0].bit_length() - 1
-        widths = [max(config.embed_dim >> (steps - 1 - i), 4) for i in range(steps - 1)] + [config.embed_dim]
-        if steps == 0:
-            widths = [config.embed_dim]
-        stride = (1, 2, 2) if steps else (1, 1, 1)
-        sources = [config.num_channels, *widths[:-1]]
-        self.convolutions = nn.ModuleList(
-            nn.Conv3d(a, b, kernel_size=3, stride=stride, padding=1) for a, b in zip(sources, widths, strict=True)
-        )
-        self.act = ACT2FN[config.hidden_act]
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-
-    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """`(B, T, 3, H, W)` with H and W multiples of the patch, to `(B, T, h, w, C)`."""
-        batch, frames = pixel_values_videos.shape[:2]
-        missing = -frames % self.stretch
-        hidden = F.pad(pixel_values_videos, (0, 0, 0, 0, 0, 0, 0, missing))
-        hidden = hidden.unflatten(1, (-1, self.stretch)).flatten(0, 1).transpose(1, 2)  # (B*stretches, 3, t, H, W)
-        for index, convolution in enumerate(self.convolutions):
-            hidden = convolution(hidden if index == 0 else self.act(hidden))
-        hidden = hidden.permute(0, 2, 3, 4, 1).unflatten(0, (batch, -1)).flatten(1, 2)  # (B, T + missing, h, w, C)
-        return self.norm(hidden[:, :frames])
 
 
 class LFVilaPatchMerging(nn.Module):
@@ -164,7 +110,7 @@ class LFVilaVideoAttention(nn.Module):
             `(groups, S, V, C)` and the weights `(groups * S, A, V, V)` where the backend gives them.
         """
         groups, tiles, cells, channels = windows.shape
-        bias = relative_bias(self.relative_position_bias_table, position_index)  # (A, V, V)
+        bias = relative_bias(self.relative_position_bias_table, position_index, cells)  # (A, V, V)
         qkv = project(self.qkv, windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
         dropout = self.attention_dropout if self.training else 0.0
         implementation = self.config._attn_implementation
@@ -179,6 +125,9 @@ class LFVilaVideoAttention(nn.Module):
             # Every tile has its own mask. With tiles among the heads, the mask is stored once for all groups.
             query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (groups, S*A, V, d)
             bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
+        compiled = torch.compiler.is_compiling() and not is_exporting()
+        if implementation == "sdpa" and windows.device.type == "cpu" and compiled and torch.is_grad_enabled():
+            implementation = "eager"  # there is no fused kernel for a learned bias, and this one can be compiled
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
         if shift_mask is not None:
@@ -249,7 +198,7 @@ class LFVilaVideoLayer(GradientCheckpointingLayer):
         attended, _ = self.attn(windows.flatten(0, 1), position_index, shift_mask, **kwargs)
         attended = attended.view(windows.shape)
         hidden_states = hidden_states + self.drop_path(attended if laid_out else layout.merge(attended))
-        if is_untouched(self.mlp, LFVilaVideoMLP):
+        if is_untouched(self.mlp, LFVilaVideoMLP) and not is_exporting():
             branch = self.mlp(hidden_states, self.norm2)
         else:  # whoever is told of its input expects what it always was
             branch = self.mlp(self.norm2(hidden_states))
@@ -291,7 +240,7 @@ class LFVilaVideoLevel(nn.Module):
             **kwargs: passed to the attention backend.
         """
         sizes = hidden_states.shape[1:4]
-        t, r, c = window = tuple(min(cells, size) for cells, size in zip(self.window, sizes, strict=True))
+        t, r, c = window = fit_window(self.window, sizes)
         # An axis that one window covers is not shifted. Time (`temporal_shift`) does not wrap and needs no mask.
         half = (r // 2 if sizes[1] > r else 0, c // 2 if sizes[2] > c else 0)
         index = self.relative_position_index[:t, :r, :c, :t, :r, :c].flatten()  # (V*V,)

@@ -52,7 +52,9 @@ class TokenPacking:
         """
         if attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
             return None
-        if type(attention_mask) is not torch.Tensor or is_transformed():  # a mask without values, or of many samples
+        if type(attention_mask) is not torch.Tensor or is_transformed(
+            attention_mask
+        ):  # a mask without values, or of many samples
             return None
         return cls(attention_mask) if attention_mask.float().mean() < MOST_REAL else None
 
@@ -200,6 +202,19 @@ class LFVilaTextLayer(GradientCheckpointingLayer):
         return self.output(self.intermediate(hidden_states), hidden_states, packing)
 
 
+def draws_elsewhere(layers: nn.ModuleList) -> bool:
+    """Whether layers hold active dropout that does not go through `TokenPacking.drop`, as adapters bring it.
+
+    What it dropped would depend on the packing, and so on what else is in the batch.
+    """
+    own = {id(module.dropout) for module in layers.modules() if isinstance(module, LFVilaTextResidual)}
+    kinds = nn.modules.dropout._DropoutNd
+    return any(
+        isinstance(module, kinds) and module.training and module.p and id(module) not in own
+        for module in layers.modules()
+    )
+
+
 def read_tokens(
     layers: nn.ModuleList,
     config: LFVilaTextConfig,
@@ -224,6 +239,8 @@ def read_tokens(
     mask = padding_mask(config, hidden_states, attention_mask)
     reads_padding = config.pool_padded_sentences
     packing = None if reads_padding else TokenPacking.where_it_pays(attention_mask)
+    if packing is not None and draws_elsewhere(layers):
+        packing = None
     states = hidden_states
     hidden_states = hidden_states if packing is None else packing.pack(hidden_states)
     layer: Any

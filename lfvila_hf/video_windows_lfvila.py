@@ -15,12 +15,20 @@ its t*r*c cells, S windows that tile one frame's grid, n stretches of t frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from .cpu_linear_lfvila import is_transformed
+
+
+def fit_window(window: tuple[int, int, int], sizes: Sequence[int]) -> tuple[int, int, int]:
+    """A window `(t, r, c)`, cut to the grid's `(T, h, w)` where that is smaller."""
+    # Not `min`: a compiler would carry it through every shape in place of one of the two numbers.
+    frames, rows, columns = (cells if cells <= size else size for cells, size in zip(window, sizes, strict=True))
+    return frames, rows, columns
 
 
 def shifted_window_mask(
@@ -92,8 +100,11 @@ class WindowLayout:
         batch, *self.sizes = shape[:4]
         self.early = early
         filled = (self.sizes[0] + early, *self.sizes[1:])
-        self.padded = [size + -size % cells for size, cells in zip(filled, window, strict=True)]
+        missing = [-size % cells for size, cells in zip(filled, window, strict=True)]
+        # Nothing is added to a size that fits: a compiler would carry the sum, and its remainders, through every shape.
+        self.padded = [size + more if more else size for size, more in zip(filled, missing, strict=True)]
         frames, rows, columns = self.padded
+        self.frames = window[0]
         stretches = frames // window[0]
         cells = window[0] * window[1] * window[2]
         self.shape = (batch, stretches, rows * columns * window[0] // cells, cells, shape[4])  # (B, n, S, V, C)
@@ -113,55 +124,66 @@ class WindowLayout:
         if self.is_padded:
             missing = [padded - size for padded, size in zip(self.padded, self.sizes, strict=True)]
             grid = F.pad(grid, (0, 0, 0, missing[2], 0, missing[1], self.early, missing[0] - self.early))
-        return self._permute(grid, self.order, self.places).view(self.shape)
+        stretches = grid.unflatten(1, (-1, self.frames)).flatten(2, 4)  # (B, n, S*V, C)
+        return self._permute(stretches, self.order, self.places).unflatten(2, self.shape[2:4])
 
     def merge(self, windows: torch.Tensor) -> torch.Tensor:
         """`(B, n, S, V, C)` to the grid `(B, T, h, w, C)`."""
         frames, rows, columns = self.sizes
-        grid = self._permute(windows, self.places, self.order)
-        return grid.view(self.shape[0], *self.padded, -1)[:, self.early : self.early + frames, :rows, :columns]
+        stretches = self._permute(windows.flatten(2, 3), self.places, self.order)
+        grid = stretches.unflatten(2, (self.frames, *self.padded[1:])).flatten(1, 2)
+        return grid[:, self.early : self.early + frames, :rows, :columns] if self.is_padded else grid
 
     def change(self, windows: torch.Tensor, other: WindowLayout) -> torch.Tensor:
         """These windows to those of `other`, a layout of the same grid and window with another shift."""
-        return self._permute(windows, self.places[other.order], other.places[self.order]).view(other.shape)
+        stretches = windows.flatten(2, 3)
+        moved = self._permute(stretches, self.places[other.order], other.places[self.order])
+        return moved.unflatten(2, other.shape[2:4])
 
-    def _permute(self, cells: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-        """Rows `(B*n*S*V, C)` of `cells`, those of every stretch in the given order."""
+    def _permute(self, stretches: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        """Stretches of cells, `(B, n, S*V, C)`, with the cells of each in the given order."""
         # Blocks of one level may lie on several devices (`device_map`).
-        rows, back = ((self._first + one).flatten().to(cells.device) for one in (order, inverse))
-        cells = cells.reshape(-1, cells.shape[-1])
-        return cells.index_select(0, rows) if is_transformed() else Permutation.apply(cells, rows, back)
+        order, inverse = order.to(stretches.device), inverse.to(stretches.device)
+        if is_transformed(stretches):
+            return stretches.index_select(2, order)
+        if torch.compiler.is_compiling():  # a product of sizes that may change could not be taken apart again
+            return Permutation.apply(stretches, order, inverse, 2)
+        rows, back = ((self._first.to(one.device) + one).flatten() for one in (order, inverse))
+        cells = stretches.reshape(-1, stretches.shape[-1])  # moved one by one, which is faster
+        return Permutation.apply(cells, rows, back, 0).view(stretches.shape)
 
 
 class Permutation(torch.autograd.Function):
     """Rows in another order. The gradient is a copy too, where indexing would add up over rows that might repeat."""
 
     @staticmethod
-    def forward(hidden_states: torch.Tensor, rows: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-        """`hidden_states[rows]`.
+    def forward(hidden_states: torch.Tensor, rows: torch.Tensor, back: torch.Tensor, axis: int) -> torch.Tensor:
+        """Select `rows` along an axis.
 
         Args:
-            hidden_states: `(cells, C)`.
-            rows: a permutation, `(cells,)`.
-            back: its inverse, `(cells,)`.
+            hidden_states: any tensor.
+            rows: a permutation of the axis.
+            back: its inverse.
+            axis: number of the axis.
         """
-        return hidden_states.index_select(0, rows)
+        return hidden_states.index_select(axis, rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         """Keep the permutation."""
-        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_backward(*inputs[1:3])
+        ctx.axis = inputs[3]
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         """Rows back in their places.
 
         Args:
             ctx: autograd's.
-            grad: `(cells, C)`.
+            grad: of the result.
         """
         rows, back = ctx.saved_tensors
-        return Permutation.apply(grad, back, rows), None, None
+        return Permutation.apply(grad, back, rows, ctx.axis), None, None, None
 
 
-__all__ = ["Permutation", "WindowLayout", "shifted_window_mask", "window_order"]
+__all__ = ["Permutation", "WindowLayout", "fit_window", "shifted_window_mask", "window_order"]

@@ -18,7 +18,6 @@ Letters: N windows = groups of time (G) x tiles of the grid (S), V cells of a wi
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -27,9 +26,9 @@ from torch.autograd.function import once_differentiable
 from .cpu_linear_lfvila import is_exporting, is_transformed
 
 
-def relative_bias(table: torch.Tensor, position_index: torch.Tensor) -> torch.Tensor:
-    """The bias of every pair of cells: table `(rows, A)` and index `(V*V,)` to `(A, V, V)`."""
-    heads, cells = table.shape[1], math.isqrt(position_index.shape[0])
+def relative_bias(table: torch.Tensor, position_index: torch.Tensor, cells: int) -> torch.Tensor:
+    """The bias of every pair of the V `cells`: table `(rows, A)` and index `(V*V,)` to `(A, V, V)`."""
+    heads = table.shape[1]
     if table.device.type == "cpu":
         # Its gradient is a plain sum per row; that of indexing is tens of times slower there.
         return table.T.contiguous().gather(1, position_index.expand(heads, -1)).view(heads, cells, cells)
@@ -62,7 +61,7 @@ def runs_on_cpu(packed: torch.Tensor, bias: torch.Tensor, implementation: str | 
         and bias.dtype == packed.dtype
         and dropout == 0.0
         and not is_exporting()
-        and not is_transformed()
+        and not is_transformed(packed)
         and (learns or (cells <= MOST_CELLS and groups * tiles * heads * cells * cells >= FEWEST_WEIGHTS))
     )
 

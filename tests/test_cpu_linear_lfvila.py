@@ -137,8 +137,7 @@ def test_what_gelu_returns_is_not_kept() -> None:
             out = compute()
         sizes.append(sum(kept.values()))
         out.sum().backward()
-    bias = 40  # the first layer's, for gradients of gradients
-    assert sizes[0] == sizes[1] - 3 * 7 * 40 + bias
+    assert sizes[0] == sizes[1] - 3 * 7 * 40
 
 
 def normalising(affine: bool = True) -> nn.LayerNorm:
@@ -200,9 +199,27 @@ def test_what_the_norm_returns_is_not_kept() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
         out = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
-    weights = linear.weight.numel() + linear.bias.numel() + second.weight.numel() + 2 * 96
+    weights = linear.weight.numel() + second.weight.numel() + 2 * 96
     assert sum(kept.values()) == hidden.numel() + 3 * 7 * 40 + weights
     out.sum().backward()
+
+
+@needs_kernel
+def test_biases_may_change_before_the_gradient_as_those_of_the_modules_may() -> None:
+    (linear, hidden), second = layer(), second_layer()
+    out = project_twice(linear, ACT2FN["gelu"], second, hidden)
+    expected = torch.autograd.grad(second(F.gelu(linear(hidden))).sum(), (linear.weight, linear.bias))
+    with torch.no_grad():
+        linear.bias.add_(1.0)
+        second.bias.add_(1.0)
+    found = torch.autograd.grad(out.sum(), (linear.weight, linear.bias))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+
+
+def test_a_norm_of_another_width_is_refused_as_it_refuses() -> None:
+    (linear, hidden), second = layer(), second_layer()
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        project_twice(linear, ACT2FN["gelu"], second, hidden, nn.LayerNorm(48, elementwise_affine=False))
 
 
 @pytest.mark.parametrize("change", ["hook", "class", "axes"])

@@ -1,8 +1,8 @@
 """The video tower: stems, windows, shifts, merging, pooling, clip features, and what the tower does at odd sizes.
 
-Window attention is held against a loop over windows and cells. Equivalences that hold for every model (checkpointing,
-backends, saving, batches, compilation) are in invariants/test_equivalences.py, other sizes of a trained model in
-test_resizing_lfvila.py, the released numbers in parity/.
+The stems are in video_stems_lfvila. Window attention is held against a loop over windows and cells. What holds for
+every model (checkpointing, backends, saving, batches) is in invariants/test_equivalences.py, compilation in
+invariants/test_compiling.py, other sizes of a trained model in test_resizing_lfvila.py, the released numbers in parity/.
 """
 
 from __future__ import annotations

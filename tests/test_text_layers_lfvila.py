@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_models import TEXT, enable_checkpointing, random_ids, random_videos, tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -136,6 +137,24 @@ def test_packed_tokens_lose_to_dropout_what_padded_ones_lose(
     for found, expected in zip(*results, strict=True):
         scale = max(1.0, float(expected.detach().abs().max()))
         torch.testing.assert_close(found, expected, atol=FLOAT32_NOISE * scale, rtol=FLOAT32_NOISE)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_dropout_of_adapters_drops_the_same_whatever_else_is_in_the_batch(rate: float, rows: list[int]) -> None:
+    config = LFVilaTextConfig(**TEXT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1})
+    adapter = LoraConfig(target_modules=["dense"], lora_dropout=rate, init_lora_weights=False)
+    model = get_peft_model(tiny_model(LFVilaTextModel, config), adapter).train()
+    ids, mask = paragraphs()
+    shorter = mask.clone()
+    shorter[1, :, 1:] = 0
+    first = []
+    for one in (mask, shorter):
+        rows.clear()
+        torch.manual_seed(0)
+        first.append(model(ids, one).pooler_output[0])
+        assert (max(rows) < B * M * L) == (rate == 0.0)
+    torch.testing.assert_close(*first, atol=FLOAT32_NOISE, rtol=FLOAT32_NOISE)
 
 
 @pytest.mark.parametrize("why", ["released", "full"])

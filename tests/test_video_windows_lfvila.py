@@ -63,14 +63,15 @@ def test_one_layout_changes_into_another_without_the_grid_between(
     assert torch.equal(shifted.change(shifted.partition(grid), plain), plain.partition(grid))
 
 
-def test_gradients_come_back_to_their_cells_once_and_twice() -> None:
+@pytest.mark.parametrize("axis", [0, 2])
+def test_gradients_come_back_to_their_cells_once_and_twice(axis: int) -> None:
     rows = torch.tensor([2, 0, 3, 1])
-    cells = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    cells = torch.randn(4, 2, 4, dtype=torch.float64, requires_grad=True)
 
     def permute(states: torch.Tensor) -> torch.Tensor:
-        return Permutation.apply(states, rows, rows.argsort())
+        return Permutation.apply(states, rows, rows.argsort(), axis)
 
-    assert torch.equal(permute(cells), cells[rows])
+    assert torch.equal(permute(cells), cells[(slice(None),) * axis + (rows,)])
     assert torch.autograd.gradcheck(permute, cells)
     assert torch.autograd.gradgradcheck(lambda states: permute(states).square(), cells)
 

@@ -1,0 +1,112 @@
+"""`torch.compile`: one graph, the plain model's numbers and gradients, other batches and frames without another graph.
+
+What must hold for every model without a compiler is in test_equivalences.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_equivalences import BATCH_NOISE, assert_same
+from tiny_models import EXAMPLES
+from torch._dynamo.testing import CompileCounter
+
+from lfvila_hf import LFVilaVideoConfig, LFVilaVideoModel
+
+
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        ("joined", False),
+        ("fusion phase", True),
+        # a few seconds each
+        pytest.param("joined", True, marks=pytest.mark.slow),
+        pytest.param("joined, conv stem", False, marks=pytest.mark.slow),
+        pytest.param("fusion phase, co-attention", False, marks=pytest.mark.slow),
+        pytest.param("multiple choice", True, marks=pytest.mark.slow),
+        pytest.param("classification", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_forward_is_one_graph_without_a_look_at_a_value(name: str, training: bool) -> None:
+    torch._dynamo.reset()
+    model, inputs = EXAMPLES[name].model().train(training), EXAMPLES[name].inputs(4)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.manual_seed(0)
+    found = compiled(**inputs)
+    torch.manual_seed(0)
+    assert_same(found, model(**inputs), BATCH_NOISE)
+
+
+@pytest.mark.slow  # half a minute of compiling
+def test_a_compiled_training_step_has_the_gradients_of_a_plain_one() -> None:
+    """Widths of 16 and a grid of 6 x 10 at the end, on which Inductor's scatter once wrote beyond the gradient."""
+    torch._dynamo.reset()
+    sizes = {"num_frames": 8, "num_clips": 4, "image_size": [192, 320], "temporal_windows": [2, 2, 2, 4, 4, 8]}
+    heads = {"embed_dim": 16, "depths": [1] * 6, "num_heads": [1, 1, 1, 1, 1, 2], "drop_path_rate": 0.0}
+    torch.manual_seed(0)
+    model = LFVilaVideoModel(LFVilaVideoConfig(**sizes, **heads))
+    pixels = torch.randn(1, 8, 3, 192, 320)
+
+    def gradients(run: Any) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        generator = torch.Generator().manual_seed(1)
+        outputs = run(pixels).values()
+        sum((one * torch.randn(one.shape, generator=generator)).sum() for one in outputs).backward()
+        return {name: one.grad.clone() for name, one in model.named_parameters()}
+
+    expected, found = gradients(model), gradients(torch.compile(model, fullgraph=True))
+    for name, one in expected.items():
+        assert one.abs().max() > 0
+        assert (found[name] - one).abs().max() <= 1e-5 * one.abs().max(), name
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_other_batches_and_frames_need_no_third_graph(training: bool) -> None:
+    """The first is of the sizes it was given, the second of any, as PyTorch does where nothing forbids it.
+
+    Videos no longer than the longest window are another case: one window is one number less that may change.
+    """
+    torch._dynamo.reset()
+    model = EXAMPLES["video tower"].model().train(training)
+    pixels = EXAMPLES["video tower"].inputs(2)["pixel_values_videos"]
+    counter = CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    graphs = []
+    with torch.set_grad_enabled(training):
+        for batch, times in ((2, 1), (3, 2), (4, 3), (6, 5), (2, 4)):
+            videos = torch.randn(batch, times * pixels.shape[1], *pixels.shape[2:])
+            torch.manual_seed(0)
+            found = compiled(videos)
+            torch.manual_seed(0)
+            assert_same(found, model(videos), BATCH_NOISE)
+            graphs.append(counter.frame_count)
+    assert graphs == [1, 2, 2, 2, 2]
+
+
+def test_a_compiled_map_over_samples_is_the_map() -> None:
+    torch._dynamo.reset()
+    model, videos = EXAMPLES["video tower"].model(), EXAMPLES["video tower"].inputs(2)["pixel_values_videos"]
+
+    def of_each(videos: torch.Tensor) -> torch.Tensor:
+        return torch.func.vmap(lambda video: model(video[None]).last_hidden_state)(videos)
+
+    found = torch.compile(of_each, backend="aot_eager")(videos)
+    torch.testing.assert_close(found, of_each(videos), atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_trains_by_what_can_be_compiled() -> None:
+    """On a CPU no fused kernel takes a learned bias; PyTorch's slow way for it is no operator that could be fused."""
+    torch._dynamo.reset()
+    model, videos = EXAMPLES["video tower"].model().train(), EXAMPLES["video tower"].inputs(2)["pixel_values_videos"]
+    model.set_attn_implementation("sdpa")
+    called: set[str] = set()
+
+    def record(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        called.update(str(getattr(node.target, "__name__", node.target)) for node in graph.graph.nodes)
+        return graph.forward
+
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.compile(model, fullgraph=True, backend=record)(videos)
+    assert "softmax" in called and "scaled_dot_product_attention" not in called
