@@ -112,9 +112,9 @@ def _fits(linear: nn.Module, hidden_states: torch.Tensor) -> TypeGuard[nn.Linear
     )
 
 
-def _can_redo(norm: nn.Module | None, width: int) -> TypeGuard[nn.LayerNorm | None]:
-    """Whether `norm` is nothing, or LayerNorm over the last axis, of that width, that does what its weights say."""
-    return norm is None or (
+def _can_redo(norm: nn.Module, width: int) -> TypeGuard[nn.LayerNorm]:
+    """Whether `norm` is LayerNorm over the last axis, of that width, that does what its weights say."""
+    return (
         is_untouched(norm, nn.LayerNorm)
         and norm.normalized_shape == (width,)
         and all(one is None or type(one) is nn.Parameter for one in (norm.weight, norm.bias))
@@ -127,12 +127,23 @@ def _learns(hidden_states: torch.Tensor, *layers: nn.Module) -> bool:
     return torch.is_grad_enabled() and any(one.requires_grad for one in (hidden_states, *weights))
 
 
-def project(linear: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """`linear(hidden_states)`: `(..., in)` to `(..., out)`."""
+def project(linear: nn.Module, hidden_states: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
+    """`linear(norm(hidden_states))`: `(..., in)` to `(..., out)`.
+
+    Args:
+        linear: `(..., in)` to `(..., out)`.
+        hidden_states: `(..., in)`.
+        norm: before the layer; what a plain `nn.LayerNorm` returns is not kept for the backward but made again.
+    """
+    if norm is not None:
+        learns = torch.is_grad_enabled() and linear.weight.requires_grad  # else the ordinary way keeps less
+        if learns and _can_redo(norm, hidden_states.shape[-1]) and _fits(linear, hidden_states):
+            return LinearOnCPU.apply(hidden_states, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps)
+        return project(linear, norm(hidden_states))
     if not _fits(linear, hidden_states):
         return linear(hidden_states)
     if _learns(hidden_states, linear):
-        return LinearOnCPU.apply(hidden_states, linear.weight, linear.bias)
+        return LinearOnCPU.apply(hidden_states, None, None, linear.weight, linear.bias, None)
     return _multiply(hidden_states, linear.weight, linear.bias)
 
 
@@ -148,7 +159,7 @@ def project_twice(
         hidden_states: `(..., in)`.
         norm: before the layers; that of a plain `nn.LayerNorm` is not kept for the backward but made again.
     """
-    known = is_untouched(act, GELUActivation) and _can_redo(norm, hidden_states.shape[-1])
+    known = is_untouched(act, GELUActivation) and (norm is None or _can_redo(norm, hidden_states.shape[-1]))
     learns = _learns(hidden_states, first, second, *([] if norm is None else [norm]))
     if known and _fits(first, hidden_states) and _fits(second, hidden_states):
         weights = first.weight, first.bias, second.weight, second.bias
@@ -163,36 +174,53 @@ def project_twice(
 
 
 class LinearOnCPU(torch.autograd.Function):
-    """A linear layer with its gradients: oneDNN where it is faster, BLAS for the weight's."""
+    """LayerNorm or nothing, and a linear layer, with their gradients: oneDNN where it is faster, BLAS for the weight's.
+
+    What LayerNorm returns is not kept but made again from what it was given, which its gradient needs.
+    """
 
     @staticmethod
-    def forward(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """`hidden_states @ weight.T + bias`.
+    def forward(
+        ctx: Any,
+        hidden_states: torch.Tensor,
+        norm_weight: torch.Tensor | None,
+        norm_bias: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        eps: float | None,
+    ) -> torch.Tensor:
+        """`normalised hidden_states @ weight.T + bias`.
 
         Args:
+            ctx: autograd's.
             hidden_states: `(..., in)`.
+            norm_weight: of LayerNorm, `(in,)`.
+            norm_bias: `(in,)`.
             weight: `(out, in)`.
             bias: `(out,)`.
+            eps: of LayerNorm; `None` for none.
         """
-        return _multiply(hidden_states, weight, bias)
+        is_read = weight.requires_grad or eps is not None
+        ctx.save_for_backward(hidden_states if is_read else None, norm_weight, norm_bias, weight)
+        ctx.eps = eps
+        return _multiply(_normalise(hidden_states, norm_weight, norm_bias, eps)[0], weight, bias)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        """Keep what the gradients need."""
-        hidden_states, weight, _ = inputs
-        ctx.save_for_backward(hidden_states if weight.requires_grad else None, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Gradients of input, weight and bias, those that are asked for.
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of input, weights and biases, those that are asked for.
 
         Args:
             ctx: autograd's.
             grad: `(..., out)`.
         """
-        hidden_states, weight = ctx.saved_tensors
-        input_grad = _input_gradient(grad, weight) if ctx.needs_input_grad[0] else None
-        return input_grad, *_weight_gradients(grad, hidden_states, ctx.needs_input_grad[1:])
+        hidden_states, norm_weight, norm_bias, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        normed, *statistics = _normalise(hidden_states, norm_weight, norm_bias, ctx.eps)
+        own = _weight_gradients(grad, normed, needed[3:5])
+        if not any(needed[:3]):
+            return None, None, None, *own, None
+        grad = _input_gradient(grad, weight)
+        return *_norm_gradients(grad, hidden_states, statistics, norm_weight, norm_bias, needed[:3]), *own, None
 
 
 class MLPOnCPU(torch.autograd.Function):
@@ -253,13 +281,8 @@ class MLPOnCPU(torch.autograd.Function):
         if not any(needed[:3]):
             return *[None] * 3, *first, *second, None
         grad = _input_gradient(grad, weight)
-        if not statistics:
-            return grad, None, None, *first, *second, None
-        width, mask = hidden_states.shape[-1:], list(needed[:3])
-        gradients = torch.ops.aten.native_layer_norm_backward(
-            grad, hidden_states, width, *statistics, norm_weight, norm_bias, mask
-        )
-        return *gradients, *first, *second, None
+        before = _norm_gradients(grad, hidden_states, statistics, norm_weight, norm_bias, needed[:3])
+        return *before, *first, *second, None
 
 
 def _normalise(
@@ -269,6 +292,21 @@ def _normalise(
     if eps is None:
         return (hidden_states,)
     return torch.native_layer_norm(hidden_states, hidden_states.shape[-1:], weight, bias, eps)
+
+
+def _norm_gradients(
+    grad: torch.Tensor,
+    hidden_states: torch.Tensor,
+    statistics: Sequence[torch.Tensor],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    needed: Sequence[bool],
+) -> tuple[torch.Tensor | None, ...]:
+    """Of input, weight and bias of what `_normalise` did, from `(..., in)`."""
+    if not statistics:
+        return grad, None, None
+    width, mask = hidden_states.shape[-1:], list(needed)
+    return torch.ops.aten.native_layer_norm_backward(grad, hidden_states, width, *statistics, weight, bias, mask)
 
 
 def _input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

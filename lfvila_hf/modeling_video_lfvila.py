@@ -96,7 +96,12 @@ class LFVilaVideoAttention(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, windows: torch.Tensor, position_index: torch.Tensor, shift_mask: torch.Tensor | None, **kwargs: Any
+        self,
+        windows: torch.Tensor,
+        position_index: torch.Tensor,
+        shift_mask: torch.Tensor | None,
+        norm: nn.Module | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend inside every window.
 
@@ -104,6 +109,7 @@ class LFVilaVideoAttention(nn.Module):
             windows: `(groups, S, V, C)`: one group is one stretch of time of one video, S windows tile its grid.
             position_index: rows of the bias table, `(V*V,)`.
             shift_mask: `(S, V, V)` for shifted windows, else `None`.
+            norm: applied to the windows first, where it is given.
             **kwargs: passed to the attention backend.
 
         Returns:
@@ -111,7 +117,7 @@ class LFVilaVideoAttention(nn.Module):
         """
         groups, tiles, cells, channels = windows.shape
         bias = relative_bias(self.relative_position_bias_table, position_index, cells)  # (A, V, V)
-        qkv = project(self.qkv, windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
+        qkv = project(self.qkv, windows, norm).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
         dropout = self.attention_dropout if self.training else 0.0
         implementation = self.config._attn_implementation
         if runs_on_cpu(qkv, bias, implementation, dropout):
@@ -193,14 +199,18 @@ class LFVilaVideoLayer(GradientCheckpointingLayer):
             laid_out: whether `hidden_states` are in that layout already.
             **kwargs: passed to the attention backend.
         """
-        branch = self.norm1(hidden_states)
+        # A norm goes along to where its result is used, so that it need not be kept. Not into a branch whose input
+        # somebody looks at, who expects what it always was.
+        inside = not is_exporting()
+        norm = self.norm1 if inside and laid_out and is_untouched(self.attn, LFVilaVideoAttention) else None
+        branch = hidden_states if norm is not None else self.norm1(hidden_states)
         windows = branch if laid_out else layout.partition(branch)  # (B, n, S, V, C)
-        attended, _ = self.attn(windows.flatten(0, 1), position_index, shift_mask, **kwargs)
+        attended, _ = self.attn(windows.flatten(0, 1), position_index, shift_mask, norm, **kwargs)
         attended = attended.view(windows.shape)
         hidden_states = hidden_states + self.drop_path(attended if laid_out else layout.merge(attended))
-        if is_untouched(self.mlp, LFVilaVideoMLP) and not is_exporting():
+        if inside and is_untouched(self.mlp, LFVilaVideoMLP):
             branch = self.mlp(hidden_states, self.norm2)
-        else:  # whoever is told of its input expects what it always was
+        else:
             branch = self.mlp(self.norm2(hidden_states))
         return hidden_states + self.drop_path(branch)
 

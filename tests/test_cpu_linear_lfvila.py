@@ -117,27 +117,28 @@ def test_two_layers_have_the_gradients_of_the_modules(calls: list[str], bias: bo
         torch.testing.assert_close(found, right, rtol=1e-5, atol=FLOAT32_NOISE)
 
 
-@needs_kernel
-def test_what_gelu_returns_is_not_kept() -> None:
-    (linear, hidden), second = layer(), second_layer()
-    hidden.requires_grad_()
+def kept_by(compute: Callable[[], torch.Tensor], *modules: nn.Module) -> int:
+    """How many numbers besides the weights of `modules` a forward keeps for its backward, which is run too."""
+    weights = {one.data_ptr() for module in modules for one in module.parameters()}
     kept: dict[int, int] = {}
 
     def keep(one: torch.Tensor) -> torch.Tensor:
         kept[one.data_ptr()] = one.numel()
         return one
 
-    sizes = []
-    for compute in (
-        lambda: project_twice(linear, ACT2FN["gelu"], second, hidden),
-        lambda: second(F.gelu(linear(hidden))),
-    ):
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
-            out = compute()
-        sizes.append(sum(kept.values()))
-        out.sum().backward()
-    assert sizes[0] == sizes[1] - 3 * 7 * 40
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+        out = compute()
+    out.sum().backward()
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+@needs_kernel
+def test_what_gelu_returns_is_not_kept() -> None:
+    (linear, hidden), second = layer(), second_layer()
+    hidden.requires_grad_()
+    ours = kept_by(lambda: project_twice(linear, ACT2FN["gelu"], second, hidden), linear, second)
+    assert ours == hidden.numel() + 3 * 7 * 40
+    assert ours == kept_by(lambda: second(F.gelu(linear(hidden))), linear, second) - 3 * 7 * 40
 
 
 def normalising(affine: bool = True) -> nn.LayerNorm:
@@ -191,17 +192,41 @@ def test_gradients_of_gradients_through_the_norm_are_those_of_the_modules() -> N
 def test_what_the_norm_returns_is_not_kept() -> None:
     (linear, hidden), second, norm = layer(), second_layer(), normalising()
     hidden.requires_grad_()
-    kept: dict[int, int] = {}
+    modules = linear, second, norm
+    assert kept_by(lambda: project(linear, hidden, norm), *modules) == hidden.numel()
+    kept = kept_by(lambda: project_twice(linear, ACT2FN["gelu"], second, hidden, norm), *modules)
+    assert kept == hidden.numel() + 3 * 7 * 40
 
-    def keep(one: torch.Tensor) -> torch.Tensor:
-        kept[one.data_ptr()] = one.numel()
-        return one
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
-        out = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
-    weights = linear.weight.numel() + second.weight.numel() + 2 * 96
-    assert sum(kept.values()) == hidden.numel() + 3 * 7 * 40 + weights
-    out.sum().backward()
+@needs_kernel
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("learning", ["ianSB", "S", "aS", "nS", "iS", "ian", "B", "aB", "iSB"])
+def test_a_norm_before_one_layer_has_the_gradients_of_the_modules(affine: bool, learning: str) -> None:
+    """Letters: i input, a and n weight and bias of the norm, S and B of the layer."""
+    (linear, hidden), norm = layer(), normalising(affine)
+    wanted = let_learn({"i": hidden, "a": norm.weight, "n": norm.bias, "S": linear.weight, "B": linear.bias}, learning)
+    grad = torch.randn(3, 7, 40)
+    out, expected = project(linear, hidden, norm), linear(norm(hidden))
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+    for found, right in zip(*(torch.autograd.grad(one, wanted, grad) for one in (out, expected)), strict=True):
+        assert right.abs().max() > 0.1
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=FLOAT32_NOISE)
+    kept = kept_by(lambda: project(linear, hidden, norm), linear, norm)
+    assert kept <= kept_by(lambda: linear(norm(hidden)), linear, norm)
+
+
+@needs_kernel
+def test_gradients_of_gradients_through_the_norm_of_one_layer_are_those_of_the_modules() -> None:
+    (linear, hidden), norm = layer(), normalising()
+    hidden.requires_grad_()
+    results = []
+    for compute in (lambda: project(linear, hidden, norm), lambda: linear(norm(hidden))):
+        grads = torch.autograd.grad(compute().square().sum(), (hidden, norm.weight, linear.weight), create_graph=True)
+        total = sum(one.square().sum() for one in grads)
+        results.append(torch.autograd.grad(total, (hidden, norm.weight, norm.bias, linear.weight)))
+    for found, expected in zip(*results, strict=True):
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @needs_kernel
@@ -236,6 +261,8 @@ def test_a_norm_that_does_more_is_called(calls: list[str], change: str) -> None:
         with torch.set_grad_enabled(grad):
             found = project_twice(linear, ACT2FN["gelu"], second, hidden, norm)
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=FLOAT32_NOISE)
+            alone = project(linear, hidden, norm)
+            torch.testing.assert_close(alone, linear(norm(hidden)), rtol=1e-5, atol=FLOAT32_NOISE)
     assert "gelu" not in calls
 
 

@@ -2,7 +2,7 @@
 
 The stems are in video_stems_lfvila. Window attention is held against a loop over windows and cells. What holds for
 every model (checkpointing, backends, saving, batches) is in invariants/test_equivalences.py, compilation in
-invariants/test_compiling.py, other sizes of a trained model in test_resizing_lfvila.py, the released numbers in parity/.
+invariants/test_compiling.py, sizes of a trained model in test_resizing_lfvila.py, released numbers in parity/.
 """
 
 from __future__ import annotations

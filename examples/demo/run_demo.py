@@ -164,6 +164,7 @@ def train_phase(
         processing_class=processor,
     )
     trainer.train()
+    trainer.save_state()  # for `lfvila-hf plot losses`
     return trainer
 
 

@@ -21,6 +21,8 @@ TERM_NAMES = {
     "vtm_loss": "video-text matching (VTM)",
     "span_loss": "answer span",
 }
+LIGHT = 0.65
+"""Share of the colour scale above which black can be read on it and white cannot."""
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
@@ -96,7 +98,9 @@ def plot_alignment(
     axis.scatter(list(chosen), range(rows), s=170, facecolors="none", edgecolors="white", linewidths=2.2)
     for row in range(rows):
         for column in range(columns):
-            axis.text(column, row - 0.33, f"{similarity[row, column]:.2f}", ha="center", va="center", color="white")
+            cosine = float(similarity[row, column])
+            ink = "black" if image.norm(cosine) > LIGHT else "white"
+            axis.text(column, row - 0.33, f"{cosine:.2f}", ha="center", va="center", color=ink)
     axis.set_yticks(range(rows), [textwrap.fill(sentence, 46) for sentence in sentences], fontsize=8)
     spans = [f"{clip_times[i]:.1f}-{clip_times[i + 1]:.1f} s" for i in range(columns)]
     axis.set_xticks(range(columns), spans, fontsize=8)

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from video_files import write_video
 
+from lfvila_hf.library.plot_command import training_log
+
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 FOOTAGE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "videos"
 SCORES = ("global", "aligned", "both")
@@ -92,6 +94,8 @@ def test_metrics_hold_every_promised_key_for_every_score(stories: tuple[Path, st
 def test_the_pictures_are_pictures(stories: tuple[Path, str]) -> None:
     assert_picture(stories[0] / "loss.png")
     assert_picture(stories[0] / "alignment.png")
+    for phase in ("contrastive", "fusion"):  # what `lfvila-hf plot losses` reads
+        assert training_log(stories[0] / "training" / phase)
 
 
 @pytest.mark.slow
