@@ -17,6 +17,8 @@ from lfvila_hf.library.search_command import clock
 from lfvila_hf.library.table import video_id
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#b07aa1", "#9c755f", "#edc948")
+LIGHT = 0.5
+"""Share of the heat map's scale above which black can be read on it and white cannot."""
 
 STYLE = """
 .lfvila-hit { border: 1px solid #8886; border-radius: 8px; padding: 12px; margin: 10px 0; }
@@ -33,9 +35,10 @@ STYLE = """
 .lfvila-ruler span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
 .lfvila-ruler span:first-child { transform: none; }
 .lfvila-ruler span:last-child { transform: translateX(-100%); }
-.lfvila-heat { border-collapse: collapse; font-size: 12px; margin-top: 8px; }
-.lfvila-heat th { font-weight: normal; text-align: left; padding: 1px 6px; }
-.lfvila-heat th, .lfvila-heat td { border: 0 !important; }
+.lfvila-scroll { overflow-x: auto; margin-top: 8px; }
+.lfvila-heat { border-collapse: collapse; font-size: 12px; }
+.lfvila-heat th { font-weight: normal; text-align: left; padding: 1px 6px; white-space: nowrap; }
+.lfvila-heat, .lfvila-heat tr, .lfvila-heat th, .lfvila-heat td { border: 0 !important; }
 .lfvila-heat td { padding: 1px !important; }
 .lfvila-heat button { border: 2px solid transparent; border-radius: 3px; cursor: pointer; width: 46px; height: 24px;
   padding: 0; font-size: 11px; line-height: 20px; text-align: center; }
@@ -126,11 +129,13 @@ def _heat_map(hit: Hit) -> str:
         for clip, value in enumerate(hit.cosines[number].tolist()):
             part = (value - low) / (high - low) if high > low else 0.5
             chosen = " chosen" if abs(hit.clip_times[clip] - moment.start) < 1e-6 else ""
-            style = f"background: hsl({240 - 180 * part:.0f}, 65%, {30 + 35 * part:.0f}%); color: #fff"
+            ink = "#000" if part > LIGHT else "#fff"
+            style = f"background: hsl({240 - 180 * part:.0f}, 65%, {30 + 35 * part:.0f}%); color: {ink}"
             start = hit.clip_times[clip]
             cells.append(f'<td><button class="cell{chosen}" style="{style}" {_seek(start)}>{value:.2f}</button></td>')
         body.append(f"<tr><th>{number + 1}</th>{''.join(cells)}</tr>")
-    return f'<table class="lfvila-heat"><tr><th>clip at</th>{head}</tr>{"".join(body)}</table>'
+    table = f'<table class="lfvila-heat"><tr><th>clip at</th>{head}</tr>{"".join(body)}</table>'
+    return f'<div class="lfvila-scroll">{table}</div>'
 
 
 def _strip(rows: list[dict[str, Any]]) -> str:

@@ -94,13 +94,13 @@ def plot_alignment(
     if not all(0 <= clip < columns for clip in chosen):
         raise ValueError(f"chosen clips must be numbers from 0 to {columns - 1}, got {list(chosen)}")
     figure, (axis,) = _figure(3.6 + 1.3 * columns, 1.2 + 0.62 * rows)
-    image = axis.imshow(similarity.detach().cpu().float().numpy(), cmap="viridis", aspect="auto")
+    cosines = similarity.detach().cpu().float().numpy()
+    image = axis.imshow(cosines, cmap="viridis", aspect="auto")
     axis.scatter(list(chosen), range(rows), s=170, facecolors="none", edgecolors="white", linewidths=2.2)
     for row in range(rows):
         for column in range(columns):
-            cosine = float(similarity[row, column])
-            ink = "black" if image.norm(cosine) > LIGHT else "white"
-            axis.text(column, row - 0.33, f"{cosine:.2f}", ha="center", va="center", color=ink)
+            ink = "black" if image.norm(cosines[row, column]) > LIGHT else "white"
+            axis.text(column, row - 0.33, f"{cosines[row, column]:.2f}", ha="center", va="center", color=ink)
     axis.set_yticks(range(rows), [textwrap.fill(sentence, 46) for sentence in sentences], fontsize=8)
     spans = [f"{clip_times[i]:.1f}-{clip_times[i + 1]:.1f} s" for i in range(columns)]
     axis.set_xticks(range(columns), spans, fontsize=8)
