@@ -361,8 +361,12 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
                 f"got {pixel_values_videos.dtype}"
             )
         rows, columns = self.config.patch_shape
+        height, width = self.config.image_size
         pixels = pixel_values_videos.to(self.norm.weight.dtype)
-        if shape[3] % rows or shape[4] % columns:
+        # The usual size is asked for first: a compiler that was told that any may come (`dynamic=True`) then knows it,
+        # and need not carry expressions of it through every shape.
+        is_usual = shape[3] == height and shape[4] == width
+        if (not is_usual or height % rows or width % columns) and (shape[3] % rows or shape[4] % columns):
             pixels = F.pad(pixels, (0, -shape[4] % columns, 0, -shape[3] % rows))
         hidden = self.dropout(self.patch_embed(pixels))  # (B, T, h, w, C)
         keep_grids = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))

@@ -62,8 +62,8 @@ def test_a_compiled_training_step_has_the_gradients_of_a_plain_one() -> None:
         assert (found[name] - one).abs().max() <= 1e-5 * one.abs().max(), name
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_other_batches_and_frames_need_no_third_graph(training: bool) -> None:
+@pytest.mark.parametrize(("training", "dynamic"), [(False, None), (True, None), (False, True)])
+def test_other_batches_and_frames_need_no_third_graph(training: bool, dynamic: bool | None) -> None:
     """The first is of the sizes it was given, the second of any, as PyTorch does where nothing forbids it.
 
     Videos no longer than the longest window are another case: one window is one number less that may change.
@@ -72,7 +72,7 @@ def test_other_batches_and_frames_need_no_third_graph(training: bool) -> None:
     model = EXAMPLES["video tower"].model().train(training)
     pixels = EXAMPLES["video tower"].inputs(2)["pixel_values_videos"]
     counter = CompileCounter()
-    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=dynamic)
     graphs = []
     with torch.set_grad_enabled(training):
         for batch, times in ((2, 1), (3, 2), (4, 3), (6, 5), (2, 4)):
