@@ -30,6 +30,9 @@ FEWEST_PRODUCTS = 2**28
 """Multiplications of a layer below which BLAS was as fast or faster (two cores)."""
 
 
+RECORDING = "transformers.utils.output_capturing"
+"""Where hooks come from that record what modules return."""
+
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 """Whether a graph is made that is to run without this package; before PyTorch could tell, any graph."""
 
@@ -38,7 +41,8 @@ def is_transformed(states: torch.Tensor) -> bool:
     """Whether tensors stand for more than their values: transforms of `torch.func`, forward-mode gradients, jit traces.
 
     Kernels and functions of this package know nothing of them; PyTorch's own operators do. Of a graph that is being
-    compiled no more can be told than whether `states` are those of many samples (`torch.func.vmap`).
+    compiled no more can be told than whether `states` themselves are those of many samples (`torch.func.vmap`, without
+    a gradient inside).
     """
     if torch.compiler.is_compiling():
         return torch._C._functorch.is_batchedtensor(states)
@@ -82,12 +86,22 @@ def _multiply(
     return _KERNEL(hidden_states, weight, bias, activation, [], "none")
 
 
-def is_untouched(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
-    """Whether a call of `module` does nothing but what the class `kind` says: no subclass, wrapper or hook."""
+def is_untouched(module: nn.Module, kind: type[Kind], may_be_recorded: bool = False) -> TypeGuard[Kind]:
+    """Whether a call of `module` does nothing but what the class `kind` says: no subclass, wrapper or hook.
+
+    Args:
+        module: it.
+        kind: its class.
+        may_be_recorded: whether hooks by which transformers records outputs are none. It leaves them where they were
+            once needed.
+    """
+    hooks = list(module._forward_hooks.values())
+    if may_be_recorded:
+        hooks = [hook for hook in hooks if getattr(hook, "__module__", None) != RECORDING]
     return (
         type(module) is kind
         and "forward" not in vars(module)
-        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
         and not (module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
         and not (module_hooks._global_backward_hooks or module_hooks._global_backward_pre_hooks)
@@ -136,8 +150,9 @@ def project(linear: nn.Module, hidden_states: torch.Tensor, norm: nn.Module | No
         norm: before the layer; what a plain `nn.LayerNorm` returns is not kept for the backward but made again.
     """
     if norm is not None:
-        learns = torch.is_grad_enabled() and linear.weight.requires_grad  # else the ordinary way keeps less
-        if learns and _can_redo(norm, hidden_states.shape[-1]) and _fits(linear, hidden_states):
+        # Where the layer does not learn, the ordinary way keeps less.
+        learns = _fits(linear, hidden_states) and torch.is_grad_enabled() and linear.weight.requires_grad
+        if learns and _can_redo(norm, hidden_states.shape[-1]):
             return LinearOnCPU.apply(hidden_states, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps)
         return project(linear, norm(hidden_states))
     if not _fits(linear, hidden_states):

@@ -341,10 +341,11 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         return (model, report) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Save as in transformers, also a model that FSDP 2 has sharded.
+        """Save as in transformers, also a model that FSDP 2 has sharded, where its whole `state_dict` is given.
 
-        `fully_shard` gives a model a class of its own, `FSDP<Name>` in one of torch's files. The files of code and the
-        `auto_map` are looked up by class: that of LF-VILA is put back for as long as saving takes.
+        Trainers give it; by hand it is that of `accelerator.get_state_dict(model)`. `fully_shard` gives a model a class
+        of its own, `FSDP<Name>` in one of torch's files. The files of code and the `auto_map` are looked up by class:
+        that of LF-VILA is put back for as long as saving takes.
         """
         given = type(self)
         self.__class__ = unsharded_class(given)

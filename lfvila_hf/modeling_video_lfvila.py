@@ -202,7 +202,8 @@ class LFVilaVideoLayer(GradientCheckpointingLayer):
         # A norm goes along to where its result is used, so that it need not be kept. Not into a branch whose input
         # somebody looks at, who expects what it always was.
         inside = not is_exporting()
-        norm = self.norm1 if inside and laid_out and is_untouched(self.attn, LFVilaVideoAttention) else None
+        goes_along = inside and laid_out and is_untouched(self.attn, LFVilaVideoAttention, may_be_recorded=True)
+        norm = self.norm1 if goes_along else None
         branch = hidden_states if norm is not None else self.norm1(hidden_states)
         windows = branch if laid_out else layout.partition(branch)  # (B, n, S, V, C)
         attended, _ = self.attn(windows.flatten(0, 1), position_index, shift_mask, norm, **kwargs)

@@ -52,9 +52,10 @@ class TokenPacking:
         """
         if attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
             return None
-        if type(attention_mask) is not torch.Tensor or is_transformed(
+        has_values = type(attention_mask) is torch.Tensor and not is_transformed(
             attention_mask
-        ):  # a mask without values, or of many samples
+        )  # and those of one sample
+        if not has_values:
             return None
         return cls(attention_mask) if attention_mask.float().mean() < MOST_REAL else None
 
@@ -205,7 +206,8 @@ class LFVilaTextLayer(GradientCheckpointingLayer):
 def draws_elsewhere(layers: nn.ModuleList) -> bool:
     """Whether layers hold active dropout that does not go through `TokenPacking.drop`, as adapters bring it.
 
-    What it dropped would depend on the packing, and so on what else is in the batch.
+    What it dropped would depend on the packing, and so on what else is in the batch. Modules of PyTorch are known;
+    functions and modules of other kinds that draw are not.
     """
     own = {id(module.dropout) for module in layers.modules() if isinstance(module, LFVilaTextResidual)}
     kinds = nn.modules.dropout._DropoutNd

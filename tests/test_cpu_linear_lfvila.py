@@ -229,6 +229,15 @@ def test_gradients_of_gradients_through_the_norm_of_one_layer_are_those_of_the_m
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
+def test_a_layer_without_a_weight_of_its_own_is_called_after_the_norm() -> None:
+    """As quantisation and wrappers make them."""
+    (linear, hidden), norm = layer(), normalising()
+    expected = linear(norm(hidden))
+    torch.testing.assert_close(project(nn.Sequential(linear), hidden, norm), expected, rtol=0, atol=FLOAT32_NOISE)
+    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear}, dtype=torch.qint8)[0]
+    torch.testing.assert_close(project(quantised, hidden, norm), quantised(norm(hidden)), rtol=0, atol=0)
+
+
 @needs_kernel
 def test_biases_may_change_before_the_gradient_as_those_of_the_modules_may() -> None:
     (linear, hidden), second = layer(), second_layer()

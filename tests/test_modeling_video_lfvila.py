@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import VIDEO, random_videos, tiny_config, tiny_model
+from tiny_models import EXAMPLES, VIDEO, random_videos, tiny_config, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,6 +22,7 @@ from lfvila_hf.modeling_video_lfvila import (
     LFVilaDropPath,
     LFVilaPatchMerging,
     LFVilaPatchStem,
+    LFVilaVideoAttention,
     LFVilaVideoMLP,
 )
 from lfvila_hf.resizing_lfvila import relative_position_index
@@ -375,3 +376,29 @@ def test_the_dropout_of_the_mlp_goes_by_its_own_mode_and_hooks() -> None:
     assert len(seen) == 2
     mlp.train().dropout = torch.nn.Identity()
     assert torch.equal(mlp(hidden), mlp(hidden))
+
+
+def test_norms_go_along_into_attention_also_after_outputs_were_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers leaves its hooks on what it has once recorded."""
+    example = EXAMPLES["video tower"]
+    model, videos = example.model().train(), example.inputs(2)["pixel_values_videos"]
+    handed: list[bool] = []
+    attend = LFVilaVideoAttention.forward
+
+    def spy(self: Any, windows: Any, index: Any, mask: Any, norm: Any = None, **kwargs: Any) -> Any:
+        handed.append(norm is not None)
+        return attend(self, windows, index, mask, norm, **kwargs)
+
+    monkeypatch.setattr(LFVilaVideoAttention, "forward", spy)
+    expected = model(videos).last_hidden_state
+    before = list(handed)
+    assert any(before)
+    handed.clear()
+    model(videos, output_attentions=True)
+    model(videos, output_hidden_states=True)
+    handed.clear()
+    assert torch.equal(model(videos).last_hidden_state, expected) and handed == before
+    attentions = [module for module in model.modules() if isinstance(module, LFVilaVideoAttention)]
+    attentions[before.index(True)].register_forward_hook(lambda *_: None)
+    handed.clear()
+    assert torch.equal(model(videos).last_hidden_state, expected) and sum(handed) == sum(before) - 1

@@ -17,8 +17,8 @@ from lfvila_hf.library.search_command import clock
 from lfvila_hf.library.table import video_id
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#b07aa1", "#9c755f", "#edc948")
-LIGHT = 0.5
-"""Share of the heat map's scale above which black can be read on it and white cannot."""
+LIGHT = 0.25
+"""Share of the heat map's scale above which black stands out from it more than white does."""
 
 STYLE = """
 .lfvila-hit { border: 1px solid #8886; border-radius: 8px; padding: 12px; margin: 10px 0; }

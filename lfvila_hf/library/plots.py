@@ -21,8 +21,8 @@ TERM_NAMES = {
     "vtm_loss": "video-text matching (VTM)",
     "span_loss": "answer span",
 }
-LIGHT = 0.65
-"""Share of the colour scale above which black can be read on it and white cannot."""
+LIGHT = 0.43
+"""Share of the colour scale above which black stands out from it more than white does."""
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

@@ -5,7 +5,9 @@ Also pins pages (what is shown is escaped and seeks to the right second), app_gu
 
 from __future__ import annotations
 
+import colorsys
 import http.client
+import re
 import shutil
 import socket
 import threading
@@ -209,6 +211,21 @@ def test_questions_get_hits_or_a_clear_word(library: VideoLibrary) -> None:
     assert 'class="lfvila-band"' not in looked_inside(library, "clip_1.mp4", "")
     assert "choose a video of the library" in looked_inside(library, None, STORY)
     assert "is not in this library" in looked_inside(library, "/etc/passwd", STORY)
+
+
+def test_numbers_stand_out_from_every_colour_of_the_heat_map() -> None:
+    values = torch.linspace(0, 1, 21)
+    times = tuple(float(second) for second in range(22))
+    moment = Moment("a", 0.0, 1.0, 0.0)
+    hit = Hit("a.mp4", 1.0, 0.0, 21.0, 21.0, 0, {}, (moment,), times, values[None])
+    styles = re.findall(r"hsl\((\d+), (\d+)%, (\d+)%\); color: #(000|fff)", pages.hits_html([hit]))
+    assert len(styles) == 21 and {ink for *_, ink in styles} == {"000", "fff"}
+    for hue, saturation, lightness, ink in styles:
+        colour = colorsys.hls_to_rgb(int(hue) / 360, int(lightness) / 100, int(saturation) / 100)
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # of WCAG 2, as is the contrast
+        contrast = (luminance + 0.05) / 0.05 if ink == "000" else 1.05 / (luminance + 0.05)
+        assert contrast > 4, (hue, ink)
 
 
 def test_text_of_others_is_shown_as_text() -> None:

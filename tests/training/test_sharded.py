@@ -16,7 +16,7 @@ import torch
 from gradient_runs import PAIRS, Case, Result, gradients, in_processes, largest_error
 from sharding import fsdp_on_cpus, whole
 from tiny_models import tiny_model
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from training_runs import TensorRows, arguments, logged, pairs, state
 
 from lfvila_hf import LFVilaModel, LFVilaTrainer
@@ -105,6 +105,28 @@ def train(folder: Path, resume: str | None = None, batch_size: int = PAIRS) -> t
 def test_the_class_before_sharding_is_found() -> None:
     made = type("FSDPLFVilaModel", (FSDPModule, LFVilaModel), {})  # as fully_shard makes it
     assert unsharded_class(made) is LFVilaModel and unsharded_class(LFVilaModel) is LFVilaModel
+
+
+def test_a_model_is_saved_as_what_it_was_before_sharding(tmp_path: Path) -> None:
+    model = tiny_model(LFVilaModel)
+    (tmp_path / "a file").touch()
+
+    def save(_: int) -> None:
+        torch.distributed.init_process_group("gloo")
+        fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+        weights = {name: whole(value) for name, value in model.state_dict().items()}
+        with pytest.raises(Exception, match="a file"):
+            model.save_pretrained(tmp_path / "a file" / "below", state_dict=weights)
+        assert isinstance(model, FSDPModule)
+        model.save_pretrained(tmp_path / "saved", state_dict=weights)
+        assert isinstance(model, FSDPModule)
+
+    in_processes(1, tmp_path / "process", save)
+    loaded = LFVilaModel.from_pretrained(tmp_path / "saved")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert saved["auto_map"]["AutoModel"] == "modeling_lfvila.LFVilaModel"
+    assert (tmp_path / "saved" / "modeling_lfvila.py").exists() and not list(tmp_path.rglob("*fsdp_init*"))
 
 
 @pytest.mark.slow

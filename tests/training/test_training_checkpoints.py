@@ -96,6 +96,15 @@ def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
     assert missing_parts(path) == ["model-00002-of-00002.safetensors"]
 
 
+@pytest.mark.parametrize("optimizer", ["optimizer.bin", "optimizer_0"])
+def test_the_optimizer_of_fsdp_counts_and_its_schedule_is_needed(optimizer: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, 3)
+    (path / "optimizer.pt").rename(path / optimizer)
+    assert missing_parts(path) == []
+    (path / "scheduler.pt").unlink()
+    assert missing_parts(path) == ["scheduler.pt"]
+
+
 def test_the_last_whole_checkpoint_is_found_by_its_number(tmp_path: Path) -> None:
     for step in (2, 10, 9):
         make_checkpoint(tmp_path, step)
