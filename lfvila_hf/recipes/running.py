@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from lfvila_hf.data.skip_agreement import SkipAgreement
@@ -61,6 +63,7 @@ def run_recipe(arguments: RecipeArguments, training: RecipeTrainingArguments) ->
     """
     if not (training.do_train or training.do_eval or training.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+    atexit.register(leave_group)
     started = time.perf_counter()
     trainer, data = make_trainer(arguments, training)
     if training.do_train:
@@ -82,6 +85,12 @@ def run_recipe(arguments: RecipeArguments, training: RecipeTrainingArguments) ->
     return metrics
 
 
+def leave_group() -> None:
+    """Leave the processes that trained together: on CPUs, one that just ends may abort while the others talk to it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def report(trainer: Any, data: RecipeData, metrics: dict[str, float]) -> None:
     """Log what was left out and the metrics, on one process."""
     if not trainer.is_world_process_zero():
@@ -96,4 +105,4 @@ def report(trainer: Any, data: RecipeData, metrics: dict[str, float]) -> None:
         logger.info("%s = %.4f", name, value)
 
 
-__all__ = ["make_trainer", "run_recipe"]
+__all__ = ["leave_group", "make_trainer", "run_recipe"]

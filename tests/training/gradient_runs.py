@@ -208,3 +208,5 @@ if __name__ == "__main__":
     result = run(given, out / f"rank-{os.environ.get('RANK', 0)}")
     if os.environ.get("RANK", "0") == "0":
         torch.save(result, out / "result.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
