@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Hours of video in constant memory: `encode_long_video`, `encode_long_frames`.
+"""Hours of video, one segment in memory at a time: `encode_long_video`, `encode_long_frames`.
 
 A tower that is given all T frames of a long video at once needs memory for all of them. Its windows end somewhere,
 though: nothing of a stretch of time that all temporal windows divide (32 frames of the released size, 64 once windows
