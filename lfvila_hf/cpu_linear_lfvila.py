@@ -95,13 +95,12 @@ def is_untouched(module: nn.Module, kind: type[Kind], may_be_recorded: bool = Fa
         may_be_recorded: whether hooks by which transformers records outputs are none. It leaves them where they were
             once needed.
     """
-    hooks = list(module._forward_hooks.values())
-    if may_be_recorded:
-        hooks = [hook for hook in hooks if getattr(hook, "__module__", None) != RECORDING]
+    ignored = RECORDING if may_be_recorded else None
     return (
         type(module) is kind
         and "forward" not in vars(module)
-        and not (hooks or module._forward_pre_hooks)
+        and not module._forward_pre_hooks
+        and all(ignored and getattr(hook, "__module__", None) == ignored for hook in module._forward_hooks.values())
         and not (module._backward_hooks or module._backward_pre_hooks)
         and not (module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
         and not (module_hooks._global_backward_hooks or module_hooks._global_backward_pre_hooks)
@@ -151,7 +150,7 @@ def project(linear: nn.Module, hidden_states: torch.Tensor, norm: nn.Module | No
     """
     if norm is not None:
         # Where the layer does not learn, the ordinary way keeps less.
-        learns = _fits(linear, hidden_states) and torch.is_grad_enabled() and linear.weight.requires_grad
+        learns = torch.is_grad_enabled() and _fits(linear, hidden_states) and linear.weight.requires_grad
         if learns and _can_redo(norm, hidden_states.shape[-1]):
             return LinearOnCPU.apply(hidden_states, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps)
         return project(linear, norm(hidden_states))

@@ -393,7 +393,6 @@ def test_norms_go_along_into_attention_also_after_outputs_were_recorded(monkeypa
     expected = model(videos).last_hidden_state
     before = list(handed)
     assert any(before)
-    handed.clear()
     model(videos, output_attentions=True)
     model(videos, output_hidden_states=True)
     handed.clear()

@@ -271,7 +271,6 @@ def run(options: argparse.Namespace) -> None:
     lap("search")
 
     # 8. metrics
-    own, loader = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     metrics = {
         "data": data.name,
         "held_out": data.held_out,
@@ -288,8 +287,8 @@ def run(options: argparse.Namespace) -> None:
         "fusion": heads,
         "search": json.loads(request.with_name("search_result.json").read_text()),
         "seconds": seconds | {"total": round(time.perf_counter() - started, 1)},
-        "peak_rss_mb": round(own, 1),
-        "peak_rss_of_a_loader_mb": round(loader, 1),  # a fork: most of its pages are the main process's
+        # Not that of loaders, which are forks: nearly all of their pages are this process's.
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     summarise(metrics, options.output)

@@ -107,6 +107,13 @@ def test_the_class_before_sharding_is_found() -> None:
     assert unsharded_class(made) is LFVilaModel and unsharded_class(LFVilaModel) is LFVilaModel
 
 
+def assert_saved_as_itself(folder: Path) -> None:
+    """The configuration names LF-VILA's class, and its code lies beside it, not torch's."""
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["architectures"] == ["LFVilaModel"] and saved["auto_map"]["AutoModel"] == "modeling_lfvila.LFVilaModel"
+    assert (folder / "modeling_lfvila.py").exists() and not list(folder.rglob("*fsdp_init*"))
+
+
 def test_a_model_is_saved_as_what_it_was_before_sharding(tmp_path: Path) -> None:
     model = tiny_model(LFVilaModel)
     (tmp_path / "a file").touch()
@@ -124,9 +131,7 @@ def test_a_model_is_saved_as_what_it_was_before_sharding(tmp_path: Path) -> None
     in_processes(1, tmp_path / "process", save)
     loaded = LFVilaModel.from_pretrained(tmp_path / "saved")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
-    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert saved["auto_map"]["AutoModel"] == "modeling_lfvila.LFVilaModel"
-    assert (tmp_path / "saved" / "modeling_lfvila.py").exists() and not list(tmp_path.rglob("*fsdp_init*"))
+    assert_saved_as_itself(tmp_path / "saved")
 
 
 @pytest.mark.slow
@@ -158,6 +163,4 @@ def test_a_sharded_run_saves_whole_models_and_goes_on_from_them(tmp_path: Path) 
     last = tmp_path / "last"
     loaded = state(LFVilaModel.from_pretrained(last, dtype=torch.float64))
     assert all(torch.allclose(loaded[name], found[name], rtol=0, atol=1e-12) for name in found)
-    saved = json.loads((last / "config.json").read_text())
-    assert saved["architectures"] == ["LFVilaModel"] and saved["auto_map"]["AutoModel"] == "modeling_lfvila.LFVilaModel"
-    assert (last / "modeling_lfvila.py").exists() and not list(last.glob("*fsdp_init*"))
+    assert_saved_as_itself(last)
