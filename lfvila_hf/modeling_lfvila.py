@@ -26,7 +26,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .alignment_lfvila import aligned_similarity
 from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
-from .loss_lfvila import LFVilaLoss, MTCDraw, draw_mtc, mismatched_pairs
+from .loss_lfvila import LFVilaLoss, MTCDraw, draw_mtc, mismatched_pairs, span_loss
 from .modeling_base_lfvila import (
     LFVilaCrossModalOutput,
     LFVilaHeadOutput,
@@ -37,7 +37,6 @@ from .modeling_base_lfvila import (
 )
 from .modeling_text_lfvila import LFVilaCrossModalEncoder, LFVilaTextModel
 from .modeling_video_lfvila import LFVilaVideoModel
-from .span_loss_lfvila import span_loss
 
 
 class LFVilaMLMHead(nn.Module):

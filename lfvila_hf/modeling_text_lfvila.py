@@ -1,22 +1,26 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""The text tower and the cross-modal encoder: BERT's layers in three slices.
+"""Text tower and cross-modal encoder: BERT's layers in three slices.
 
 Paper section 3.2; released `src/modeling/text_encoder.py` (microsoft/XPretrain, LF-VILA, MIT). The first slice reads
 each sentence on its own, the second the paragraph, the third paragraph and video together. Parameter names inside a
 layer are BERT's, so that a BERT checkpoint maps onto the slices by prefix.
 
-Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
-of a level, D shared width, N answers, A attention heads. Mask value 1 means "real", 0 means "padding".
+Letters: B videos (in a layer: rows), T frames, M sentences, L tokens, P tokens per frame, D shared width, A attention
+heads, d width of a head. Mask value 1 means "real", 0 means "padding".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -25,17 +29,166 @@ from .modeling_base_lfvila import (
     LFVilaCrossModalOutput,
     LFVilaPreTrainedModel,
     LFVilaTextModelOutput,
+    eager_attention_forward,
+    interpolation_dtype,
     padding_mask,
+    resized_parameter,
     takes_additive_mask,
 )
-from .resizing_lfvila import resize_token_positions
-from .text_layers_lfvila import (
-    LFVilaTextAttention,
-    LFVilaTextLayer,
-    LFVilaTextSelfAttention,
-    LFVilaTextStates,
-    read_tokens,
-)
+
+# -- BERT's layer ----------------------------------------------------------------------------------------------------
+
+
+class LFVilaTextSelfAttention(nn.Module):
+    """BERT's attention. Keys and values may come from another sequence (co-attention).
+
+    `always_eager` overrules the backend: fused kernels get the gradient of a row of nothing but padding wrong, because
+    the size of the mask swallows the number of tokens in their log-sum-exp.
+    """
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.always_eager = False
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        source: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend from `(B, L, D)` to `source` `(B, L', D)`, by default to itself.
+
+        Returns:
+            `(B, L, D)`, and the weights `(B, A, L, L')` if the backend returns them.
+        """
+        source = hidden_states if source is None else source
+        projected = (self.query(hidden_states), self.key(source), self.value(source))
+        query, key, value = (
+            one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in projected
+        )  # (B, A, L, d)
+        backend = "eager" if self.always_eager else self.config._attn_implementation
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        out, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs)
+        return out.flatten(2).contiguous(), weights  # (B, L, D)
+
+
+class LFVilaTextResidual(nn.Module):
+    """Linear, dropout, residual, LayerNorm: the second half of BERT's attention and of its feed-forward network."""
+
+    def __init__(self, config: LFVilaTextConfig, in_features: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """`(B, L, in)` and `(B, L, D)` to `(B, L, D)`."""
+        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+
+
+class LFVilaTextAttention(nn.Module):
+    """Attention with its residual."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.self = LFVilaTextSelfAttention(config)
+        self.output = LFVilaTextResidual(config, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        source: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """`(B, L, D)` to the same shape; see `LFVilaTextSelfAttention`."""
+        attended, _ = self.self(hidden_states, attention_mask, source, **kwargs)
+        return self.output(attended, hidden_states)
+
+
+class LFVilaTextIntermediate(nn.Module):
+    """Linear and activation."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, L, D)` to `(B, L, intermediate)`."""
+        return self.act(self.dense(hidden_states))
+
+
+class LFVilaTextLayer(GradientCheckpointingLayer):
+    """BERT's layer (post-norm)."""
+
+    def __init__(self, config: LFVilaTextConfig) -> None:
+        super().__init__()
+        self.attention = LFVilaTextAttention(config)
+        self.intermediate = LFVilaTextIntermediate(config)
+        self.output = LFVilaTextResidual(config, config.intermediate_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """`(B, L, D)` to the same shape."""
+        hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
+        return self.output(self.intermediate(hidden_states), hidden_states)
+
+
+def run_layers(
+    layers: nn.ModuleList,
+    config: LFVilaTextConfig,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor,
+    keep_columns: bool,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Run layers one after another, without the columns that are padding in every row.
+
+    Sentences are padded to a fixed length L, of which a batch seldom uses half. Columns that no row uses are dropped
+    before the first layer and come back as zeros after the last. Positions are already added to the states, so they
+    do not change.
+
+    Args:
+        layers: `LFVilaTextLayer`s.
+        config: Their configuration.
+        hidden_states: `(B, L, D)`.
+        attention_mask: `(B, L)`, 1 for real tokens.
+        keep_columns: Whether to run on all L columns, for callers that want the states or attention weights of layers.
+        **kwargs: Passed to the attention backend.
+
+    Returns:
+        `(B, L, D)`; padding is 0 unless `pool_padded_sentences`, which reads padding and keeps all columns.
+    """
+    shape = hidden_states.shape
+    keep_columns = keep_columns or config.pool_padded_sentences
+    if not keep_columns:
+        # Columns with a real token in some row. The first two ([CLS] and [SEP] of the shortest sentence) always stay,
+        # and the check says so to `torch.compile` and `torch.export`, which cannot look.
+        column = torch.arange(shape[1], device=attention_mask.device)
+        used = (attention_mask.any(0) | (column < 2)).nonzero()[:, 0]  # (l,)
+        torch._check(used.shape[0] >= min(2, shape[1]))
+        hidden_states, attention_mask = hidden_states.index_select(1, used), attention_mask.index_select(1, used)
+    mask = padding_mask(config, hidden_states, attention_mask)
+    for layer in layers:
+        hidden_states = layer(hidden_states, mask, **kwargs)
+    if not config.pool_padded_sentences:
+        hidden_states = hidden_states.masked_fill(attention_mask[..., None] == 0, 0.0)
+    return hidden_states if keep_columns else hidden_states.new_zeros(shape).index_copy(1, used, hidden_states)
+
+
+# -- text tower ------------------------------------------------------------------------------------------------------
 
 
 def _rows(embedding: nn.Embedding) -> int:
@@ -115,7 +268,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _can_record_outputs = {
-        "hidden_states": LFVilaTextStates,
+        "hidden_states": LFVilaTextLayer,
         "attentions": OutputRecorder(LFVilaTextSelfAttention, index=1),
     }
 
@@ -151,7 +304,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
             None if input_ids is None else input_ids.flatten(0, 1),
             None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
         )  # (B*M, L, D)
-        hidden = self._read(self.sentence_layers, hidden, attention_mask.flatten(0, 1), **kwargs)
+        hidden = self._run(self.sentence_layers, hidden, attention_mask.flatten(0, 1), **kwargs)
         return hidden.unflatten(0, (batch, -1))
 
     def encode_paragraph(
@@ -169,14 +322,13 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         hidden = torch.cat([paragraph, hidden], dim=1)  # (B, 1 + M*L, D)
         tokens = attention_mask.flatten(1)  # (B, M*L)
         full_mask = torch.cat([tokens.new_ones((tokens.shape[0], 1)), tokens], dim=1)  # (B, 1 + M*L)
-        return self._read(self.paragraph_layers, hidden, full_mask, **kwargs), full_mask
+        return self._run(self.paragraph_layers, hidden, full_mask, **kwargs), full_mask
 
-    def _read(
+    def _run(
         self, layers: nn.ModuleList, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """Layers one after another on `(B, L, D)`; see `text_layers_lfvila.read_tokens`."""
-        keep_states = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
-        return read_tokens(layers, self.config, hidden_states, attention_mask, keep_states, **kwargs)
+        """Run layers on `(B, L, D)`; see `run_layers`."""
+        return run_layers(layers, self.config, hidden_states, attention_mask, self.records_layers(kwargs), **kwargs)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -230,6 +382,31 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         )
 
 
+# -- cross-modal encoder ---------------------------------------------------------------------------------------------
+
+
+def resize_temporal_positions(positions: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Interpolate positions of T frames `(T, D)` to another T.
+
+    Linear with both ends fixed, because the first and last sampled frame are those of the video at any T. Returns the
+    same tensor for the same T.
+    """
+    if len(positions) == num_frames:
+        return positions
+    line = positions.T.to(interpolation_dtype(positions))[None]  # (1, D, T)
+    resized = F.interpolate(line, size=num_frames, mode="linear", align_corners=True)
+    return resized[0].T.contiguous().to(positions.dtype)
+
+
+def resize_spatial_positions(positions: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
+    """Interpolate positions of a frame's tokens `(P, D)` from one grid of rows and columns to another, bicubically."""
+    if grid == new_grid:
+        return positions
+    plane = positions.T.to(interpolation_dtype(positions)).unflatten(1, grid)[None]  # (1, D, rows, columns)
+    resized = F.interpolate(plane, size=new_grid, mode="bicubic")
+    return resized[0].flatten(1).T.contiguous().to(positions.dtype)
+
+
 class LFVilaVideoTokenEmbeddings(nn.Module):
     """Tells video tokens apart by place (P) and time (T), then LayerNorm."""
 
@@ -241,8 +418,14 @@ class LFVilaVideoTokenEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.video_position_layer_norm_eps)
 
     def resize_video(self, old: LFVilaVideoConfig, new: LFVilaVideoConfig) -> None:
-        """Fit the positions to the T and P of `new`; see `resizing_lfvila.resize_model`, which calls it."""
-        resize_token_positions(self, old, new)
+        """Fit the positions to T and P of `new`; called by `LFVilaPreTrainedModel.set_num_frames` and its like."""
+        temporal, spatial = self.temporal_position_embeddings, self.spatial_position_embeddings
+        self.temporal_position_embeddings = resized_parameter(
+            temporal, resize_temporal_positions(temporal, new.num_frames)
+        )
+        self.spatial_position_embeddings = resized_parameter(
+            spatial, resize_spatial_positions(spatial, old.token_grid, new.token_grid)
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """`(B, T, P, D)` to `(B, T*P, D)`.
@@ -300,7 +483,7 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
 
     base_model_prefix = "cross_modal_encoder"
     _can_record_outputs = {
-        "hidden_states": [LFVilaTextStates, LFVilaCoAttentionLayer],
+        "hidden_states": [LFVilaTextLayer, LFVilaCoAttentionLayer],
         "attentions": OutputRecorder(LFVilaTextSelfAttention, index=1),
     }
 
@@ -343,8 +526,8 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
         if self.config.cross_modal_fusion == "merged":
             hidden = torch.cat([text_states, video], dim=1)  # (B, 1 + M*L + T*P, D)
             real = torch.cat([text_mask, text_mask.new_ones(video.shape[:2])], dim=1)  # (B, 1 + M*L + T*P)
-            keep_states = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
-            hidden = read_tokens(self.layers, self.config.text_config, hidden, real, keep_states, **kwargs)
+            keep_columns = self.records_layers(kwargs)
+            hidden = run_layers(self.layers, self.config.text_config, hidden, real, keep_columns, **kwargs)
         else:
             if not takes_additive_mask(self.config.text_config):
                 # Their masks belong to as many queries as keys, here the video's tokens attend to the text's.

@@ -22,15 +22,15 @@ from typing import Any
 
 import torch
 
-from lfvila_hf.checkpoint_files_lfvila import read_state_dict
 from lfvila_hf.configuration_lfvila import LFVilaConfig
+from lfvila_hf.conversion.checkpoint_files import read_state_dict
 from lfvila_hf.conversion.names import FUSING_TASKS, TASKS
 from lfvila_hf.conversion.original import config_from_original, processor_settings, read_original
 from lfvila_hf.conversion.released import map_checkpoint, meta_model
 from lfvila_hf.conversion.report import ConversionReport, report_on
+from lfvila_hf.conversion.swin_inflation import quiet, read_swin
+from lfvila_hf.conversion.towers import bert_state, read_bert
 from lfvila_hf.processing_lfvila import LFVilaProcessor
-from lfvila_hf.swin_inflation_lfvila import quiet, read_swin
-from lfvila_hf.towers_lfvila import bert_state, read_bert
 from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
 
 # What the release used; its vocabulary is 30,522 words.

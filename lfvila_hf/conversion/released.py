@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lfvila_hf.checkpoint_files_lfvila import not_finite
 from lfvila_hf.configuration_lfvila import LFVilaConfig
+from lfvila_hf.conversion.checkpoint_files import not_finite
 from lfvila_hf.conversion.names import NEW_PARTS, NOT_READ, SIGNS, TASKS, reason_unneeded, rename
 from lfvila_hf.modeling_base_lfvila import LFVilaPreTrainedModel
 

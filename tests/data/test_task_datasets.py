@@ -37,8 +37,8 @@ from lfvila_hf.data.task_datasets import (
     ViewedRetrievalReader,
     span_targets,
 )
+from lfvila_hf.loss_lfvila import span_weights_from_targets
 from lfvila_hf.processing_lfvila import LFVilaProcessor
-from lfvila_hf.span_loss_lfvila import span_weights_from_targets
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, uniform_indices
 
 FRAMES, RATE = 40, 10

@@ -14,7 +14,7 @@ from tiny_models import EXAMPLES, tiny_config
 from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel, pipeline
 
 from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaTextConfig
-from lfvila_hf.configuration_base_lfvila import AUTO_MAPS
+from lfvila_hf.configuration_lfvila import AUTO_MAPS
 
 EVIL = "raise SystemExit('code of a stranger has run')\n"
 

@@ -30,8 +30,8 @@ from lfvila_hf import (
     LFVilaModel,
     LFVilaVideoModel,
 )
-from lfvila_hf.swin_inflation_lfvila import SWIN_RENAMES
-from lfvila_hf.towers_lfvila import derived_config
+from lfvila_hf.conversion.swin_inflation import SWIN_RENAMES
+from lfvila_hf.conversion.towers import derived_config
 
 BERT = {
     "vocab_size": 60,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import SwinConfig, SwinForImageClassification, SwinModel
 
 from lfvila_hf import LFVilaVideoConfig, LFVilaVideoModel
-from lfvila_hf.swin_inflation_lfvila import inflate_swin, read_swin, swin_shape
+from lfvila_hf.conversion.swin_inflation import inflate_swin, read_swin, swin_shape
 
 SWIN = {"image_size": 48, "patch_size": 4, "embed_dim": 8, "depths": [1, 2, 4, 1], "num_heads": [1, 2, 2, 4]}
 # The same pyramid as a video tower: the third stage of 4 blocks is three levels of 2, 1 and 1.

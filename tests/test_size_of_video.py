@@ -15,14 +15,10 @@ from tiny_models import random_ids, random_videos, tiny_config, tiny_model
 from transformers import AutoModel, AutoModelForPreTraining
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaTextModel, LFVilaVideoConfig, LFVilaVideoModel
-from lfvila_hf.configuration_base_lfvila import VIDEO_SIZES
-from lfvila_hf.resizing_lfvila import (
-    relative_position_index,
-    resize_bias_table,
-    resize_spatial_positions,
-    resize_temporal_positions,
-    temporal_windows_for,
-)
+from lfvila_hf.configuration_lfvila import VIDEO_SIZES
+from lfvila_hf.modeling_base_lfvila import temporal_windows_for
+from lfvila_hf.modeling_text_lfvila import resize_spatial_positions, resize_temporal_positions
+from lfvila_hf.modeling_video_lfvila import relative_position_index, resize_bias_table
 
 # Float32 rounding of a dozen products and sums of numbers around 1; worst measured 5e-7.
 ROUNDING = 3e-6
@@ -212,9 +208,9 @@ def test_windows_can_be_given() -> None:
 
 def test_a_convolutional_stem_follows_the_first_window() -> None:
     model = tiny_model(LFVilaVideoModel, tiny_config({"video_stem": "conv"}).video_config)
-    assert model.patch_embed.stretch == 1
+    assert model.patch_embed.piece == 1
     model.set_num_frames(8, temporal_windows=[2, 2, 2, 8])
-    assert model.patch_embed.stretch == 2
+    assert model.patch_embed.piece == 2
     assert model(random_videos(1)).last_hidden_state.shape[1] == 8
 
 
@@ -298,7 +294,7 @@ def test_a_size_can_be_given_with_the_loading_info_and_to_auto_model(tmp_path: P
         (lambda model: model.set_num_frames(0), "num_frames must be a positive number, got 0"),
         (lambda model: model.set_num_frames(True), "num_frames must be a positive number, got True"),
         (lambda model: model.set_num_frames(8.0), "num_frames must be a positive number, got 8.0"),
-        (lambda model: model.set_num_frames(10), "divide by its 4 clips, got 10"),
+        (lambda model: model.set_num_frames(10), "num_frames=10 is not divisible by num_clips=4"),
         (lambda model: model.set_num_frames(8, [1, 2]), "one entry per level"),
         (lambda model: model.set_num_frames(8, [1, 2, 2, 0]), "temporal_windows must be positive"),
         (lambda model: model.set_image_size([24]), "image_size must be two positive numbers"),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from lfvila_hf.checkpoint_files_lfvila import find_weights_file, not_finite, read_state_dict
+from lfvila_hf.conversion.checkpoint_files import find_weights_file, not_finite, read_state_dict
 
 STATE = OrderedDict(a=torch.arange(6.0).view(2, 3), b=torch.ones(4, dtype=torch.float16), index=torch.arange(3))
 

@@ -3,7 +3,7 @@
 
 Paper section 4 (implementation details), released `src/utils/load.py`. What the release starts pre-training from:
 
-- Swin-B (ImageNet-22k, window 12, 384 pixels), inflated as in swin_inflation_lfvila.py;
+- Swin-B (ImageNet-22k, window 12, 384 pixels), inflated as in swin_inflation.py;
 - BERT-large, uncased: layers go in order to the sentence, paragraph and cross-modal slices; the positions of a
   paragraph start from BERT's, the MLM head and the pooler from BERT's where it has them. BERT's next-sentence head is
   not used: its first class is "belongs together", ours is the second.
@@ -23,8 +23,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .checkpoint_files_lfvila import not_finite
-from .swin_inflation_lfvila import expect_model_type, inflate_swin, load_pretrained, read_swin, swin_shape
+from lfvila_hf.conversion.checkpoint_files import not_finite
+from lfvila_hf.conversion.swin_inflation import expect_model_type, inflate_swin, load_pretrained, read_swin, swin_shape
 
 logger = logging.get_logger(__name__)
 

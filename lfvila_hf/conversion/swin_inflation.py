@@ -2,7 +2,7 @@
 """2-D Swin inflated into HTWA, which is what the release starts its video tower from (`src/utils/load.py`).
 
 The patch kernel is tiled over our larger patch and divided by the number of tiles; blocks and merging layers map onto
-ours in order; tables of relative position bias are resized to our windows (bicubic, see resizing_lfvila.py) and
+ours in order; tables of relative position bias are resized to our windows (bicubic, see `resize_bias_table`) and
 repeated over the time offsets; clip merging and clip norm start from the last merging layer and the last norm.
 
 Swin is read as its authors' `.pth` or as any transformers checkpoint of it.
@@ -22,8 +22,8 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .checkpoint_files_lfvila import not_finite, read_state_dict
-from .resizing_lfvila import resize_bias_table
+from lfvila_hf.conversion.checkpoint_files import not_finite, read_state_dict
+from lfvila_hf.modeling_video_lfvila import resize_bias_table
 
 # A Swin of transformers (names in memory, and the older ones of its files) under the names of the authors' `.pth`.
 SWIN_RENAMES: tuple[tuple[str, str], ...] = (
