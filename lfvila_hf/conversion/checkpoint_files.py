@@ -1,11 +1,11 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""State dicts out of files that strangers made: released LF-VILA checkpoints (`.bin`) and the original Swin (`.pth`).
+"""Reader of untrusted checkpoint files: released LF-VILA checkpoints (`.bin`) and the original Swin (`.pth`).
 
-Such a file is a pickle, and a pickle can run code. It is read with torch's restricted unpickler (`weights_only=True`),
-which refuses anything but tensors and plain containers before a single call is made; there is no switch to turn that
-off. Whatever is wrong with a file is one `ValueError` that names it.
+Such a file is a pickle, and a pickle can run code. Only torch's restricted unpickler reads it (`weights_only=True`): it
+refuses anything but tensors and plain containers before any call is made. No option turns that off. Every problem is
+one `ValueError` that names the file.
 
-Memory: a file in torch's zip format is mapped, not read, so that a checkpoint costs what is touched of it.
+Memory: a file in torch's zip format is memory-mapped, so only the tensors in use take memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 WEIGHTS_FILE = "pytorch_model.bin"
-# Under which keys training frameworks put the state dict beside optimizer, step and the like.
+# Keys under which training frameworks store the state dict, beside optimizer, step and the like.
 WRAPPERS = ("module", "model", "state_dict")
-# What DeepSpeed writes per process.
+# Files that DeepSpeed writes per process.
 SHARD = re.compile(r"((bf16_)?zero_pp_rank_\d+_.*|.*_optim_states|mp_rank_\d+.*|layer_\d+.*-model_.*states)\.pt")
 HINT_SHARDS = (
-    "it is a part of a sharded DeepSpeed checkpoint; put the parts together first with the script that DeepSpeed left "
-    f"beside them (`python zero_to_fp32.py . {WEIGHTS_FILE}`) and give the resulting {WEIGHTS_FILE}"
+    "it is a part of a sharded DeepSpeed checkpoint; merge the parts first with the script that DeepSpeed wrote beside "
+    f"them (`python zero_to_fp32.py . {WEIGHTS_FILE}`) and pass the resulting {WEIGHTS_FILE}"
 )
 
 
@@ -35,15 +35,15 @@ def read_state_dict(source: str | Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint.
 
     Args:
-        source: A file that `torch.save` wrote, or a folder with one `pytorch_model.bin`. The state dict may lie under
-            "module", "model" or "state_dict", and all its keys may begin with "module.".
+        source: A file that `torch.save` wrote, or a folder with one `pytorch_model.bin`. The state dict may be stored
+            under "module", "model" or "state_dict", and all its keys may begin with "module.".
 
     Returns:
         Tensors by name, on the CPU, with their stored dtypes.
 
     Raises:
-        ValueError: No such file, a sharded checkpoint, no checkpoint, a truncated one, one that holds anything but
-            tensors, or one without tensors.
+        ValueError: The file is missing, one shard of several, truncated, no checkpoint, or it holds anything but
+            tensors or no tensors.
     """
     path = find_weights_file(Path(source))
     state: Any = _load(path)
@@ -62,10 +62,10 @@ def read_state_dict(source: str | Path) -> dict[str, torch.Tensor]:
 
 
 def find_weights_file(path: Path) -> Path:
-    """The file to read: `path` itself, or the `pytorch_model.bin` in it.
+    """Return the file to read: `path` itself, or the `pytorch_model.bin` in it.
 
     Raises:
-        ValueError: There is none, or it is one part of several.
+        ValueError: There is no such file, or it is one shard of several.
     """
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
@@ -73,13 +73,12 @@ def find_weights_file(path: Path) -> Path:
             return path / WEIGHTS_FILE
         parts = [name for name in names if SHARD.fullmatch(name)]
         tagged = [name for name in names if name.startswith("global_step") and (path / name).is_dir()]
-        marked = [
-            name for name in names if name in ("zero_to_fp32.py", "latest")
-        ]  # whatever the tag's folder is called
+        # DeepSpeed writes these two files whatever the name of its tag folder is.
+        marked = [name for name in names if name in ("zero_to_fp32.py", "latest")]
         if parts or tagged or marked:
             raise ValueError(f"{path / (parts or tagged or marked)[0]}: {HINT_SHARDS}")
         if f"{WEIGHTS_FILE}.index.json" in names:
-            raise ValueError(f"{path}: the weights are cut into several files; write one {WEIGHTS_FILE} instead")
+            raise ValueError(f"{path}: the weights are split into several files; write one {WEIGHTS_FILE} instead")
         raise ValueError(f"{path}: no {WEIGHTS_FILE} in this folder, it holds {names or 'nothing'}")
     if SHARD.fullmatch(path.name):
         raise ValueError(f"{path}: {HINT_SHARDS}")
@@ -89,12 +88,12 @@ def find_weights_file(path: Path) -> Path:
 
 
 def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity."""
+    """List the names of tensors that hold NaN or infinity."""
     return [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
 
 
 def _load(path: Path) -> Any:
-    """`torch.load` without code, with every failure as a `ValueError`."""
+    """Load a file with torch's restricted unpickler; every failure is a `ValueError`."""
     is_zip = zipfile.is_zipfile(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(4) == b"PK\x03\x04"
@@ -122,7 +121,7 @@ def _is_entry(key: Any, value: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    """What a value is, short enough for a message."""
+    """Describe a value in a few words for a message."""
     if isinstance(value, Mapping):
         return f"a dictionary with {sorted(map(str, value))[:8]}" if value else "an empty dictionary"
     return type(value).__name__

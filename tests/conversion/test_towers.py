@@ -1,6 +1,6 @@
-"""`from_pretrained_towers`: which model comes out of a Swin and a BERT, and what does not fit.
+"""Initialisation from a Swin and a BERT: all forms of both, the mapping of parameters, and sources that do not fit.
 
-How a Swin is read and inflated is tested in test_swin_inflation_lfvila.py.
+tests/parity/test_recorded_resizing.py compares inflated tensors with those of the released loader.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -19,6 +20,7 @@ from transformers import (
     DistilBertConfig,
     DistilBertModel,
     SwinConfig,
+    SwinForImageClassification,
     SwinModel,
 )
 
@@ -28,10 +30,10 @@ from lfvila_hf import (
     LFVilaForQuestionAnswering,
     LFVilaForVideoClassification,
     LFVilaModel,
+    LFVilaVideoConfig,
     LFVilaVideoModel,
 )
-from lfvila_hf.conversion.swin_inflation import SWIN_RENAMES
-from lfvila_hf.conversion.towers import derived_config
+from lfvila_hf.conversion.towers import SWIN_RENAMES, derived_config, inflate_swin, read_swin, swin_shape
 
 BERT = {
     "vocab_size": 60,
@@ -41,7 +43,17 @@ BERT = {
     "intermediate_size": 96,
     "max_position_embeddings": 40,
 }
-SWIN = {"image_size": 48, "patch_size": 4, "embed_dim": 8, "num_heads": [1, 2, 2, 4], "window_size": 3}
+SWIN = {"image_size": 48, "patch_size": 4, "embed_dim": 8, "depths": [1, 2, 4, 1], "num_heads": [1, 2, 2, 4]}
+# The same pyramid as a video tower: the third stage of 4 blocks is three levels of 2, 1 and 1.
+VIDEO = {
+    "image_size": [32, 48],
+    "num_frames": 8,
+    "embed_dim": 8,
+    "depths": [1, 2, 2, 1, 1, 1],
+    "num_heads": [1, 2, 2, 2, 2, 4],
+    "temporal_windows": [1, 2, 2, 4, 4, 8],
+    "spatial_window": [2, 3],
+}
 # Neither a Swin nor a BERT has these parts.
 ALWAYS_NEW = {
     "model.text_projection",
@@ -55,40 +67,181 @@ ALWAYS_NEW = {
 }
 
 
-def random_bert(model_class: Any = BertForPreTraining, **fields: Any) -> Any:
-    torch.manual_seed(5)
-    model = model_class(BertConfig(**(BERT | fields)))
+def randomised(model: Any) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
 
 
-def random_swin(**fields: Any) -> SwinModel:
-    torch.manual_seed(6)
-    return SwinModel(SwinConfig(**(SWIN | {"depths": [1, 1, 4, 1]} | fields)))
+def random_bert(model_class: Any = BertForPreTraining, **fields: Any) -> Any:
+    return randomised(model_class(BertConfig(**(BERT | fields))))
+
+
+def random_swin(model_class: Any = SwinModel, **fields: Any) -> Any:
+    return randomised(model_class(SwinConfig(**(SWIN | {"window_size": 3} | fields))))
 
 
 def fitting_config(**text: Any) -> LFVilaConfig:
-    """The configuration of BERT = 2 + 1 + 3 layers and Swin = [1, 1, 2, 1, 1, 1] blocks."""
-    video = {
-        "image_size": [32, 48],
-        "num_frames": 8,
-        "embed_dim": 8,
-        "depths": [1, 1, 2, 1, 1, 1],
-        "num_heads": [1, 2, 2, 2, 2, 4],
-        "temporal_windows": [1, 2, 2, 4, 4, 8],
-        "spatial_window": [2, 3],
-    }
-    names = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    """Return the configuration of BERT = 2 + 1 + 3 layers and of `SWIN`."""
     slices = {"num_sentence_layers": 2, "num_paragraph_layers": 1, "num_cross_modal_layers": 3}
     fusion = text.pop("cross_modal_fusion", "merged")
-    fields = {name: BERT[name] for name in names} | slices | text
-    return LFVilaConfig(video_config=video, text_config=fields, cross_modal_fusion=fusion)
+    fields = {name: value for name, value in BERT.items() if name != "num_hidden_layers"} | slices | text
+    return LFVilaConfig(video_config=VIDEO, text_config=fields, cross_modal_fusion=fusion)
+
+
+# -- Swin --------------------------------------------------------------------------------------------------------------
+
+
+def authors_names(model: Any) -> dict[str, torch.Tensor]:
+    """Return the parameters under the names of the authors' `.pth`, written out by hand from transformers' modules."""
+    swin, state = model.swin if hasattr(model, "swin") else model, {}
+    state["patch_embed.proj.weight"] = swin.embeddings.patch_embeddings.projection.weight
+    state["patch_embed.proj.bias"] = swin.embeddings.patch_embeddings.projection.bias
+    for name in ("weight", "bias"):
+        state[f"patch_embed.norm.{name}"] = getattr(swin.embeddings.norm, name)
+        state[f"norm.{name}"] = getattr(swin.layernorm, name)
+    for stage, layer in enumerate(swin.encoder.layers):
+        for number, block in enumerate(layer.blocks):
+            prefix, attention = f"layers.{stage}.blocks.{number}", dict(block.attention.named_parameters())
+            table = next(tensor for name, tensor in attention.items() if name.endswith("relative_position_bias_table"))
+            state[f"{prefix}.attn.relative_position_bias_table"] = table
+            state[f"{prefix}.attn.relative_position_index"] = torch.zeros(9, 9, dtype=torch.int64)
+            linears = [module for module in block.attention.modules() if isinstance(module, torch.nn.Linear)]
+            feeds = [m for n, m in block.named_modules() if isinstance(m, torch.nn.Linear) and "attention" not in n]
+            assert (len(linears), len(feeds)) == (4, 2)
+            for name in ("weight", "bias"):
+                state[f"{prefix}.attn.qkv.{name}"] = torch.cat([getattr(linear, name) for linear in linears[:3]])
+                state[f"{prefix}.attn.proj.{name}"] = getattr(linears[3], name)
+                state[f"{prefix}.mlp.fc1.{name}"] = getattr(feeds[0], name)
+                state[f"{prefix}.mlp.fc2.{name}"] = getattr(feeds[1], name)
+                state[f"{prefix}.norm1.{name}"] = getattr(block.layernorm_before, name)
+                state[f"{prefix}.norm2.{name}"] = getattr(block.layernorm_after, name)
+        if layer.downsample is not None:
+            state[f"layers.{stage}.downsample.reduction.weight"] = layer.downsample.reduction.weight
+            for name in ("weight", "bias"):
+                state[f"layers.{stage}.downsample.norm.{name}"] = getattr(layer.downsample.norm, name)
+    state["head.weight"], state["head.bias"] = torch.zeros(5, 64), torch.zeros(5)
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def test_every_form_of_a_swin_is_read_alike(tmp_path: Path) -> None:
+    model = random_swin(SwinForImageClassification)
+    model.save_pretrained(tmp_path / "classifier")
+    model.swin.save_pretrained(tmp_path / "bare")
+    torch.save({"model": authors_names(model)}, tmp_path / "swin.pth")
+    sources = [
+        model,
+        model.swin,
+        model.swin.state_dict(),
+        model.state_dict(),
+        tmp_path / "classifier",
+        str(tmp_path / "bare"),
+        tmp_path / "swin.pth",
+        load_file(tmp_path / "classifier" / "model.safetensors"),
+        authors_names(model),
+    ]
+    expected = read_swin(sources[-1])
+    assert len(expected) > 50
+    for source in sources[:-1]:
+        read = read_swin(source)
+        assert set(read) == set(expected)
+        assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
+
+
+def test_an_inflated_swin_fills_the_video_tower() -> None:
+    config = LFVilaVideoConfig(**VIDEO)
+    swin = read_swin(random_swin())
+    shape = swin_shape(swin)
+    assert (shape.embed_dim, shape.depths, shape.num_heads) == (8, (1, 2, 4, 1), (1, 2, 2, 4))
+    assert (shape.patch, shape.mlp_ratio) == ((4, 4), 4.0)
+    inflated = inflate_swin(swin, config)
+    model = LFVilaVideoModel(config)
+    model.load_state_dict(inflated, strict=True)
+    for ours, theirs in {
+        "levels.2.blocks.1.mlp.fc1.weight": "layers.2.blocks.1.mlp.fc1.weight",
+        "levels.3.blocks.0.attn.qkv.bias": "layers.2.blocks.2.attn.qkv.bias",
+        "levels.4.blocks.0.norm2.weight": "layers.2.blocks.3.norm2.weight",
+        "levels.5.blocks.0.attn.proj.weight": "layers.3.blocks.0.attn.proj.weight",
+        "merging.1.reduction.weight": "layers.1.downsample.reduction.weight",
+        "merging.4.norm.bias": "layers.2.downsample.norm.bias",
+        "clip_merging.reduction.weight": "layers.2.downsample.reduction.weight",
+        "clip_norm.weight": "norm.weight",
+    }.items():
+        assert torch.equal(inflated[ours], swin[theirs]), ours
+    assert model(torch.randn(1, 8, 3, 32, 48)).last_hidden_state.isfinite().all()
+
+
+def test_patches_of_swin_s_own_size_keep_their_kernel_and_larger_ones_average_it() -> None:
+    swin = read_swin(random_swin())
+    own = inflate_swin(swin, LFVilaVideoConfig(**VIDEO, patch_size=4))
+    assert torch.equal(own["patch_embed.proj.weight"][:, :, 0], swin["patch_embed.proj.weight"])
+    larger = inflate_swin(swin, LFVilaVideoConfig(**VIDEO, patch_size=[8, 12]))["patch_embed.proj.weight"][:, :, 0]
+    picture = torch.randn(1, 3, 8, 12)
+    parts = torch.nn.functional.conv2d(picture, swin["patch_embed.proj.weight"], stride=4)  # (1, C, 2, 3)
+    whole = torch.nn.functional.conv2d(picture, larger, stride=(8, 12))
+    assert torch.allclose(whole.flatten(), parts.mean((2, 3)).flatten(), atol=1e-5)
+
+
+def test_windows_as_large_as_swin_s_keep_their_tables_at_every_time_offset() -> None:
+    swin = read_swin(random_swin())
+    inflated = inflate_swin(swin, LFVilaVideoConfig(**(VIDEO | {"spatial_window": [3, 3]})))
+    table = inflated["levels.5.blocks.0.attn.relative_position_bias_table"].view(15, 25, 4)
+    assert all(torch.equal(offset, swin["layers.3.blocks.0.attn.relative_position_bias_table"]) for offset in table)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept", "new"),
+    [
+        ({"video_stem": "conv"}, "patch_embed.norm.weight", "patch_embed.proj"),
+        ({"clip_level": 1}, "clip_norm.weight", "clip_merging"),  # of another width
+    ],
+)
+def test_parts_that_swin_cannot_fill_stay_new(fields: dict[str, Any], kept: str, new: str) -> None:
+    inflated = inflate_swin(read_swin(random_swin()), LFVilaVideoConfig(**VIDEO, **fields))
+    assert kept in inflated
+    assert not [name for name in inflated if name.startswith(new)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"embed_dim": 16}, "embed_dim is 8 in Swin, 16 here"),
+        ({"depths": [1, 2, 2, 1, 1, 2]}, r"Swin has 8 blocks \[1, 2, 4, 1\], depths here are"),
+        ({"depths": [2, 1, 2, 1, 1, 1]}, r"block 1 of level 0 has 8 channels .* Swin's layers\.1\.blocks\.0 has 16"),
+        ({"num_heads": [1, 2, 2, 2, 2, 8]}, "block 0 of level 5 has 64 channels and 8 heads, .* has 64 and 4"),
+        ({"merge_after": [0, 1, 4, 5]}, r"Swin has 3 merging layers, merge_after here is \[0, 1, 4, 5\]"),
+        ({"patch_size": 6}, r"patches are \(4, 4\) in Swin, \(6, 6\) here is no multiple"),
+        ({"mlp_ratio": 2}, "mlp_ratio is 4 in Swin, 2 here"),
+        ({"qkv_bias": False}, "qkv_bias here is False"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"this Swin does not fit the configuration: .*{message}"):
+        inflate_swin(read_swin(random_swin()), LFVilaVideoConfig(**(VIDEO | fields)))
+
+
+def test_a_source_that_is_no_swin_is_an_error(tmp_path: Path) -> None:
+    state = authors_names(random_swin())
+    with pytest.raises(ValueError, match=r"no 2-D Swin without absolute positions; it has \['absolute_pos_embed'\]"):
+        read_swin(state | {"absolute_pos_embed": torch.zeros(1, 4, 8)})
+    with pytest.raises(ValueError, match="no 2-D Swin"):
+        read_swin({"conv1.weight": torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match=r"not finite: \['norm\.weight'\]"):
+        read_swin(state | {"norm.weight": torch.full((64,), float("nan"))})
+    with pytest.raises(ValueError, match='model_type "swin" is expected, got "swinv2"'):
+        random = random_swin()
+        random.config.model_type = "swinv2"
+        read_swin(random)
+    with pytest.raises(ValueError, match="cannot load"):
+        read_swin(tmp_path / "nothing")
+
+
+# -- both towers -------------------------------------------------------------------------------------------------------
 
 
 def starts(names: list[str]) -> set[str]:
-    """Parts that parameters belong to, as finely as `ALWAYS_NEW` has them."""
+    """Return the parts of `ALWAYS_NEW` that parameters belong to, or their own names."""
     return {next((part for part in ALWAYS_NEW if name.startswith(part)), name) for name in names}
 
 
@@ -116,7 +269,7 @@ def test_every_bert_fills_what_it_has(tmp_path: Path, bert_class: Any, also_new:
     assert not model.training and model.dtype == torch.float32
 
 
-def test_bert_s_layers_are_split_over_the_three_slices() -> None:
+def test_bert_s_layers_are_split_over_the_three_slices_and_its_positions_serve_the_paragraph_too() -> None:
     bert = random_bert()
     model = LFVilaForPreTraining.from_pretrained_towers(random_swin(), bert, fitting_config())
     text, layers = model.model.text_model, bert.bert.encoder.layer
@@ -127,11 +280,6 @@ def test_bert_s_layers_are_split_over_the_three_slices() -> None:
         with torch.no_grad():
             assert torch.allclose(mine(states, mask), theirs(states, mask), atol=1e-6)
     assert torch.equal(model.cross_modal_encoder.pooler.dense.weight, bert.bert.pooler.dense.weight)
-
-
-def test_a_sentence_is_embedded_as_bert_embeds_it_and_the_paragraph_counts_on_with_the_same_positions() -> None:
-    bert = random_bert()
-    model = LFVilaForPreTraining.from_pretrained_towers(random_swin(), bert, fitting_config())
     ids = torch.randint(1, 60, (3, 7))
     with torch.no_grad():
         ours, theirs = model.model.text_model.embeddings(ids), bert.bert.embeddings(ids)
@@ -187,9 +335,9 @@ def test_every_model_with_both_towers_can_start_from_them(model_class: Any) -> N
 
 
 def test_one_tower_alone_leaves_the_other_new() -> None:
-    swin = random_swin()
-    model, report = LFVilaModel.from_pretrained_towers(video=swin, config=fitting_config(), output_loading_info=True)
-    assert torch.equal(model.video_model.clip_norm.weight, swin.layernorm.weight)
+    _, report = LFVilaModel.from_pretrained_towers(
+        video=random_swin(), config=fitting_config(), output_loading_info=True
+    )
     assert "text_model.embeddings.word_embeddings.weight" in report.missing_keys
 
 
@@ -209,7 +357,7 @@ def test_a_configuration_is_derived_from_both_towers() -> None:
 
 
 def test_swin_b_and_bert_large_imply_the_released_size() -> None:
-    """On shapes alone: no memory is taken for either."""
+    """Compare shapes on the meta device."""
     with torch.device("meta"):
         swin = SwinModel(
             SwinConfig(image_size=384, embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], window_size=12)
@@ -231,9 +379,6 @@ def test_swin_b_and_bert_large_imply_the_released_size() -> None:
     [
         ({"num_hidden_layers": 5}, r"BERT has 5 layers, the slices here have 2 \+ 1 \+ 3"),
         ({"num_hidden_layers": 7}, r"BERT has 7 layers, the slices here have 2 \+ 1 \+ 3"),
-        ({"hidden_size": 32}, "hidden_size is 32 in BERT, 64 here"),
-        ({"vocab_size": 61}, "vocab_size is 61 in BERT, 60 here"),
-        ({"num_attention_heads": 8}, "num_attention_heads is 8 in BERT, 4 here"),
         ({"intermediate_size": 97, "vocab_size": 61}, "vocab_size is 61 .*; intermediate_size is 97"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu' in BERT, 'gelu' here"),
         ({"max_position_embeddings": 64}, "max_position_embeddings is 64 in BERT, 40 here"),
@@ -244,12 +389,7 @@ def test_a_bert_that_does_not_fit_is_named(text: dict[str, Any], message: str) -
         LFVilaForPreTraining.from_pretrained_towers(random_swin(), random_bert(**text), fitting_config())
 
 
-def test_a_swin_that_does_not_fit_is_named() -> None:
-    with pytest.raises(ValueError, match="this Swin does not fit the configuration: embed_dim is 4 in Swin, 8 here"):
-        LFVilaForPreTraining.from_pretrained_towers(random_swin(embed_dim=4), random_bert(), fitting_config())
-
-
-def test_what_cannot_be_asked_for_is_an_error() -> None:
+def test_arguments_and_sources_that_do_not_fit_are_errors() -> None:
     swin, bert, config = random_swin(), random_bert(), fitting_config()
     start = LFVilaForPreTraining.from_pretrained_towers
     with pytest.raises(ValueError, match="needs video=, text= or both"):

@@ -12,8 +12,8 @@ import torch
 from load_case import load_case
 
 from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaVideoConfig
-from lfvila_hf.conversion.names import rename
-from lfvila_hf.conversion.swin_inflation import inflate_swin, read_swin
+from lfvila_hf.conversion.released import rename
+from lfvila_hf.conversion.towers import inflate_swin, read_swin
 from lfvila_hf.modeling_video_lfvila import resize_bias_table
 
 
