@@ -1,7 +1,7 @@
-"""LFVilaConfig and its two towers: defaults, presets, round trips, what is refused and with which words.
+"""Configurations of the joint model and its two towers: defaults, presets, round trips, errors and their messages.
 
-The checks themselves are in configuration_base_lfvila. What a field does to the model is tested beside the model
-(test_modeling*_lfvila.py), how a trained model gets another size of video in test_resizing_lfvila.py.
+The effect of a field is tested beside the model (test_modeling*_lfvila.py), a change of the size of video in
+test_size_of_video.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lfvila_hf.modeling_base_lfvila import LFVilaHeadOutput, LFVilaOutput
 
 @pytest.fixture
 def warnings_given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the configuration module warns of."""
+    """Collect the warnings of the configuration module."""
     messages: list[str] = []
     monkeypatch.setattr(configuration.logger, "warning", messages.append)
     return messages

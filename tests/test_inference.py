@@ -1,6 +1,6 @@
-"""Embeddings in one call: the model's own features, whatever the batch size, in the order given, from any source.
+"""Embeddings in one call: equal to the model's features, for any batch size, in input order, from any source.
 
-What the features mean is tested in test_modeling_lfvila.py, what a source can be in test_video_reading_lfvila.py and
+Features are tested in test_modeling_lfvila.py, sources in test_video_reading_lfvila.py and
 test_video_sources_lfvila.py.
 """
 

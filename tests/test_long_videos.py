@@ -1,6 +1,6 @@
-"""Long videos in segments: the features of a single pass where windows allow, and an honest word where they do not.
+"""Long videos in segments: features equal to a single pass, and `clip_is_exact` for those that are not.
 
-Windows that reach across segments are `temporal_shift` of the video tower, see test_modeling_video_temporal_shift.py.
+Windows that reach across segments come from `temporal_shift` of the video tower, see test_modeling_video_lfvila.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The joined models: features and scores, both phases of pre-training, the heads, and what they refuse.
+"""Joint models: features and scores, both phases of pre-training, task heads, and errors.
 
-The towers have files of their own (test_modeling_video_lfvila.py, test_modeling_text_lfvila.py), so have the losses;
-what holds for every model alike (backward, saving, batches, backends, tuples) is in invariants/test_equivalences.py.
-Outputs, masks and the base class are in modeling_base_lfvila, what loading does to a model in loading_lfvila.
+Towers are tested in test_modeling_video_lfvila.py and test_modeling_text_lfvila.py, losses in test_loss_lfvila.py.
+Properties of all models (backward, saving, batches, backends, tuples) are tested in invariants/test_equivalences.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The text tower and the cross-modal encoder: sentence, paragraph and cross-modal slices, masks, paddings, backends.
+"""Text tower and cross-modal encoder: sentence, paragraph and cross-modal slices, masks, padding, backends.
 
-The layers are held against transformers' BertModel with the same weights, what surrounds them against a few lines
-written out. Equivalences that hold for every model are in invariants/test_equivalences.py.
+Layers are compared with transformers' BertModel with the same weights, the rest with a few lines written out.
+Properties of all models are tested in invariants/test_equivalences.py.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ B, M, L, D = 2, 4, 6, TEXT["hidden_size"]
 
 
 def text_model(attn_implementation: str = "eager", **fields: Any) -> LFVilaTextModel:
-    """The tiny text tower with weights that matter, in evaluation mode."""
+    """Build the tiny text tower with random weights, in evaluation mode."""
     return tiny_model(LFVilaTextModel, LFVilaTextConfig(**TEXT | fields, attn_implementation=attn_implementation))
 
 
 def paragraphs() -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask `(B, M, L)`; sentences of different lengths, the last of the second paragraph is all padding."""
+    """Make ids and mask `(B, M, L)` of sentences of different lengths; the second paragraph's last is all padding."""
     lengths = torch.tensor([[6, 3, 4, 2], [5, 6, 1, 0]])
     mask = (torch.arange(L) < lengths[..., None]).long()
     return random_ids(B, M, L) * mask, mask
@@ -239,7 +239,7 @@ def test_backends_that_cannot_attend_to_padding_refuse_the_released_behaviour() 
 
 
 def cross_modal_inputs(places: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Text states `(B, 1 + M*L, D)`, their mask and video tokens `(B, T, P, D)`."""
+    """Make text states `(B, 1 + M*L, D)`, their mask and video tokens `(B, T, P, D)`."""
     _, mask = paragraphs()
     real = torch.cat([torch.ones(B, 1, dtype=torch.long), mask.flatten(1)], 1)
     return torch.randn(B, 1 + M * L, D), real, torch.randn(B, 8, places, D)
@@ -370,14 +370,14 @@ def test_positions_are_counted_where_weights_are_brought_for_each_call() -> None
 
 
 def padded_paragraphs(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of `paragraphs()`, with sentences padded to `length` tokens."""
+    """Make ids and mask of `paragraphs()`, with sentences padded to `length` tokens."""
     ids, mask = paragraphs()
     return torch.nn.functional.pad(ids, (0, length - L)), torch.nn.functional.pad(mask, (0, length - L))
 
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of tokens that the feed-forward networks were given."""
+    """List the numbers of tokens that the feed-forward networks got."""
     seen: list[int] = []
     compute = LFVilaTextIntermediate.forward
 

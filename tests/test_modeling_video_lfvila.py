@@ -1,8 +1,8 @@
 """Video tower: windows, shifts in space and time, bias tables, stems, merging, pooling, clip features, odd sizes.
 
-Window attention is compared with a loop over windows and cells. What holds for every model (checkpointing, backends,
-saving, batches) is in invariants/test_equivalences.py, compilation in invariants/test_compiling.py, another size of
-video for a trained model in test_size_of_video.py, released numbers in parity/.
+Window attention is compared with a loop over windows and cells. Properties of all models (checkpointing, backends,
+saving, batches) are tested in invariants/test_equivalences.py, compilation in invariants/test_compiling.py, changes of
+the size of video in test_size_of_video.py, released numbers in parity/.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FLOAT32_NOISE = 1e-5
 
 
 def video_model(**fields: Any) -> LFVilaVideoModel:
-    """The tiny tower with weights that matter, in evaluation mode; eager, so that attentions can be looked at."""
+    """Build the tiny tower with random weights, in evaluation mode; eager attention returns its weights."""
     return tiny_model(LFVilaVideoModel, LFVilaVideoConfig(**VIDEO | fields, attn_implementation="eager"))
 
 
@@ -76,7 +76,7 @@ def test_windows_are_slices_of_the_padded_and_rolled_grid_and_go_back(
 
 
 def table_row(offset: tuple[int, ...], window: tuple[int, ...]) -> int:
-    """Row of the bias table for an offset (frames, rows, columns) between two cells of a window."""
+    """Return the row of the bias table for an offset (frames, rows, columns) between two cells of a window."""
     row = 0
     for distance, size in zip(offset, window, strict=True):
         row = row * (2 * size - 1) + distance + size - 1
@@ -124,7 +124,7 @@ def test_the_mask_of_shifted_windows_equals_a_loop(
 
 
 def slow_attention(layer: Any, hidden: torch.Tensor, full: tuple[int, int, int], shifted: bool) -> torch.Tensor:
-    """Attention of one block, window by window and cell by cell, before the residual; `(B, T, h, w, C)`."""
+    """Compute the attention of one block per window and cell, before the residual; `(B, T, h, w, C)`."""
     sizes = hidden.shape[1:4]
     window = [min(cells, size) for cells, size in zip(full, sizes, strict=True)]
     padded = [-(-size // cells) * cells for size, cells in zip(sizes, window, strict=True)]
@@ -410,7 +410,7 @@ def make_tower(shift: bool, **fields: Any) -> LFVilaVideoModel:
 
 
 def reached(tower: LFVilaVideoModel, frames: int, place: int, name: str) -> list[int]:
-    """The frames that one frame of an output depends on."""
+    """Find the frames that one frame of an output depends on."""
     pixels = random_videos(1, frames).requires_grad_(True)
     output = tower(pixels)[name]
     (gradient,) = torch.autograd.grad(output[0, place].sum(), pixels)
@@ -437,7 +437,7 @@ def test_a_video_of_one_window_is_not_shifted_and_released_towers_never_are() ->
 
 @pytest.mark.parametrize("frames", [16, 13])
 def test_a_shifted_block_is_attention_over_windows_that_begin_half_a_window_early(frames: int) -> None:
-    """Against a loop over windows; missing cells are zeros after the first LayerNorm, as in any window filled up."""
+    """Compare with a loop over windows; missing cells are zeros after the first LayerNorm."""
     tower = make_tower(True)
     level: Any = tower.levels[2]
     grid = torch.randn(2, frames, 2, 3, tower.config.channels[2], generator=torch.Generator().manual_seed(3))
@@ -447,7 +447,7 @@ def test_a_shifted_block_is_attention_over_windows_that_begin_half_a_window_earl
 
 
 def written_out(block: Any, grid: torch.Tensor, t: int, front: int) -> torch.Tensor:
-    """One block over windows of t frames and the whole grid, the first of which begins `front` frames early."""
+    """Compute one block over windows of t frames and the whole grid; the first begins `front` frames early."""
     batch, frames, rows, columns, channels = grid.shape
     normed = block.norm1(grid)
     attended = torch.zeros_like(grid)

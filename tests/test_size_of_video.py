@@ -1,4 +1,4 @@
-"""A trained model at another number of frames or frame size: tables, positions, windows, configuration, loading.
+"""Another number of frames or frame size for a trained model: tables, positions, windows, configuration, loading.
 
 The released recipe for bias tables is compared with recorded tensors in tests/parity/test_recorded_resizing.py.
 """
@@ -35,7 +35,7 @@ def cubic_kernel(distance: float, a: float = -0.75) -> float:
 
 
 def slowly_resized(values: list[float], size: int) -> list[float]:
-    """Cubic interpolation of a line whose cells are stretched evenly; outside, the end values go on."""
+    """Interpolate a line of evenly scaled cells cubically; the end values continue outside."""
     resized = []
     for index in range(size):
         place = (index + 0.5) * len(values) / size - 0.5
@@ -71,7 +71,7 @@ def test_another_spatial_window_is_interpolated_in_space_alone() -> None:
 
 
 def test_the_offset_of_no_time_keeps_its_values() -> None:
-    """Cells of one frame attend to each other as before, however long the window becomes."""
+    """Cells of one frame attend to each other as before, for any length of the window."""
     table = torch.randn((2 * 4 - 1) * 9, 3)
     resized = resize_bias_table(table, (4, 2, 2), (9, 2, 2))
     assert torch.allclose(resized.view(17, 9, 3)[8], table.view(7, 9, 3)[3], atol=ROUNDING)

@@ -48,14 +48,14 @@ STUBS = {
 
 
 def pinned_version() -> str:
-    """The release of transformers in constraints.txt."""
+    """Return the release of transformers in constraints.txt."""
     found = re.search(r"^transformers==([\w.]+)$", (ROOT / "constraints.txt").read_text("utf-8"), flags=re.MULTILINE)
     assert found, "constraints.txt does not pin transformers"
     return found.group(1)
 
 
 def common_tests_folder(cache: Path | None = None) -> Path:
-    """The folder to put on `sys.path` so that `transformers_common` can be imported; filled where it is not yet there.
+    """Return the folder to put on `sys.path` for `transformers_common`; it is filled on first use.
 
     Args:
         cache: where to keep archive and files; the repository's `.cache` by default.

@@ -1,6 +1,6 @@
 """`torch.compile`: one graph, outputs and gradients of the eager model, no new graph for other batches and frames.
 
-What must hold for every model without a compiler is in test_equivalences.py.
+Properties of all models without a compiler are tested in test_equivalences.py.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_a_compiled_training_step_has_the_gradients_of_a_plain_one() -> None:
 
 @pytest.mark.parametrize(("training", "dynamic"), [(False, None), (True, None), (False, True)])
 def test_other_batches_and_frames_need_no_third_graph(training: bool, dynamic: bool | None) -> None:
-    """The first is of the sizes it was given, the second of any, as PyTorch does where nothing forbids it.
+    """The first graph is for the sizes of its input, the second for any, as PyTorch does by default.
 
     Videos no longer than the longest window are another case: one window is one number less that may change.
     """

@@ -1,7 +1,7 @@
-"""What must give one and the same result for every model: backends, checkpointing, batches, saving, tuples, compiling.
+"""Equivalences for every model: backends, checkpointing, batches, saving, tuples, compiling.
 
-What a model computes is tested in test_modeling*_lfvila.py, training with the stock Trainer in test_stock_trainer.py.
-Each comparison is guarded: there are gradients, there is dropout, a layer was really computed twice, and so on.
+Models are tested in test_modeling*_lfvila.py, training with the stock Trainer in test_stock_trainer.py. Comparisons
+guard against vacuous success: gradients and dropout exist, a layer was really computed twice, and so on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ every_example = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPL
 
 
 def tensors(output: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors of a (nested) model output by name."""
+    """Collect all tensors of a (nested) model output by name."""
     items = output.items() if isinstance(output, dict) else enumerate(output)
     for name, value in items:
         if isinstance(value, torch.Tensor):
@@ -41,7 +41,7 @@ def tensors(output: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]
 
 
 def assert_same(found: Any, expected: Any, tolerance: float) -> None:
-    """All tensors agree to `tolerance` of the largest entry of each (0: bit for bit), and there are some."""
+    """Assert that all tensors agree to `tolerance` of the largest entry of each (0: bit for bit); at least one exists."""
     found_tensors, expected_tensors = dict(tensors(found)), dict(tensors(expected))
     assert expected_tensors and found_tensors.keys() == expected_tensors.keys()
     for name, value in expected_tensors.items():
@@ -57,7 +57,7 @@ def assert_same(found: Any, expected: Any, tolerance: float) -> None:
 
 
 def loss_of(output: Any) -> torch.Tensor:
-    """The model's loss, or for a tower, which has none, the sum of squares of all that it returns."""
+    """Return the model's loss; for a tower, which has none, the sum of squares of all its outputs."""
     if output.get("loss") is not None:
         return output["loss"]
     return torch.stack([value.square().mean() for _, value in tensors(output) if value.is_floating_point()]).sum()

@@ -1,7 +1,6 @@
-"""Bias tables for longer windows, and a 2-D Swin inflated, against what the released loader made of the same tensors.
+"""Bias tables for longer windows, and an inflated 2-D Swin, against tensors recorded from the released loader.
 
-The behaviour of both beyond these recorded tensors is tested in tests/test_resizing_lfvila.py and
-tests/test_swin_inflation_lfvila.py.
+Behaviour beyond these tensors is tested in tests/test_size_of_video.py and tests/conversion/test_towers.py.
 """
 
 from __future__ import annotations
