@@ -126,7 +126,7 @@ def contrastive_row_sum(
         rows: L2-normalised features of one modality, `(b, D)`.
         columns: L2-normalised features of the other, `(B, D)`; row i belongs to column `first_row + i`.
         temperature: Temperature tau. Defaults to 0.05.
-        first_row: Index of the first row in the whole batch. Defaults to 0.
+        first_row: Index of the first row in the global batch. Defaults to 0.
         block_size: Rows whose logits are in memory at once; the backward pass recomputes them. Defaults to all.
 
     Returns:
@@ -242,7 +242,7 @@ def mtc_sums(
         temperature: Temperature tau. Defaults to 0.05.
         other_negatives: As for `mtc_loss`.
         num_other_negatives: As for `mtc_loss`.
-        first_row: Index of the first row in the whole batch. Defaults to 0.
+        first_row: Index of the first row in the global batch. Defaults to 0.
 
     Returns:
         Sum and number of anchors, two scalars. The sum is float32 or wider, and 0 (with a graph) without any anchor.

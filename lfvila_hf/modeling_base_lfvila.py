@@ -555,7 +555,7 @@ def resize_model(
     old = configs[0]
     frames = old.num_frames if num_frames is None else num_frames
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
-        raise ValueError(f"num_frames must be a positive whole number, got {num_frames!r}")
+        raise ValueError(f"num_frames must be a positive integer, got {num_frames!r}")
     makes_clips = any(getattr(module, "clip_projection", None) is not None for module in model.modules())
     if makes_clips and frames % old.num_clips:
         raise ValueError(

@@ -150,13 +150,13 @@ def processor_settings(original: Mapping[str, Any], task: str) -> dict[str, int]
         task: One of `TASKS`.
 
     Raises:
-        ValueError: A count is no whole number.
+        ValueError: A count is no integer.
     """
     data = original["DATA"]
     for name in ("sample_clip", "max_num_subtitle", "max_text_lenght"):
         if not isinstance(data.get(name, 0), int):
             raise ValueError(
-                f"this is no released LF-VILA configuration: DATA.{name} is {data[name]!r}, no whole number"
+                f"this is no released LF-VILA configuration: DATA.{name} is {data[name]!r}, an integer is expected"
             )
     subtitles = data.get("max_num_subtitle", 0)
     sentences = {"question_answering": 1 + subtitles, "multiple_choice": 2 + subtitles}.get(task, data["sample_clip"])

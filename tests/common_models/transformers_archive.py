@@ -58,10 +58,10 @@ def common_tests_folder(cache: Path | None = None) -> Path:
     """Return the folder to put on `sys.path` for `transformers_common`; it is filled on first use.
 
     Args:
-        cache: where to keep archive and files; the repository's `.cache` by default.
+        cache: Folder for archive and files. Defaults to the repository's `.cache`.
 
     Raises:
-        RuntimeError: pip cannot fetch the archive, or it is another one than the hash says.
+        RuntimeError: pip cannot fetch the archive, or its hash differs.
     """
     version = pinned_version()
     folder = (ROOT / ".cache" if cache is None else cache) / f"transformers-tests-{version}"

@@ -41,7 +41,7 @@ def tensors(output: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]
 
 
 def assert_same(found: Any, expected: Any, tolerance: float) -> None:
-    """Assert that all tensors agree to `tolerance` of the largest entry of each (0: bit for bit); at least one exists."""
+    """Assert that there are tensors and all agree to `tolerance` of the largest entry of each (0: bit for bit)."""
     found_tensors, expected_tensors = dict(tensors(found)), dict(tensors(expected))
     assert expected_tensors and found_tensors.keys() == expected_tensors.keys()
     for name, value in expected_tensors.items():
