@@ -29,6 +29,7 @@ from .modeling_base_lfvila import (
     LFVilaCrossModalOutput,
     LFVilaPreTrainedModel,
     LFVilaTextModelOutput,
+    backend_options,
     eager_attention_forward,
     interpolation_dtype,
     padding_mask,
@@ -350,6 +351,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         Raises:
             ValueError: both or neither of ids and vectors are given, shapes do not fit, or a paragraph is too long.
         """
+        kwargs = backend_options(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds is expected")
         if input_ids is not None:
@@ -522,6 +524,7 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
         Raises:
             ValueError: T or P differ from the numbers of positions, or the backend cannot mask co-attention.
         """
+        kwargs = backend_options(kwargs)
         video = self.video_embeddings(video_tokens)  # (B, T*P, D)
         if self.config.cross_modal_fusion == "merged":
             hidden = torch.cat([text_states, video], dim=1)  # (B, 1 + M*L + T*P, D)
