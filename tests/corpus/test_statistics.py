@@ -1,4 +1,4 @@
-"""The figures of a corpus against counting by hand, as a table, as JSON and as pictures (statistics_plots)."""
+"""The figures of a corpus against counting by hand, as a table, as JSON and as pictures ."""
 
 from __future__ import annotations
 
@@ -81,18 +81,19 @@ def test_the_command_prints_the_table_and_writes_json_and_pictures(
 
 def test_bars_hold_what_is_counted(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra plots")
-    from lfvila_hf.corpus import statistics_plots
+    from lfvila_hf.corpus.statistics import plot_statistics
     from lfvila_hf.library import plots
 
     figures = []
+    make = plots._figure
 
     def keep(*size: float) -> object:
-        figures.append(plots._figure(*size))
+        figures.append(make(*size))
         return figures[-1]
 
-    monkeypatch.setattr(statistics_plots, "new_figure", keep)
+    monkeypatch.setattr(plots, "_figure", keep)
     found = corpus_statistics(corpus)
-    statistics_plots.plot_statistics(found, tmp_path)
+    plot_statistics(found, tmp_path)
     for (_, (axis,)), one in zip(figures, found.distributions.values(), strict=False):
         assert sum(bar.get_height() for bar in axis.patches) >= 0.99 * one.total
     assert len(figures) == 8
