@@ -182,7 +182,10 @@ def plot_statistics(statistics: CorpusStatistics, folder: str | os.PathLike[str]
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    from lfvila_hf.library.plots import _figure as new_figure
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'lfvila_hf[plots]'") from error
 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -198,7 +201,8 @@ def plot_statistics(statistics: CorpusStatistics, folder: str | os.PathLike[str]
             if key * one.width <= high:
                 place = int((key * one.width - low) / width + 1e-9)
                 heights[place] = heights.get(place, 0) + count
-        figure, (axis,) = new_figure(5.0, 3.2)
+        figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+        axis = figure.subplots()
         axis.bar([low + place * width for place in heights], list(heights.values()), width=width, align="edge")
         axis.axvline(one.mean, color="black", linewidth=1.2, label=f"mean {one.mean:.1f}")
         if name in PUBLISHED:
@@ -210,7 +214,8 @@ def plot_statistics(statistics: CorpusStatistics, folder: str | os.PathLike[str]
         figure.savefig(written[-1], dpi=130)
     if any(statistics.categories):
         names, counts = zip(*statistics.categories.most_common(MAX_PLOTTED_CATEGORIES)[::-1], strict=True)
-        figure, (axis,) = new_figure(5.0, 0.8 + 0.25 * len(names))
+        figure = Figure(figsize=(5.0, 0.8 + 0.25 * len(names)), layout="constrained")
+        axis = figure.subplots()
         axis.barh([name or "(none)" for name in names], counts)
         axis.set(xlabel="rows", title="categories")
         axis.grid(alpha=0.3, axis="x")
