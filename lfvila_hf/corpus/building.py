@@ -1,17 +1,17 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`build_corpus`: metadata and transcripts in, long-form rows out (LF-VILA, section 3: the LF-VILA-8M data set).
+"""Build of a long-form corpus from metadata and transcripts (LF-VILA, section 3: the LF-VILA-8M data set).
 
     OUTPUT/
       data/train-00000-of-00042.parquet      rows, for `datasets` (test and validation alike)
-      jsonl/train-00000-of-00042.jsonl       the same rows in the released form
-      near_duplicates.jsonl                  every row that nearly repeats an earlier one, and what became of it
+      jsonl/train-00000-of-00042.jsonl       the same rows in the released format
+      near_duplicates.jsonl                  every row that nearly repeats an earlier one, and its treatment
       manifest.json                          parameters, counts, problems with examples, files with checksums
       problems.jsonl                         file and line of the first problems of each kind
-      provenance.json                        input files, engine, seconds
+      provenance.json                        input files, engine, versions, seconds
 
 All but the last two depend on the set of input lines and the parameters alone: not on the order of lines, on how they
-are spread over files, on the number of workers, nor on the engine. Nothing is written outside OUTPUT; files between the
-stages are in `OUTPUT/.work`, about twice as large as the input, and go away at the end.
+are spread over files, on the number of workers, nor on the engine. Nothing is written outside OUTPUT. Intermediate
+files are in `OUTPUT/.work`, about twice as large as the input, and are removed at the end.
 
 Memory does not grow with the input: the driver holds counts and the list of output files, a task one chunk or one
 partition (`chunk_bytes` of input, some 10 times that in memory).
@@ -27,16 +27,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import stages, writing
+from . import stages
 from .engines import Engine, LocalEngine
-from .gathering import GAP_BIN_MS, Tally
 from .inputs import Chunk, find_files, plan_chunks
+from .near_duplicates import require_rensa
 from .plan import SPLITS, STAGE_FOLDERS, BuildParameters, BuildPlan
 from .problems import ProblemLog, resolve_places
+from .video_rows import GAP_BIN_MS, BuildStats
 
 FORMAT = "lfvila_hf corpus 1"
 CHUNK_BYTES = 16 * 2**20
@@ -49,11 +50,11 @@ Source = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build made.
+    """Result of a build.
 
     Attributes:
-        output: The corpus.
-        manifest: What `manifest.json` holds.
+        output: Folder of the corpus.
+        manifest: Content of `manifest.json`.
         seconds: Wall seconds of each stage.
     """
 
@@ -78,23 +79,26 @@ def build_corpus(
 
     Args:
         output: New or empty folder.
-        metadata: Files, folders or patterns of HD-VILA-100M metadata (`records` has the layout).
-        transcripts: Those of transcripts; clips of the metadata may have their `text` instead.
-        clip_ids: Those of the published selection; the rows are then the listed ones.
-        parameters: What to do.
-        engine: Where to do it; this machine, one process per core, by default.
+        metadata: Files, folders or patterns of HD-VILA-100M metadata (layout: see `inputs`).
+        transcripts: The same for transcripts. Clips of the metadata may have their `text` instead.
+        clip_ids: The same for the published selection; the rows are then the listed ones.
+        parameters: Parameters of the build. Defaults to `BuildParameters()`.
+        engine: Runs the tasks. Defaults to this machine, one process per core.
         strict: Make any problem with the input an error.
-        overwrite: Replace a corpus that is there.
-        chunk_bytes: Bytes of input that one task takes; bounds memory, changes no output.
+        overwrite: Replace an existing corpus.
+        chunk_bytes: Bytes of input of one task: bounds memory, changes no output.
 
     Returns:
-        The manifest and the seconds.
+        Manifest and seconds.
 
     Raises:
-        ValueError: For an output folder with other things in it, an input that is not there, parameters without sense,
-            no row at all, and with `strict` for any problem with the input.
+        ValueError: If the output folder holds other things, an input is missing, a parameter is out of range, no row
+            comes out, or with `strict` for any problem with the input.
+        ImportError: If the search for near-duplicates is on and rensa is not installed.
     """
     parameters = parameters or BuildParameters()
+    if parameters.near_duplicates != "off":
+        require_rensa()
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes must be at least 1, got {chunk_bytes}")
     inputs = {
@@ -152,7 +156,7 @@ class _Build:
         self.engine = engine
         self.strict = strict
         self.log = ProblemLog()
-        self.tally = Tally()
+        self.stats = BuildStats()
         self.first_lines: list[int] = []
         self.seconds: dict[str, float] = {}
 
@@ -173,12 +177,12 @@ class _Build:
         if not any(report["rows"][split] for report in finished for split in SPLITS):
             raise ValueError(f"no long-form row came out: {self._why_nothing()}")
         with self._timed("write"):
-            tasks = writing.plan_files([report["rows"] for report in finished], plan.parameters.rows_per_file)
-            files = [file for written in self.engine.run(writing.write_file, plan, tasks) for file in written]
+            tasks = stages.plan_files([report["rows"] for report in finished], plan.parameters.rows_per_file)
+            files = [file for written in self.engine.run(stages.write_file, plan, tasks) for file in written]
             _concatenate(plan.paths("duplicates", plan.buckets, "jsonl"), self.output / "near_duplicates.jsonl")
         manifest = self._manifest(finished, files)
         self._write_notes()
-        # The manifest comes last and in one piece: a folder that has one is a whole corpus.
+        # The manifest comes last and in one piece: a folder that has one is a complete corpus.
         _write_json(self.output / ".work" / "manifest.json", manifest)
         os.replace(self.output / ".work" / "manifest.json", self.output / "manifest.json")
         return BuildResult(self.output, manifest, self.seconds)
@@ -195,14 +199,14 @@ class _Build:
                 self.first_lines.append(line)
                 line, before = line + report["lines"], chunk.path
                 self.log.merge(report["problems"])
-                self.tally.counts.update(report["counts"])
+                self.stats.counts.update(report["counts"])
         self._check_strict()
 
     def _gather(self) -> None:
         with self._timed("gather"):
             for report in self.engine.run(stages.gather, self.plan, range(self.plan.buckets)):
                 self.log.merge(report["problems"])
-                self.tally.merge(report["tally"])
+                self.stats.merge(report["stats"])
         self._check_strict()
         shutil.rmtree(Path(self.plan.work) / "scattered")
 
@@ -216,7 +220,7 @@ class _Build:
         raise ValueError(f"the input has problems ({counts}); the first is {kind} at {place}: {detail}")
 
     def _why_nothing(self) -> str:
-        counts = self.tally.counts
+        counts = self.stats.counts
         problems = ", ".join(f"{count} {kind}" for kind, count in sorted(self.log.counts.items())) or "none"
         return (
             f"{counts['metadata_clips']} clips in the metadata, {counts['eligible_clips']} of them eligible, "
@@ -225,7 +229,7 @@ class _Build:
         )
 
     def _manifest(self, finished: list[dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
-        counts = self.tally.counts
+        counts = self.stats.counts
         selection = None
         if self.plan.selects:
             names = ("listed", "out_of_order", "also_built")
@@ -251,12 +255,12 @@ class _Build:
                 "videos": counts["eligible_videos"],
                 "seconds_per_clip": round(counts["eligible_ms"] / 1000 / clips, 4) if clips else None,
                 "words_per_clip": round(counts["eligible_words"] / clips, 4) if clips else None,
-                "gaps": _gap_summary(self.tally.source_gaps),
+                "gaps": _gap_summary(self.stats.source_gaps),
             },
             "selection": selection,
             "rows": {
-                "gaps": _gap_summary(self.tally.row_gaps),
-                "clips_per_row": {str(key): count for key, count in sorted(self.tally.clips_per_row.items())},
+                "gaps": _gap_summary(self.stats.row_gaps),
+                "clips_per_row": {str(key): count for key, count in sorted(self.stats.clips_per_row.items())},
             },
             "near_duplicates": {name: near[name] for name in ("rows", "across_splits", "left_out")},
             "splits": splits,
@@ -264,7 +268,7 @@ class _Build:
         }
 
     def _write_notes(self) -> None:
-        """The two files that say how this very build went, and therefore differ between equal ones."""
+        """Write the two files that differ between builds of equal output."""
         with (self.output / "problems.jsonl").open("w", encoding="utf-8") as file:
             files = [chunk.path for chunk in self.plan.chunks]
             file.writelines(f"{json.dumps(row)}\n" for row in resolve_places(self.log, files, self.first_lines))
@@ -275,7 +279,7 @@ class _Build:
             },
             "engine": self.engine.name,
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
-            "versions": {name: version(name) for name in ("lfvila_hf", "numpy", "pyarrow")},
+            "versions": _versions("lfvila_hf", "numpy", "pyarrow", "rensa"),
         }
         _write_json(self.output / "provenance.json", provenance)
 
@@ -291,11 +295,11 @@ def prepare_output(output: Path, inputs: Sequence[str], overwrite: bool) -> Path
 
     Args:
         output: The folder.
-        inputs: Files that must not be in what is emptied.
-        overwrite: Whether a corpus that is there may go.
+        inputs: Files that must not be removed with an earlier corpus.
+        overwrite: Remove an existing corpus.
 
     Raises:
-        ValueError: For a folder with other things in it, or a corpus that may not go.
+        ValueError: If the folder holds other things, or a corpus and `overwrite` is false.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file, a folder was expected")
@@ -323,8 +327,16 @@ def _remove(path: Path) -> None:
 
 
 def _uncompressed_bytes(path: str) -> int:
-    """Size of a file, of a compressed one as a guess (text shrinks to a fifth or so)."""
+    """Return the size of a file; that of a compressed one is a guess (text shrinks to about a fifth)."""
     return os.path.getsize(path) * (5 if path.endswith(".gz") else 1)
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):  # rensa is optional
+            found[name] = version(name)
+    return found
 
 
 def _concatenate(parts: Sequence[Path], path: Path) -> None:
@@ -335,7 +347,7 @@ def _concatenate(parts: Sequence[Path], path: Path) -> None:
 
 
 def _gap_summary(gaps: Counter[int]) -> dict[str, Any]:
-    """Quantiles of the seconds between neighbours, to the lower end of a bin of 0.1 s, and how many there are."""
+    """Summarise gaps between neighbours: quantiles in seconds, to the lower end of a bin of 0.1 s, and histogram."""
     total = sum(gaps.values())
     answer: dict[str, Any] = {"count": total, "bin_seconds": GAP_BIN_MS / 1000}
     seen = 0

@@ -1,19 +1,19 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""One source video into the clip files of its spans: few frames, small pictures, short groups of pictures.
+"""Cutting of one source video into the clip files of its spans: low frame rate, small frames, short GOPs.
 
-LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead"; the released
-cutter copies packets and so begins at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
-frame j is the one that is on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond,
-as some containers round). Seconds count from the first frame, as in `video_reading_lfvila`, and the frames are those of
-the package's reader: `decode_video` lists them, plans the seeks, leaves out what nothing refers to, and starts over
-with a dearer table where a file is not as it says.
+LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead". The released cutter
+copies packets, so its clips begin at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
+frame j is the one on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond, because
+some containers round). Seconds are those of `video_reading_lfvila`, and frames come from the package's reader:
+`decode_video` lists them, plans the seeks, skips what nothing refers to, and starts over with a full scan if a file is
+not as its tables say.
 
-A frame goes from the decoder through one scaling (YUV to YUV) straight into the encoders of the clips that want it, so
-memory is one encoder per clip that is open at that second. Each clip is then read again with the package's reader,
-every frame of it, before it gets its name.
+A frame goes from the decoder through one scaling (YUV to YUV) into the encoders of the clips that want it, so memory is
+one encoder per clip that is open at that second. Each clip is then read again with the package's reader, every frame of
+it, before it gets its name.
 
 The output is H.264, `yuv420p`, limited range, upright (a rotation is applied), without sound, a key frame every
-`gop_seconds` and no B-frames: to read a frame of it costs a seek and at most a group. One thread; a pool of processes
+`gop_seconds` and no B-frames: reading a frame costs a seek and at most one GOP. One thread; a pool of processes
 (`cutting_jobs`) uses the cores.
 """
 
@@ -51,7 +51,7 @@ CLOCK_ERROR = Fraction(1, 2000)
 
 
 class ClipWish(NamedTuple):
-    """A clip that is to be cut: its id, and its span in milliseconds."""
+    """A clip to cut: its id, and its span in milliseconds."""
 
     clip_id: str
     start: int
@@ -60,15 +60,15 @@ class ClipWish(NamedTuple):
 
 @dataclass(frozen=True)
 class CutParameters:
-    """What clip files are like.
+    """Parameters of clip files.
 
     Args:
         fps: Frames per second, as a fraction such as "3" or "30000/1001".
-        height: Height of the upright picture in pixels, even; the width follows, rounded to an even number.
+        height: Height of the upright picture in pixels, even. The width follows, rounded to an even number.
         crf: Quality of x264, 0 (lossless) to 51.
         preset: Speed of x264.
         gop_seconds: Seconds between key frames.
-        end_tolerance: Seconds by which a span may end after the video; the clip is then as much shorter.
+        end_tolerance: Seconds by which a span may end after the video; the clip is then shorter.
         max_seconds: Wall seconds that one source video may take.
     """
 
@@ -104,13 +104,13 @@ class CutParameters:
 
 
 class CutClip(NamedTuple):
-    """What became of one clip.
+    """Result of one clip.
 
     Attributes:
         clip_id: The clip.
-        frames: Frames in the file; 0 where there is none.
+        frames: Number of frames in the file; 0 without a file.
         bytes: Size of the file.
-        reason: Why there is no file; "" where there is one.
+        reason: Reason why there is no file; "" if there is one.
     """
 
     clip_id: str
@@ -130,17 +130,17 @@ def cut_video(
 
     Args:
         source: The video file.
-        wishes: Its clips; their ids must be plain file names.
-        folder: Where the clip files go; must exist.
-        parameters: What they are like.
-        unfinished: Where files are written before they are checked, on the same file system; `folder` by default.
+        wishes: Its clips; their ids must be file names.
+        folder: Folder of the clip files; must exist.
+        parameters: Parameters of the clip files.
+        unfinished: Folder of files that are not checked yet, on the same file system. Defaults to `folder`.
 
     Returns:
-        One result per wish, in order. A clip whose span the video does not have is a result with a reason.
+        One result per wish, in order. A clip whose span lies outside the video is a result with a reason.
 
     Raises:
-        LFVilaVideoError: Where the video cannot be used at all.
-        ImportError: Without PyAV.
+        LFVilaVideoError: If the video cannot be used at all.
+        ImportError: If PyAV is not installed.
     """
     require_av()
     limits = VideoLimits(max_seconds=parameters.max_seconds, max_output_bytes=None)
@@ -163,7 +163,7 @@ def cut_video(
 
 
 def frame_times(wish: ClipWish, rate: Fraction, end: Fraction | None = None) -> list[Fraction]:
-    """The second of every frame of a clip; those at or after `end` left out."""
+    """Compute the second of every frame of a clip before `end`."""
     start = Fraction(wish.start, 1000)
     count = math.ceil((Fraction(wish.end, 1000) - start) * rate)
     times = [start + number / rate for number in range(count)]
@@ -171,16 +171,16 @@ def frame_times(wish: ClipWish, rate: Fraction, end: Fraction | None = None) -> 
 
 
 def check_clip(path: Path, frames: int, size: tuple[int, int], rate: Fraction) -> None:
-    """Read a clip file with the package's reader, every frame.
+    """Check a clip file by reading every frame with the package's reader.
 
     Args:
         path: The file.
-        frames: How many there must be.
-        size: Height and width.
-        rate: Frames per second.
+        frames: Expected number of frames.
+        size: Expected height and width.
+        rate: Expected frames per second.
 
     Raises:
-        LFVilaVideoError: Where it is not as it must be.
+        LFVilaVideoError: If it differs.
     """
     read = read_frames(path, transform=lambda picture: torch.tensor(picture.shape[1:]))
     if len(read) != frames:
@@ -197,12 +197,12 @@ class _NothingToCut(Exception):
 
 
 class _ClipCutter(PictureMaker):
-    """Takes the frames as they are decoded and writes each into the clips that want it."""
+    """Receiver of decoded frames that writes each into the clips that want it."""
 
     def __init__(
         self, source: str, limits: VideoLimits, wishes: Sequence[ClipWish], unfinished: Path, parameters: CutParameters
     ) -> None:
-        # With a transform, so that the decoder knows that no picture is kept.
+        # A transform tells the decoder that no picture is kept.
         super().__init__(source, limits, transform=lambda picture: picture)
         self.wishes = wishes
         self.unfinished = unfinished
@@ -214,7 +214,7 @@ class _ClipCutter(PictureMaker):
         self._place = 0
 
     def choose(self, table: FrameTable) -> list[int]:
-        """The frames that any clip wants. Called anew where the decoder starts over with another table."""
+        """Choose the frames that any clip wants. Called again if the decoder starts over with another table."""
         self.abandon()
         self.reasons, self._wanted, self._place = {}, {}, 0
         end = (table.end - int(table.pts[0])) * table.time_base
@@ -238,7 +238,7 @@ class _ClipCutter(PictureMaker):
         return self._order
 
     def __call__(self, frame: Any) -> torch.Tensor:
-        """Give the next wanted frame to its clips. Frames come in the order of time, each once."""
+        """Write the next wanted frame into its clips. Frames come in order of time, each once."""
         check_picture_size(self.source, frame.height, frame.width, self.limits)
         index = self._order[self._place]
         self._place += 1
@@ -258,13 +258,13 @@ class _ClipCutter(PictureMaker):
                 job.discard()
 
     def abandon(self) -> None:
-        """Throw away what was written so far."""
+        """Delete the files written so far."""
         for job in self.jobs:
             job.discard()
         self.jobs = []
 
     def result(self, wish: ClipWish, folder: Path) -> CutClip:
-        """Give a clip its name, and say what became of it."""
+        """Give a clip its name, and return its result."""
         if wish.clip_id in self.reasons:
             return CutClip(wish.clip_id, 0, 0, self.reasons[wish.clip_id])
         job = next(job for job in self.jobs if job.wish == wish)
@@ -273,7 +273,7 @@ class _ClipCutter(PictureMaker):
         return CutClip(wish.clip_id, len(job.indices), os.path.getsize(folder / wish.clip_id), "")
 
     def _scaled(self, frame: Any) -> Any:
-        """A frame upright, in the size and format of the clips."""
+        """Convert a frame to the size and format of the clips, upright."""
         self.rotation, mirrored = display_orientation(frame)
         quarter_turns = round(self.rotation / 90) % 4
         height, width = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
@@ -301,13 +301,13 @@ class _ClipCutter(PictureMaker):
 
 
 class _Job:
-    """One clip file on its way.
+    """One clip file being written.
 
     Args:
         wish: The clip.
-        folder: Where to write.
-        parameters: What it is like.
-        indices: Number of the source frame of each of its frames, ascending.
+        folder: Folder to write to.
+        parameters: Parameters of the file.
+        indices: Index of the source frame of each of its frames, ascending.
     """
 
     def __init__(self, wish: ClipWish, folder: Path, parameters: CutParameters, indices: np.ndarray) -> None:
@@ -321,7 +321,7 @@ class _Job:
         self._written = 0
 
     def write(self, frame: Any, index: int) -> None:
-        """Encode a frame as often as it is on screen at a time of the clip; close after the last."""
+        """Encode a frame for every time of the clip at which it is on screen; close after the last."""
         if self._container is None:
             self._open(frame)
         if self.size != (frame.height, frame.width):
@@ -365,7 +365,7 @@ class _Job:
 
 
 def _indices(table: FrameTable, times: Sequence[Fraction]) -> np.ndarray:
-    """The frame on screen at each second."""
+    """Find the index of the frame on screen at each second."""
     first = int(table.pts[0])
     ticks = np.array([first + (time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
     return np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)

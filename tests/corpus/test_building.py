@@ -1,7 +1,7 @@
 """A build from end to end: which rows come out, in which files, and who can read them.
 
-Together with test_build_properties.py this covers the parts of a build: plan, gathering, stages, writing, spills,
-inputs and engines (the latter with Ray in test_engines.py). Wrong input is in test_bad_input.py.
+Properties over drawn corpora are in test_build_properties.py, the Ray engine in test_engines.py, wrong input in
+test_bad_input.py.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from corpus_inputs import build, content_of, even_spans, rows_of, sentence, transcripts_of, video_row, write_lines
 
-from lfvila_hf.corpus import inputs
 from lfvila_hf.corpus.building import build_corpus
+from lfvila_hf.corpus.contiguous_clips import JoinRules
 from lfvila_hf.corpus.engines import LocalEngine, make_engine
-from lfvila_hf.corpus.inputs import find_files, plan_chunks, read_chunk
+from lfvila_hf.corpus.inputs import split_draw
 from lfvila_hf.corpus.plan import BuildParameters
-from lfvila_hf.corpus.records import clock, split_draw
-from lfvila_hf.corpus.runs import JoinRules
-from lfvila_hf.corpus.spills import read_spill, split_by_range, write_spill
 from lfvila_hf.corpus.text import TextRules
 
 
@@ -288,54 +284,6 @@ def test_importing_the_stages_loads_neither_pyarrow_nor_a_decoder() -> None:
     assert run.stdout.strip() == "[]"
 
 
-# -- parts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunk_bytes", [1, 3, 7, 64, 10_000])
-def test_chunks_hold_every_line_once(chunk_bytes: int, tmp_path: Path) -> None:
-    lines = [b"one\n", b"\n", b"three is longer\n", b"\n", b"five", b""]
-    path = tmp_path / "lines.txt"
-    path.write_bytes(b"".join(lines))
-    (tmp_path / "empty.txt").touch()
-    chunks = plan_chunks([str(path), str(tmp_path / "empty.txt")], "metadata", chunk_bytes)
-    assert [line for chunk in chunks for line in read_chunk(chunk)] == lines[:5]
-
-
-def test_a_line_without_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "MAX_LINE_BYTES", 100)
-    path = write_lines(tmp_path / "x.jsonl", [b"x" * 500])
-    with pytest.raises(ValueError, match="has a line of more than 100 bytes"):
-        list(read_chunk(plan_chunks([str(path)], "metadata", 1000)[0]))
-
-
-def test_inputs_are_files_folders_and_patterns_each_once(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.jsonl", "c.jsonl.gz", "notes.txt"):
-        (tmp_path / name).touch()
-    found = find_files([tmp_path, tmp_path / "a.jsonl", str(tmp_path / "*.gz")])
-    assert [Path(path).name for path in found] == ["a.jsonl", "b.jsonl", "c.jsonl.gz"]
-
-
-def test_a_spill_gives_its_parts_back_and_knows_when_it_is_cut(tmp_path: Path) -> None:
-    path = tmp_path / "x.spill"
-    write_spill(path, [b"one", b"", b"three"])
-    assert [read_spill(path, part) for part in range(3)] == [b"one", b"", b"three"]
-    with pytest.raises(ValueError, match="has the parts 0 to 2, not 3"):
-        read_spill(path, 3)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="is cut off"):
-        read_spill(path, 2)
-    path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="is no spill file"):
-        read_spill(path, 0)
-
-
-def test_ranges_of_keys_hold_every_key_once() -> None:
-    keys = np.sort(np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64))
-    parts = [np.frombuffer(part, np.uint64) for part in split_by_range(keys, keys, 7)]
-    assert (np.concatenate(parts) == keys).all()
-    assert all(int(key) * 7 >> 64 == number for number, part in enumerate(parts) for key in part)
-
-
 def test_bounds_and_text_rules_reach_the_rows(tmp_path: Path) -> None:
     join = JoinRules(max_gap=3, min_clips=2, max_clips=3, max_seconds=12)
     parameters = BuildParameters(join=join, text=TextRules(min_words=3))
@@ -348,4 +296,3 @@ def test_bounds_and_text_rules_reach_the_rows(tmp_path: Path) -> None:
     assert manifest["problems"]["unusable_text"]["count"] == 1
     kept = {clip for row in rows for clip in row["clip_ids"]}
     assert len(kept) + manifest["counts"]["clips_cut_off_by_bounds"] == 10
-    assert clock(0) == "00:00:00.000"

@@ -161,7 +161,7 @@ def test_a_list_of_sources_says_where_each_video_is(tmp_path: Path) -> None:
     assert source_finder("films", sources)("v") == os.path.join("films", "sub/My film.mkv")
     with pytest.raises(ValueError, match="w is not in"):
         source_finder(sources=sources)("w")
-    with pytest.raises(ValueError, match="where the videos are"):
+    with pytest.raises(ValueError, match="no videos were given"):
         source_finder()
     with pytest.raises(ValueError, match="expected an object with video_id and path"):
         source_finder(sources=write_lines(tmp_path / "bad.jsonl", [{"video_id": 3}]))

@@ -20,7 +20,7 @@ from lfvila_hf.corpus.text import TextRules, check_text, clean_text, count_words
         ("♪ la la ♪", "la la"),
         (">> and now >>you", "and now you"),
         ("x >> y is a shift, a > b", "x y is a shift, a > b"),
-        ("<i>slowly</i> {\\an8}now", "slowly now"),
+        ("<i>slowly</i>, {\\an8}now", "slowly, now"),
         ("a\u200bb\ufeffc\u00add", "abcd"),
         ("cafe\u0301", "café"),
         ("bad \ud800 half", "bad half"),

@@ -1,21 +1,21 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`lfvila-hf prepare`: public annotation files into the rows that the recipes read, with a look at every video."""
+"""Command `lfvila-hf prepare`: converts public annotation files and checks every video."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from .prepare import NUM_ANSWERS, TASKS, prepare
-from .sources import Source, normal_split
+from .annotation_files import Source, normal_split
+from .prepare_task import NUM_ANSWERS, TASKS, prepare
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="lfvila-hf prepare",
-        description="Turn the public annotation files of a task into JSON lines, and check that every video decodes.",
-        epilog="docs/preparing-data.md says for each task which files are expected. Rows whose video is missing or "
+        description="Convert the annotation files of a task into JSON lines, and check that every video decodes.",
+        epilog="docs/preparing-data.md lists the expected files of each task. Rows whose video is missing or "
         "broken are left out, counted in the table and named in report.json.",
     )
     parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
@@ -28,15 +28,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--order", choices=("file", "time"), default="file", help="order of sentences (default: as annotated)"
     )
-    parser.add_argument("--subtitles", type=Path, help="How2QA: folder of VIDEO.srt or VIDEO.vtt, or a JSON lines file")
+    parser.add_argument(
+        "--subtitles", type=Path, help="How2QA: folder of VIDEO.vtt, .srt or .ass, or a JSON lines file"
+    )
     parser.add_argument(
         "--num-answers", type=int, default=NUM_ANSWERS, help="ActivityNet-QA: classes (default: %(default)s)"
     )
     parser.add_argument(
-        "--check", choices=("decode", "exists"), default="decode", help="how videos are looked at (default: decode)"
+        "--check", choices=("decode", "exists"), default="decode", help="check of the videos (default: decode)"
     )
     parser.add_argument("--workers", type=int, default=4, help="videos read at once (default: 4)")
-    parser.add_argument("--strict", action="store_true", help="end in status 1 where anything was left out")
+    parser.add_argument("--strict", action="store_true", help="end with status 1 if anything was left out")
     return parser
 
 

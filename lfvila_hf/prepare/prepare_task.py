@@ -1,9 +1,10 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""From an original annotation folder and a folder of videos to JSON lines that the recipes read, with a report.
+"""Conversion of an original annotation and a folder of videos into JSON lines that the recipes read, with a report.
 
 Writes `SPLIT.jsonl` per split, `report.json`, and for ActivityNet-QA `answers.json`. Rows whose video is missing or
-broken are left out, counted and named in the report; a split of which nothing is left is an error. The report appears
-last, and every file under its name only when it is complete. Memory: the annotation and the list of video files.
+broken are left out, counted and named in the report. A split of which nothing is left is an error. The report is
+written last, and every file appears under its name only when it is complete. Memory: the annotation and the list of
+video files.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .annotation_files import Source, TaskRow
 from .class_layouts import coin_rows, lvu_rows
 from .paragraph_layouts import activitynet_rows, condensed_movie_rows, didemo_rows, queryd_rows
 from .question_layouts import activitynet_qa_rows, how2qa_rows, violin_rows
-from .sources import Source, TaskRow
-from .videos import VideoFolder, VideoPlace, check_videos
+from .video_folder import VideoFolder, VideoPlace, check_videos
 
 LAYOUTS: dict[str, Callable[[Source], Iterable[TaskRow]]] = {
     "activitynet": activitynet_rows,
@@ -35,20 +36,20 @@ LAYOUTS: dict[str, Callable[[Source], Iterable[TaskRow]]] = {
 }
 TASKS = (*LAYOUTS, "activitynet_qa")
 NUM_ANSWERS = 1654
-"""Answers that ActivityNet-QA's classifier tells apart (released `actnet_qa.yaml`)."""
+"""Number of answers of ActivityNet-QA's classifier (released `actnet_qa.yaml`)."""
 
 
 @dataclass
 class SplitReport:
-    """What became of one split.
+    """Counts of one split.
 
     Attributes:
-        rows: Rows of the source.
+        rows: Rows in the source.
         written: Rows in the output.
-        videos: Different videos in the output.
-        missing: Rows whose video is not there.
+        videos: Distinct videos in the output.
+        missing: Rows whose video is missing.
         broken: Rows whose video does not decode.
-        dropped: Rows that could not be used for a reason of their own.
+        dropped: Rows that could not be used for another reason.
     """
 
     rows: int = 0
@@ -61,15 +62,15 @@ class SplitReport:
 
 @dataclass
 class PrepareReport:
-    """What was made of a source.
+    """Report of a conversion.
 
     Attributes:
         task: One of `TASKS`.
-        check: How videos were looked at.
-        splits: Per split.
-        problems: One entry per video or row that was left out: split, video, kind and reason.
+        check: Check of the videos, `"decode"` or `"exists"`.
+        splits: Counts by split.
+        problems: One entry per video, row or subtitle that was left out: kind, split, video and reason.
         num_answers: Size of the answer vocabulary, for ActivityNet-QA.
-        outside_vocabulary: Evaluation rows per split whose answer no class stands for.
+        outside_vocabulary: Number of evaluation rows per split whose answer is not in the vocabulary.
     """
 
     task: str
@@ -80,7 +81,7 @@ class PrepareReport:
     outside_vocabulary: dict[str, int] = field(default_factory=dict)
 
     def table(self) -> str:
-        """One line per split, then the first of what was left out."""
+        """Format one line per split, then the first problems."""
         names = ("rows", "written", "videos", "missing", "broken", "dropped")
         lines = [f"{'split':<8}" + "".join(f"{name:>10}" for name in names)]
         for split, counts in self.splits.items():
@@ -111,16 +112,16 @@ def prepare(
         task: One of `TASKS`.
         source: The original annotation.
         videos: Folder of the videos.
-        output: Folder to write to; files of an earlier call are replaced.
-        check: `"decode"`: every video is opened and frames all over it are decoded. `"exists"`: it is there.
-        workers: Videos that are read at once.
-        num_answers: Size of ActivityNet-QA's vocabulary at most.
+        output: Output folder; files of an earlier call are replaced.
+        check: `"decode"` decodes frames all over every video; `"exists"` checks that it is there.
+        workers: Number of videos that are read at once.
+        num_answers: Largest size of ActivityNet-QA's vocabulary.
 
     Raises:
-        ValueError: For an unknown task or check, an annotation of another layout, or a split of which nothing is left.
+        ValueError: If task or check is unknown, the annotation has another layout, or nothing is left of a split.
     """
     if task not in TASKS:
-        raise ValueError(f"the task is {task!r}, expected one of {', '.join(TASKS)}")
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if check not in ("decode", "exists"):
         raise ValueError(f'check must be "decode" or "exists", got {check!r}')
     report = PrepareReport(task, check)
@@ -135,6 +136,10 @@ def prepare(
         counts.rows += 1
         counts.dropped += 1
         report.problems.append({"kind": "dropped", "split": split, "video": video, "reason": reason})
+    report.problems += [
+        {"kind": "subtitle", "split": "", "video": video, "reason": reason}
+        for video, reason in source.subtitle_problems
+    ]
     if not rows:
         raise ValueError(f"{source.path} holds no row that can be used; {len(source.problems)} were left out")
 
@@ -161,7 +166,7 @@ def prepare(
 def _with_videos(
     rows: list[TaskRow], folder: VideoFolder, check: str, workers: int, report: PrepareReport
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows whose video can be used, by split, with the name of its file."""
+    """Return the rows whose video can be used, by split, with the name of its file."""
     found: list[tuple[TaskRow, VideoPlace]] = []
     told: Counter[tuple[str, str]] = Counter()
 
@@ -197,7 +202,7 @@ def _with_videos(
 
 
 def _within(row: dict[str, Any], place: VideoPlace) -> dict[str, Any]:
-    """A row with its span and subtitles counted from the second at which a segment begins, those outside left out."""
+    """Count span and subtitles of a row from the second at which a segment begins; leave out subtitles outside."""
     if place.start == 0 and math.isinf(place.end):
         return row
     moved = dict(row)

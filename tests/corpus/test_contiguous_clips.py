@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfvila_hf.corpus.runs import JoinRules, TimedClip, cut_run, in_time_order, join_clips
+from lfvila_hf.corpus.contiguous_clips import JoinRules, TimedClip, cut_run, in_time_order, join_clips
 
 clips_lists = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 60)), max_size=24, unique=True).map(
     lambda spans: [

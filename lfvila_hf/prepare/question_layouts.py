@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Question answering in the layouts that its makers published, as released rows.
+"""Layouts of question answering data sets, as their makers published them.
 
 - ActivityNet-QA: `train_q.json` with `train_a.json` and so on (`question_id` joins them), or lists of `{"video_id",
   "question", "answer"}` in which question and answer may be lists. The classes are the most frequent answers of the
@@ -21,24 +21,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .sources import Source, TaskRow, expect, normal_split, read_csv, read_json, split_of
-from .subtitles import SubtitleFiles
+from ..data.annotations import read_json_lines
+from ..data.subtitles import SubtitleError, SubtitleFolder, read_cues, spoken_cues
+from .annotation_files import Source, TaskRow, expect, normal_split, read_csv, read_json, split_of
 
 SPAN = re.compile(r"\s*\[\s*([\d.]+|nan)\s*:\s*([\d.]+|nan)\s*\]\s*", re.IGNORECASE)
 
 
 def activitynet_qa_rows(source: Source, num_answers: int) -> tuple[list[TaskRow], list[str]]:
-    """ActivityNet-QA.
+    """Read ActivityNet-QA.
 
     Args:
-        source: Files of both layouts.
-        num_answers: Size of the vocabulary at most.
+        source: Files of either layout.
+        num_answers: Largest size of the vocabulary.
 
     Returns:
         Rows, and the vocabulary: class number to answer.
 
     Raises:
-        ValueError: Where there is no training split to take the vocabulary from.
+        ValueError: If there is no training split to take the vocabulary from.
     """
     asked = [(split_of(path), *one) for path in source.files("*_q.json", "*.json") for one in _questions(path)]
     frequency = Counter(answer for split, _, _, answer in asked if split == "train")
@@ -58,8 +59,8 @@ def activitynet_qa_rows(source: Source, num_answers: int) -> tuple[list[TaskRow]
 
 
 def how2qa_rows(source: Source) -> Iterator[TaskRow]:
-    """How2QA, with subtitles where the source has them."""
-    subtitles = SubtitleFiles(source.subtitles)
+    """Yield the rows of How2QA, with subtitles if the source has them."""
+    subtitles = SubtitleFiles(source)
     for path in source.files("*how2QA*.csv", "*.csv"):
         split = split_of(path)
         for line, cells in read_csv(path):
@@ -90,7 +91,7 @@ def how2qa_rows(source: Source) -> Iterator[TaskRow]:
 
 
 def violin_rows(source: Source) -> Iterator[TaskRow]:
-    """VIOLIN: every real and every fake statement of a clip is a row."""
+    """Yield the rows of VIOLIN: one per real and per fake statement of a clip."""
     for path in source.files("violin_annotation.json", "*.json"):
         for clip_id, clip in expect(read_json(path), dict, str(path)).items():
             where = f"{path}: {clip_id}"
@@ -111,8 +112,61 @@ def violin_rows(source: Source) -> Iterator[TaskRow]:
                         source.leave_out(split, video, f"statement {number} of {clip_id} is empty")
 
 
+class SubtitleFiles:
+    """Subtitles of videos, from a folder of subtitle files or from a JSON lines file.
+
+    A JSON lines file has `{"vid_name" or "video_id" or "clip_id": ..., "sub" or "text_s": [{"start", "end", "text"}]}`
+    (the layout of TVQA and of HERO's How2QA). Problems with single files and cues go to `source.subtitle_problems`.
+
+    Args:
+        source: Its `subtitles` are a folder, a file, or `None`: then no video has any.
+
+    Raises:
+        ValueError: If there is neither, or the file has another layout.
+    """
+
+    def __init__(self, source: Source) -> None:
+        path = source.subtitles
+        self.problems = source.subtitle_problems
+        self.loaded: dict[str, list[dict[str, Any]]] = {}
+        self.folder = SubtitleFolder(path) if path is not None and path.is_dir() else None
+        if path is None or self.folder is not None:
+            return
+        if not path.is_file():
+            raise ValueError(f"there are no subtitles at {path}")
+        for place, row in read_json_lines(path):
+            name = next((row[key] for key in ("vid_name", "video_id", "clip_id") if key in row), None)
+            entries = row.get("sub", row.get("text_s"))
+            if name is None or not isinstance(entries, list):
+                raise ValueError(f"{place}: expected a video's name and its list of subtitles, got {sorted(row)}")
+            self.loaded[name] = [{key: one.get(key) for key in ("start", "end", "text")} for one in entries]
+
+    def of(self, video: str) -> list[dict[str, Any]]:
+        """Return the subtitles of a video, `{"start", "end", "text"}`; empty if there is no usable file."""
+        if video not in self.loaded:
+            self.loaded[video] = self._read(video)
+        return self.loaded[video]
+
+    def _read(self, video: str) -> list[dict[str, Any]]:
+        found = self.folder.find(video) if self.folder else []
+        if len(found) > 1 and self.folder:
+            found = self.folder.find(video, "en") or found
+        if not found:
+            return []
+        if len(found) > 1:
+            self.problems.append((video, f"several subtitle files: {', '.join(path.name for path in found)}"))
+            return []
+        try:
+            cues, wrong = read_cues(found[0])
+        except SubtitleError as error:
+            self.problems.append((video, str(error)))
+            return []
+        self.problems += [(video, f"{found[0]}:{one.line + 1}: {one.kind}: {one.detail}") for one in wrong]
+        return [{"start": cue.start / 1000, "end": cue.end / 1000, "text": cue.text} for cue in spoken_cues(cues)]
+
+
 def _questions(path: Path) -> Iterator[tuple[str, str, str]]:
-    """`(video, question, answer)` of one file of ActivityNet-QA in either layout."""
+    """Yield `(video, question, answer)` of one file of ActivityNet-QA in either layout."""
     entries = expect(read_json(path), list, str(path))
     answers_path = path.with_name(path.name.replace("_q.json", "_a.json"))
     if path.name.endswith("_q.json"):

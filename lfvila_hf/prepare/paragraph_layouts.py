@@ -1,8 +1,8 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Paragraphs of whole videos, in the layouts that their makers published, as released retrieval rows.
+"""Layouts of paragraph retrieval data sets, as their makers published them.
 
 - ActivityNet Captions: `{video: {"duration", "timestamps", "sentences"}}` in `train.json`, `val_1.json`, `val_2.json`,
-  with lists of ids as collaborative-experts has them; or the paragraphs of others, `[{"video_id", "desc"}]`.
+  with lists of ids as collaborative-experts has them; or the paragraphs of later work, `[{"video_id", "desc"}]`.
 - DiDeMo: `[{"video", "description", "times", ...}]` in `train_data.json`, ...; all descriptions of a video are one
   paragraph, in the order of the file (the usual reading; the paper does not state one), or by their median time.
 - QuerYD: `raw_captions_combined_filtered.json`, `{video: [[word, ...], ...]}`, and `times_captions_combined_filtered`.
@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from .sources import Source, TaskRow, expect, normal_split, read_json, read_table, split_of
-from .videos import stem
+from .annotation_files import Source, TaskRow, expect, normal_split, read_json, read_table, split_of
+from .video_folder import stem
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def activitynet_rows(source: Source) -> Iterator[TaskRow]:
-    """ActivityNet Captions, or a list of `{"video_id", "desc"}`."""
+    """Yield the rows of ActivityNet Captions, or of a list of `{"video_id", "desc"}`."""
     by_split: dict[str, dict[str, dict[str, Any]]] = {}
     for path in source.files("*.json"):
         captions = read_json(path)
@@ -42,7 +42,7 @@ def activitynet_rows(source: Source) -> Iterator[TaskRow]:
 
 
 def didemo_rows(source: Source) -> Iterator[TaskRow]:
-    """DiDeMo's `*_data.json`, or a list of `{"video_id", "desc"}`."""
+    """Yield the rows of DiDeMo's `*_data.json`, or of a list of `{"video_id", "desc"}`."""
     by_split: dict[str, dict[str, dict[str, Any]]] = {}
     for path in source.files("*_data*.json", "*.json"):
         told: dict[str, list[tuple[float, str]]] = {}
@@ -62,7 +62,7 @@ def didemo_rows(source: Source) -> Iterator[TaskRow]:
 
 
 def queryd_rows(source: Source) -> Iterator[TaskRow]:
-    """QuerYD's captions, as JSON; the splits are lists of ids, given or found as `train_list.txt` and so on."""
+    """Yield the rows of QuerYD, as JSON; the splits are lists of ids, given or found as `train_list.txt` and so on."""
     captions_path = source.files("raw_captions_combined_filtered.json", "raw_captions*.json")[0]
     folder = captions_path.parent
     captions = expect(read_json(captions_path), dict, str(captions_path))
@@ -87,7 +87,7 @@ def queryd_rows(source: Source) -> Iterator[TaskRow]:
 
 
 def condensed_movie_rows(source: Source) -> Iterator[TaskRow]:
-    """Condensed Movie's metadata folder."""
+    """Yield the rows of Condensed Movie's metadata folder."""
     tables = {}
     for name in ("descriptions", "clips", "split"):
         tables[name] = read_table(source.files(f"{name}.csv", f"*/{name}.csv")[0])
@@ -108,7 +108,7 @@ def condensed_movie_rows(source: Source) -> Iterator[TaskRow]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of a paragraph that was written in one string, after full stops, question and exclamation marks."""
+    """Split a paragraph after full stops, question and exclamation marks."""
     return [sentence.strip() for sentence in SENTENCE_END.split(text.strip()) if sentence.strip()]
 
 
@@ -142,9 +142,9 @@ def _split_or_all(path: Any, source: Source) -> str:
 
 
 def _by_lists(source: Source, by_split: dict[str, dict[str, dict[str, Any]]]) -> Iterator[TaskRow]:
-    """Rows of each split; where there are lists, exactly of those ids, from the file of that split if there is one.
+    """Yield the rows of each split; with lists, exactly of the listed ids, from the file of that split if there is one.
 
-    Endings do not count: DiDeMo gives one video several in its annotations, and another one in the lists.
+    Endings are ignored: DiDeMo names one video with several in its annotations, and with another one in the lists.
     """
     lists = source.listed() or {split: list(entries) for split, entries in by_split.items()}
     by_split = {split: {stem(name): entry for name, entry in entries.items()} for split, entries in by_split.items()}

@@ -1,19 +1,18 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Clips that follow each other in time, joined into long videos: the rule behind LF-VILA-8M.
+"""Rule that joins contiguous clips into long videos, as for LF-VILA-8M.
 
-The paper keeps runs of at least four clips that are contiguous in time. How large a gap still counts as contiguous is
-stated nowhere; `JoinRules.max_gap` is our choice, 1 second, and the manifest of a build with the published clip ids
-shows the gaps that the authors' rows really have.
+The paper keeps runs of at least four clips that are contiguous in time. It does not state how large a gap still counts
+as contiguous. `JoinRules.max_gap` is our choice, 1 second; the manifest of a build with the published clip ids shows
+the gaps in the authors' rows.
 
-1. Clips are put in order of start, then end, then number.
+1. Clips are sorted by start, then end, then number.
 2. A clip continues a run if it begins no more than `max_gap` after the run's end and no more than `max_overlap` before
-   it. Where it overlaps more, `overlaps` decides: `split` begins a new run with it, `drop` leaves it out, `keep` joins
-   it all the same.
-3. A run within the upper bounds (`max_clips`, `max_seconds`) is one long video. A longer one is cut into stretches so
-   that, in this order, the most clips are kept, the stretches are few, and they are of even length; the earlier cut
-   wins a tie. Runs shorter than `min_clips` are left out.
+   it. If it overlaps more, `overlaps` decides: `split` begins a new run with it, `drop` leaves it out, `keep` joins it.
+3. A run within the upper bounds (`max_clips`, `max_seconds`) is one long video. A longer run is cut into segments.
+   Most clips kept comes first, then fewest segments, then most even lengths; the earlier cut wins a tie. Runs shorter
+   than `min_clips` are left out.
 
-Cutting is a dynamic programme over the clips of one run, `O(clips x clips of the longest stretch)`.
+Cutting is a dynamic programme over the clips of one run, `O(clips x clips of the longest segment)`.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .records import clip_number
+from .inputs import clip_number
 
 Overlaps = Literal["split", "drop", "keep"]
 OVERLAPS: tuple[Overlaps, ...] = ("split", "drop", "keep")
 
 
 class TimedClip(NamedTuple):
-    """A clip that may become part of a long video: milliseconds, with its clean text."""
+    """A clip that may become part of a long video: times in milliseconds, and clean text."""
 
     clip_id: str
     start: int
@@ -39,15 +38,15 @@ class TimedClip(NamedTuple):
 
 @dataclass(frozen=True)
 class JoinRules:
-    """How clips become long videos.
+    """Rules for joining clips into long videos.
 
     Args:
-        max_gap: Seconds between two clips that still count as contiguous. Not published; 1 second is our choice.
-        max_overlap: Seconds by which a clip may begin before the end of the one before it and still just follow it.
-        overlaps: What becomes of a clip that overlaps by more.
-        min_clips: Fewest clips of a long video, 4 in the paper.
-        max_clips: Most clips of a long video.
-        max_seconds: Longest long video, from the start of its first clip to the end of its last.
+        max_gap: Largest gap between contiguous clips, in seconds. Defaults to 1, our choice: it is not published.
+        max_overlap: Seconds by which a clip may begin before the end of the clip before it and still follow it.
+        overlaps: Treatment of a clip that overlaps by more: `"split"`, `"drop"` or `"keep"`.
+        min_clips: Fewest clips of a long video. Defaults to 4, as in the paper.
+        max_clips: Most clips of a long video. Defaults to no bound.
+        max_seconds: Longest long video, from the start of its first clip to the end of its last. Defaults to no bound.
     """
 
     max_gap: float = 1.0
@@ -82,14 +81,14 @@ class JoinRules:
 
 
 class JoinedClips(NamedTuple):
-    """What became of the clips of one video.
+    """Long videos made of the clips of one video.
 
     Attributes:
         rows: The long videos, in order of time.
         short: Clips in runs below `min_clips`.
-        cut_off: Clips of longer runs that fit into no stretch within the bounds.
-        overlapping: The clips that begin before the end of an earlier one by more than the tolerance.
-        dropped: How many of those were left out.
+        cut_off: Clips of longer runs that fit into no segment within the bounds.
+        overlapping: Clips that begin before the end of an earlier one by more than the tolerance.
+        dropped: Number of those that were left out.
     """
 
     rows: list[list[TimedClip]]
@@ -100,12 +99,12 @@ class JoinedClips(NamedTuple):
 
 
 def in_time_order(clips: Sequence[TimedClip]) -> list[TimedClip]:
-    """Clips by start, end, number and id: an order that does not depend on the one they come in."""
+    """Sort clips by start, end, number and id, so that the order they come in has no effect."""
     return sorted(clips, key=lambda clip: (clip.start, clip.end, clip_number(clip.clip_id), clip.clip_id))
 
 
 def join_clips(clips: Sequence[TimedClip], rules: JoinRules) -> JoinedClips:
-    """The long videos of one video's clips, given in any order."""
+    """Join the clips of one video, given in any order, into long videos."""
     runs: list[list[TimedClip]] = []
     overlapping: list[TimedClip] = []
     dropped = 0
@@ -132,21 +131,21 @@ def join_clips(clips: Sequence[TimedClip], rules: JoinRules) -> JoinedClips:
         if len(run) < rules.min_clips:
             short += len(run)
             continue
-        stretches = cut_run(run, rules)
-        cut_off += len(run) - sum(end - start for start, end in stretches)
-        rows.extend(run[start:end] for start, end in stretches)
+        segments = cut_run(run, rules)
+        cut_off += len(run) - sum(end - start for start, end in segments)
+        rows.extend(run[start:end] for start, end in segments)
     return JoinedClips(rows, short, cut_off, overlapping, dropped)
 
 
 def cut_run(run: Sequence[TimedClip], rules: JoinRules) -> list[tuple[int, int]]:
-    """The stretches `[start, end)` of a run that become long videos within the upper bounds.
+    """Cut a run into segments `[start, end)` within the upper bounds.
 
     Args:
         run: Clips of one run, in order of time.
         rules: `min_clips`, `max_clips` and `max_seconds`.
 
     Returns:
-        Stretches in order, none overlapping another; clips outside all of them fit nowhere.
+        Segments in order, none overlapping another. Clips outside all of them fit nowhere.
     """
     count = len(run)
     longest = count if rules.max_clips is None else rules.max_clips
@@ -156,12 +155,12 @@ def cut_run(run: Sequence[TimedClip], rules: JoinRules) -> list[tuple[int, int]]
     if count <= longest and (limit is None or _length(run, 0, count) <= limit):
         return [(0, count)]
     reach = [_contiguous_until(run, start, rules) for start in range(count)]
-    # best[i] is the cost of the first i clips: clips left out, stretches, sum of squared lengths. Smaller is better.
+    # best[i] is the cost of the first i clips: clips left out, segments, sum of squared lengths. Smaller is better.
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
-    begin: list[int] = [-1]  # where the stretch that ends at i begins; -1: clip i - 1 is left out
+    begin: list[int] = [-1]  # start of the segment that ends at i; -1: clip i - 1 is left out
     for end in range(1, count + 1):
-        left_out, stretches, squares = best[end - 1]
-        chosen, start_of_chosen = (left_out + 1, stretches, squares), -1
+        left_out, segments, squares = best[end - 1]
+        chosen, chosen_start = (left_out + 1, segments, squares), -1
         last_end = 0
         for start in range(end - 1, max(end - longest, 0) - 1, -1):
             last_end = max(last_end, run[start].end)
@@ -169,12 +168,12 @@ def cut_run(run: Sequence[TimedClip], rules: JoinRules) -> list[tuple[int, int]]
                 break
             if end - start < rules.min_clips or end > reach[start]:
                 continue
-            left_out, stretches, squares = best[start]
-            cost = (left_out, stretches + 1, squares + (end - start) ** 2)
+            left_out, segments, squares = best[start]
+            cost = (left_out, segments + 1, squares + (end - start) ** 2)
             if cost < chosen:
-                chosen, start_of_chosen = cost, start
+                chosen, chosen_start = cost, start
         best.append(chosen)
-        begin.append(start_of_chosen)
+        begin.append(chosen_start)
     found: list[tuple[int, int]] = []
     end = count
     while end > 0:
@@ -188,7 +187,7 @@ def cut_run(run: Sequence[TimedClip], rules: JoinRules) -> list[tuple[int, int]]
 
 
 def _contiguous_until(run: Sequence[TimedClip], start: int, rules: JoinRules) -> int:
-    """Where a stretch from `start` on stops being contiguous: a clip that covered a gap may lie in the one before."""
+    """Return the end of the contiguous clips from `start` on: a clip that covered a gap may lie before `start`."""
     last_end = run[start].end
     for place in range(start + 1, len(run)):
         if run[place].start - last_end > rules.gap_ms:
@@ -198,5 +197,5 @@ def _contiguous_until(run: Sequence[TimedClip], start: int, rules: JoinRules) ->
 
 
 def _length(run: Sequence[TimedClip], start: int, end: int) -> int:
-    """Milliseconds from the start of the first clip to the end of the last one to end."""
+    """Return the milliseconds from the start of the first clip to the end of the last one to end."""
     return max(clip.end for clip in run[start:end]) - run[start].start

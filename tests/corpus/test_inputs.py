@@ -1,22 +1,29 @@
-"""The three input layouts line by line: what is read, what is refused and under which name.
+"""Input files as chunks, the three layouts line by line, and intermediate files: what is read and what is refused.
 
 What becomes of refused lines in a build is in test_bad_input.py.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from corpus_inputs import write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfvila_hf.corpus.problems import PROBLEM_KINDS
-from lfvila_hf.corpus.records import (
+from lfvila_hf.corpus import inputs
+from lfvila_hf.corpus.inputs import (
     RecordProblem,
     checked_video_id,
     clip_number,
     clock,
+    find_files,
     parse_json_line,
     parse_time,
+    plan_chunks,
+    read_chunk,
     read_selection,
     read_transcript,
     read_video,
@@ -24,6 +31,8 @@ from lfvila_hf.corpus.records import (
     video_key,
     video_of_clip,
 )
+from lfvila_hf.corpus.intermediate_files import read_part, split_by_range, write_parts
+from lfvila_hf.corpus.problems import PROBLEM_KINDS
 
 README_ROW = {
     "video_id": "QMi8x8o55Ns",
@@ -69,36 +78,21 @@ def test_clock_and_parse_time_are_inverse(milliseconds: int) -> None:
     assert parse_time(clock(milliseconds)) == milliseconds
 
 
-@pytest.mark.parametrize("video_id", ["-abc_DEF123", "a b", "ü", "v_x.y", "0", "日本", "x" * 200])
-def test_plain_names_are_video_ids(video_id: str) -> None:
+PLAIN_NAMES = ["-abc_DEF123", "a b", "ü", "v_x.y", "0", "日本", "x" * 200, "a..b", "And then... it broke", "Wait..."]
+PLAIN_NAMES += ['What? "Yes": a | b * <c>']
+
+
+@pytest.mark.parametrize("video_id", PLAIN_NAMES)
+def test_file_names_are_video_ids(video_id: str) -> None:
     assert checked_video_id(video_id) == video_id
     assert video_of_clip(f"{video_id}.12.mp4") == video_id
 
 
-@pytest.mark.parametrize(
-    "video_id",
-    [
-        "",
-        ".",
-        "..",
-        "a/b",
-        "a\\b",
-        "/a",
-        "a..b",
-        ".a",
-        "a.",
-        " a",
-        "a ",
-        "a\0b",
-        "a\nb",
-        "C:a",
-        "x" * 201,
-        "\ud800",
-        "a*",
-        "ü" * 101,
-    ],
-)
-def test_an_id_that_is_no_plain_file_name_is_refused(video_id: str) -> None:
+BAD_NAMES = ["", ".", "..", "a/b", "a\\b", "/a", "../a", ".a", " a", "a ", "a\0b", "a\nb", "C:a", "x" * 201, "\ud800"]
+
+
+@pytest.mark.parametrize("video_id", [*BAD_NAMES, "ü" * 101])
+def test_an_id_that_is_no_file_name_is_refused(video_id: str) -> None:
     with pytest.raises(RecordProblem) as caught:
         checked_video_id(video_id)
     assert caught.value.kind == "bad_video_id"
@@ -232,3 +226,51 @@ def test_keys_and_draws_are_those_of_every_other_day() -> None:
     assert video_key("QMi8x8o55Ns") == 3552003625976963080
     assert split_draw("QMi8x8o55Ns", 0) == 0.3471776988167309
     assert split_draw("QMi8x8o55Ns", 1) != split_draw("QMi8x8o55Ns", 0)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3, 7, 64, 10_000])
+def test_chunks_hold_every_line_once(chunk_bytes: int, tmp_path: Path) -> None:
+    lines = [b"one\n", b"\n", b"three is longer\n", b"\n", b"five", b""]
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"".join(lines))
+    (tmp_path / "empty.txt").touch()
+    chunks = plan_chunks([str(path), str(tmp_path / "empty.txt")], "metadata", chunk_bytes)
+    assert [line for chunk in chunks for line in read_chunk(chunk)] == lines[:5]
+
+
+def test_a_line_without_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "MAX_LINE_BYTES", 100)
+    path = write_lines(tmp_path / "x.jsonl", [b"x" * 500])
+    with pytest.raises(ValueError, match="has a line of more than 100 bytes"):
+        list(read_chunk(plan_chunks([str(path)], "metadata", 1000)[0]))
+
+
+def test_inputs_are_files_folders_and_patterns_each_once(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.jsonl.gz", "notes.txt"):
+        (tmp_path / name).touch()
+    found = find_files([tmp_path, tmp_path / "a.jsonl", str(tmp_path / "*.gz")])
+    assert [Path(path).name for path in found] == ["a.jsonl", "b.jsonl", "c.jsonl.gz"]
+
+
+def test_an_intermediate_file_gives_its_parts_back_and_knows_when_it_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "x.parts"
+    write_parts(path, [b"one", b"", b"three"])
+    assert [read_part(path, part) for part in range(3)] == [b"one", b"", b"three"]
+    with pytest.raises(ValueError, match="has the parts 0 to 2, not 3"):
+        read_part(path, 3)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is cut off"):
+        read_part(path, 2)
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="is no intermediate file"):
+        read_part(path, 0)
+
+
+def test_ranges_of_keys_hold_every_key_once() -> None:
+    keys = np.sort(np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64))
+    parts = [np.frombuffer(part, np.uint64) for part in split_by_range(keys, keys, 7)]
+    assert (np.concatenate(parts) == keys).all()
+    assert all(int(key) * 7 >> 64 == number for number, part in enumerate(parts) for key in part)

@@ -1,10 +1,10 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Which file belongs to a row's video, and whether it decodes.
+"""Video files of a folder by name, and a check that they decode.
 
-A folder is listed once, with its subfolders (COIN's downloads are one folder per class). A video is found by its name
-with or without ending, for YouTube ids with or without the `v_` of ActivityNet; one that is stored as segments
-`VIDEO_START_END.mp4` is found by the seconds that a row is about. Two files that fit are not guessed between.
-Checking reads a few frames that are spread over the video, files side by side in threads. Memory: the list of files.
+A folder is listed once, with its sub-folders (COIN's downloads are one folder per class). A video is found by its name
+with or without ending, and with or without the `v_` of ActivityNet. One that is stored as segments
+`VIDEO_START_END.mp4` is found by the seconds that a row is about. Two files that fit are an error, not a guess. The
+check reads a few frames spread over the video, several files at once in threads. Memory: the list of files.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from ...video_reading_lfvila import LFVilaVideoError, read_frames
-from ..annotations import VIDEO_EXTENSIONS
+from ..data.annotations import VIDEO_EXTENSIONS
+from ..video_reading_lfvila import LFVilaVideoError, read_frames
 
 SEGMENT = re.compile(r"(.+)_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
 CHECKED_FRAMES = 4
 
 
 class VideoPlace(NamedTuple):
-    """Where a video, or a segment of one, is stored."""
+    """File of a video, or of a segment of one."""
 
     path: str
     """Relative to the folder of the videos."""
     start: float = 0.0
     """Second of the video at which the file begins."""
     end: float = math.inf
-    """Second of the video at which the file ends, as far as its name says so."""
+    """Second of the video at which the file ends, if its name states it."""
 
 
 class VideoFolder:
@@ -43,7 +43,7 @@ class VideoFolder:
         root: The folder.
 
     Raises:
-        ValueError: Where there is no such folder, or no video in it.
+        ValueError: If there is no such folder, or no video in it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -65,14 +65,14 @@ class VideoFolder:
             raise ValueError(f"{root} has no video file ({', '.join(VIDEO_EXTENSIONS)})")
 
     def find(self, name: str, span: tuple[float, float] | None = None) -> VideoPlace:
-        """The file of a video, or of the one segment of it that holds a span.
+        """Find the file of a video, or of the one segment of it that holds a span.
 
         Args:
             name: Name of the video, with or without ending.
-            span: Seconds that must be inside, where only segments of the video are there.
+            span: Seconds that a segment must hold, if the video is stored as segments.
 
         Raises:
-            ValueError: Where no file or more than one fits.
+            ValueError: If no file or more than one fits.
         """
         bare = stem(name)
         other = bare.removeprefix("v_") if bare.startswith("v_") else f"v_{bare}"
@@ -95,19 +95,22 @@ class VideoFolder:
 
 
 def stem(name: str) -> str:
-    """The name of a video without the ending of a video file, or the bare dot that DiDeMo has for unknown ones."""
+    """Return the name of a video without its ending, or without the bare dot that DiDeMo has for unknown ones."""
     bare, ending = os.path.splitext(name)
     return bare if ending.lower() in VIDEO_EXTENSIONS or ending == "." else name
 
 
 def check_videos(root: Path, paths: Iterable[str], level: str, workers: int) -> dict[str, str]:
-    """Reasons why files cannot be used, by path; those that can are not in it.
+    """Check that files can be used.
 
     Args:
         root: Folder of the paths.
-        paths: Files to look at.
-        level: `"decode"` reads a few frames over the whole length; `"exists"` looks at nothing but the size.
-        workers: Files that are read at once.
+        paths: Files to check.
+        level: `"decode"` reads a few frames over the whole length; `"exists"` checks the size only.
+        workers: Number of files that are read at once.
+
+    Returns:
+        Reasons by path, of the files that cannot be used.
     """
 
     def reason(path: str) -> str | None:

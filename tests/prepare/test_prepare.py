@@ -1,8 +1,6 @@
 """`lfvila-hf prepare` on every original layout: small rows written here always, real sample rows where they are.
 
-Also pins `sources`, `paragraph_layouts`, `question_layouts`, `class_layouts`, `subtitles`, `videos` and
-`prepare_command`, through the command and through `prepare`. Every prepared file is read back by the loaders of
-`task_annotations` and `annotations`.
+Every prepared file is read back by the loaders of `task_annotations` and `annotations`.
 """
 
 from __future__ import annotations
@@ -18,14 +16,13 @@ from video_files import write_video
 
 from lfvila_hf.cli import main
 from lfvila_hf.data.annotations import load_retrieval
-from lfvila_hf.data.preparing.paragraph_layouts import split_sentences
-from lfvila_hf.data.preparing.prepare import prepare
-from lfvila_hf.data.preparing.sources import Source, split_of
-from lfvila_hf.data.preparing.subtitles import parse_subtitles
-from lfvila_hf.data.preparing.videos import VideoFolder
 from lfvila_hf.data.task_annotations import load_activitynet_qa, load_classification, load_how2qa, load_violin
+from lfvila_hf.prepare.annotation_files import Source, split_of
+from lfvila_hf.prepare.paragraph_layouts import split_sentences
+from lfvila_hf.prepare.prepare_task import prepare
+from lfvila_hf.prepare.video_folder import VideoFolder
 
-SAMPLES = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "annotations"
+SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "annotations"
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no sample rows of the public files at {SAMPLES}")
 
 
@@ -223,6 +220,34 @@ def test_how2qa_finds_segments_and_moves_spans_and_subtitles_to_them(work: Workp
     assert load_how2qa(work.output / "val.jsonl", work.videos)[0]["span_end"] == 2.0
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_subtitles_of_questions_are_read_as_those_of_corpora(work: Workplace, encoding: str) -> None:
+    work.write("how2QA_val_release.csv", "whole,[0:1],a cat,a cow,a hen,what?,a dog\n")
+    rolling = "WEBVTT\n\n00:00.000 --> 00:01.000\nle café\n\n00:01.000 --> 00:01.010\nle café\n \n\n"
+    rolling += "00:01.010 --> 00:02\nle café\nest très chaud\n\n-00:03.000 --> 00:04.000\nminus\n"
+    (work.source / "subs").mkdir()
+    (work.source / "subs" / "whole.en-US.vtt").write_bytes(rolling.encode(encoding))
+    work.film("whole.mp4")
+    report = work.run("how2qa", "--subtitles", str(work.source / "subs"), "--strict", status=1)
+    assert work.rows("val")[0]["text_s"] == [
+        {"start": 0.0, "end": 1.0, "text": "le café"},
+        {"start": 1.01, "end": 2.0, "text": "est très chaud"},
+    ]
+    (problem,) = report["problems"]
+    assert problem["kind"] == "subtitle"
+    assert "whole.en-US.vtt:13: bad_span: -00:03.000" in problem["reason"]
+
+
+def test_subtitles_that_cannot_be_read_are_reported_with_their_file(work: Workplace) -> None:
+    work.write("how2QA_val_release.csv", "whole,[0:1],a cat,a cow,a hen,what?,a dog\n")
+    (work.source / "subs").mkdir()
+    (work.source / "subs" / "whole.srt").write_bytes(bytes(range(128, 256)) * 2)
+    work.film("whole.mp4")
+    report = work.run("how2qa", "--subtitles", str(work.source / "subs"))
+    assert work.rows("val")[0]["text_s"] == []
+    assert "whole.srt is not UTF-8" in report["problems"][0]["reason"]
+
+
 def test_the_place_of_the_right_answer_is_spread_and_the_same_every_time(work: Workplace) -> None:
     lines = [f"whole,[0:1],a cat,a cow,a hen,question {number}?,a dog" for number in range(200)]
     work.write("how2QA_val_release.csv", "\n".join(lines))
@@ -371,8 +396,8 @@ class AnyVideo(VideoFolder):
 
 
 def prepare_samples(task: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
-    monkeypatch.setattr("lfvila_hf.data.preparing.prepare.VideoFolder", AnyVideo)
-    monkeypatch.setattr("lfvila_hf.data.preparing.prepare.check_videos", lambda *_: {})
+    monkeypatch.setattr("lfvila_hf.prepare.prepare_task.VideoFolder", AnyVideo)
+    monkeypatch.setattr("lfvila_hf.prepare.prepare_task.check_videos", lambda *_: {})
     report = prepare(task, source, tmp_path, tmp_path / "out", **options)
     files = {
         split: [json.loads(line) for line in (tmp_path / "out" / f"{split}.jsonl").open()] for split in report.splits
@@ -425,11 +450,3 @@ def test_real_how2qa_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(rows["val"]) + len(rows["test"]) > 0.99 * 5_700
     assert all(row["text_a"][row["answer_idx"]] for row in rows["val"])
     assert not any(isinstance(row["span"], float) and not math.isnan(row["span"]) for row in rows["val"])
-
-
-@needs_samples
-def test_real_subtitle_files_are_read() -> None:
-    for ending in ("srt", "vtt"):
-        cues = parse_subtitles((SAMPLES / f"videogrep_manifesto.{ending}").read_text(encoding="utf-8"))
-        assert len(cues) > 10
-        assert all(cue["text"] and 0 <= cue["start"] <= cue["end"] <= 90 for cue in cues)

@@ -1,10 +1,10 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Files between the stages of a build: what one task has for each of many others, in one file.
+"""Intermediate files of a build: the output of one task for each of many others, in one file.
 
-A task of a stage writes one *spill*: the parts for all tasks of the next stage one behind the other, and their offsets.
-A task of the next stage reads its part out of every spill. So a build of any size opens one file at a time, and keeps
-in memory what belongs to one task. Layout: 8 bytes of magic, the number of parts n, n + 1 offsets (all little-endian
-64-bit), the parts. Text parts are JSON, arrays are their bytes: nothing in a spill is ever executed or unpickled.
+A task of a stage writes one file of *parts*, one for every task of the next stage, and their offsets. A task of the
+next stage reads its part of every file. So a build of any size opens one file at a time, and keeps in memory what
+belongs to one task. Layout: 8 bytes of magic, the number of parts n, n + 1 offsets (all little-endian 64-bit), the
+parts. Parts are JSON text or the bytes of arrays: nothing in them is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-_MAGIC = b"LFVSPIL1"
+_MAGIC = b"LFVPART1"
 _NUMBER = np.dtype("<u8")
 
 
-def write_spill(path: Path, parts: Sequence[bytes]) -> None:
-    """Write a spill; it appears under its name when it is complete."""
+def write_parts(path: Path, parts: Sequence[bytes]) -> None:
+    """Write a file of parts; it appears under its name when it is complete."""
     offsets = np.zeros(len(parts) + 1, dtype=_NUMBER)
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -31,16 +31,16 @@ def write_spill(path: Path, parts: Sequence[bytes]) -> None:
     os.replace(temporary, path)
 
 
-def read_spill(path: Path, part: int) -> bytes:
-    """One part of a spill.
+def read_part(path: Path, part: int) -> bytes:
+    """Read one part of a file.
 
     Raises:
-        ValueError: Where the file is no spill, has no such part or is cut off.
+        ValueError: If it is no such file, has no such part or is cut off.
     """
     with path.open("rb") as file:
         head = file.read(16)
         if head[:8] != _MAGIC or len(head) != 16:
-            raise ValueError(f"{path} is no spill file of a build")
+            raise ValueError(f"{path} is no intermediate file of a build")
         parts = int(np.frombuffer(head[8:], _NUMBER)[0])
         if not 0 <= part < parts:
             raise ValueError(f"{path} has the parts 0 to {parts - 1}, not {part}")
@@ -53,16 +53,16 @@ def read_spill(path: Path, part: int) -> bytes:
     return content
 
 
-def read_spills(paths: Sequence[Path], part: int) -> Iterator[tuple[int, bytes]]:
-    """The same part of several spills: the number of each spill that has any, and its bytes."""
+def read_parts(paths: Sequence[Path], part: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and bytes of one part of several files, where it is not empty."""
     for number, path in enumerate(paths):
-        content = read_spill(path, part)
+        content = read_part(path, part)
         if content:
             yield number, content
 
 
 def split_by_range(array: np.ndarray, keys: np.ndarray, parts: int) -> list[bytes]:
-    """Rows of an array, sorted by `keys`, as the bytes of equal ranges of the 64-bit key."""
+    """Cut rows of an array, sorted by `keys`, into the bytes of equal ranges of the 64-bit key."""
     bounds = [np.uint64((number << 64) // parts) for number in range(1, parts)]
     places = [0, *np.searchsorted(keys, np.array(bounds, dtype=np.uint64)).tolist(), len(array)]
     return [array[start:end].tobytes() for start, end in zip(places, places[1:], strict=False)]

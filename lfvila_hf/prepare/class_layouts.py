@@ -1,20 +1,20 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Classes of whole videos in the layouts that their makers published, as released rows.
+"""Layouts of video classification data sets, as their makers published them.
 
 - COIN: `COIN.json`, `{"database": {video: {"recipe_type", "class", "subset", ...}}}`.
-- LVU: `train.csv`, `val.csv`, `test.csv` of one task, cells between spaces under a header: the class number first, its
-  name, and the YouTube id second to last.
+- LVU: `train.csv`, `val.csv`, `test.csv` of one task: a header, cells separated by spaces; the class number first, then
+  its name, and the YouTube id second to last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .sources import Source, TaskRow, expect, normal_split, read_csv, read_json, split_of
+from .annotation_files import Source, TaskRow, expect, normal_split, read_csv, read_json, split_of
 
 
 def coin_rows(source: Source) -> Iterator[TaskRow]:
-    """COIN, with the class's name in `class`."""
+    """Yield the rows of COIN, with the name of the class in `class`."""
     for path in source.files("COIN.json", "*.json"):
         content = expect(read_json(path), dict, str(path))
         for video, entry in expect(content.get("database", content), dict, str(path)).items():
@@ -28,7 +28,7 @@ def coin_rows(source: Source) -> Iterator[TaskRow]:
 
 
 def lvu_rows(source: Source) -> Iterator[TaskRow]:
-    """One task of LVU, with the class's name in `class`."""
+    """Yield the rows of one task of LVU, with the name of the class in `class`."""
     for path in source.files("*.csv"):
         split = split_of(path)
         for line, cells in read_csv(path, delimiter=" "):

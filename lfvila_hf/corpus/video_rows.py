@@ -1,9 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""All that the inputs say about one video, made into long-form rows.
+"""Long-form rows of one video, made of all that the inputs say about it.
 
-What two lines say about the same clip is put together without regard to their order: the same twice counts once, two
-different things count as a conflict, and the clip is left out. What is left and has a usable transcript is *eligible*;
-eligible clips are joined by `runs`, or taken as the published selection lists them.
+Lines about the same clip are combined without regard to their order: equal ones count once, different ones are a
+conflict, and the clip is left out. A clip that is left and has a usable transcript is *eligible*. Eligible clips are
+joined by `contiguous_clips`, or taken as the published selection lists them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .contiguous_clips import TimedClip, in_time_order, join_clips
+from .inputs import clip_number, split_draw, video_key
 from .plan import BuildParameters
 from .problems import Place, ProblemLog
-from .records import clip_number, split_draw, video_key
-from .runs import TimedClip, in_time_order, join_clips
 from .text import check_text, clean_text, count_words
 
 GAP_BIN_MS = 100
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 @dataclass
 class VideoFacts:
-    """What the lines of all inputs say about one video, each with the place it was read from."""
+    """Contents of all input lines about one video, each with its place."""
 
     videos: list[tuple[str, str, int | None, Place]] = field(default_factory=list)
     clips: dict[str, list[tuple[int, int, Place]]] = field(default_factory=dict)
@@ -37,8 +37,8 @@ class VideoFacts:
 
 
 @dataclass
-class Tally:
-    """Counts of a part of the corpus; adding those of all parts gives those of the whole."""
+class BuildStats:
+    """Counts of a part of the corpus; the sum over all parts is the count of the whole."""
 
     counts: Counter[str] = field(default_factory=Counter)
     source_gaps: Counter[int] = field(default_factory=Counter)
@@ -46,34 +46,34 @@ class Tally:
     clips_per_row: Counter[int] = field(default_factory=Counter)
 
     def merge(self, other: dict[str, dict[Any, int]]) -> None:
-        """Add what `as_dict` of another tally gives (keys may have become text on their way)."""
+        """Add other counts, given as `as_dict()`; JSON may have turned keys into text."""
         self.counts.update(other["counts"])
         for name in ("source_gaps", "row_gaps", "clips_per_row"):
             getattr(self, name).update({int(key): count for key, count in other[name].items()})
 
     def as_dict(self) -> dict[str, dict[Any, int]]:
-        """Plain values, for another process."""
+        """Return plain values, for another process."""
         return {name: dict(value) for name, value in vars(self).items()}
 
 
 def rows_of_video(
-    video_id: str, facts: VideoFacts, parameters: BuildParameters, selects: bool, log: ProblemLog, tally: Tally
+    video_id: str, facts: VideoFacts, parameters: BuildParameters, selects: bool, log: ProblemLog, stats: BuildStats
 ) -> list[Row]:
-    """The long-form rows of one video, in order of time.
+    """Make the long-form rows of one video, in order of time.
 
     Args:
         video_id: The video.
-        facts: What is known of it.
-        parameters: What to do.
-        selects: Whether rows are those of `facts.selections`.
-        log: Takes the problems.
-        tally: Takes the counts.
+        facts: Contents of the input lines about it.
+        parameters: Parameters of the build.
+        selects: Take the rows of `facts.selections`.
+        log: Receives the problems.
+        stats: Receives the counts.
     """
     _count_transcripts_without_clip(facts, log)
-    eligible = in_time_order(list(_eligible_clips(video_id, facts, parameters, log, tally)))
-    tally.counts["eligible_clips"] += len(eligible)
-    tally.counts["eligible_videos"] += bool(eligible)
-    _count_gaps(eligible, tally.source_gaps)
+    eligible = in_time_order(list(_eligible_clips(video_id, facts, parameters, log, stats)))
+    stats.counts["eligible_clips"] += len(eligible)
+    stats.counts["eligible_videos"] += bool(eligible)
+    _count_gaps(eligible, stats.source_gaps)
     joined = join_clips(eligible, parameters.join)
     for clip in joined.overlapping:
         place = min(place for *_, place in facts.clips[clip.clip_id])
@@ -81,23 +81,23 @@ def rows_of_video(
             "overlapping_span", f"{clip.clip_id} begins at {clip.start / 1000:g} s, before an earlier clip ends", place
         )
     if selects:
-        found = _selected_rows(facts, {clip.clip_id: clip for clip in eligible}, log, tally)
+        found = _selected_rows(facts, {clip.clip_id: clip for clip in eligible}, log, stats)
         ours = {tuple(clip.clip_id for clip in row) for row in joined.rows}
-        tally.counts["selected_rows_also_built"] += sum(tuple(clip.clip_id for clip in row) in ours for row in found)
+        stats.counts["selected_rows_also_built"] += sum(tuple(clip.clip_id for clip in row) in ours for row in found)
     else:
         found = joined.rows
-        tally.counts["clips_in_short_runs"] += joined.short
-        tally.counts["clips_cut_off_by_bounds"] += joined.cut_off
-        tally.counts["clips_dropped_for_overlap"] += joined.dropped
+        stats.counts["clips_in_short_runs"] += joined.short
+        stats.counts["clips_cut_off_by_bounds"] += joined.cut_off
+        stats.counts["clips_dropped_for_overlap"] += joined.dropped
     split = split_of(video_id, parameters)
-    # The smallest of what several rows of the metadata say: any choice will do that does not depend on their order.
+    # Several rows of the metadata may differ: the smallest value does not depend on their order.
     url = min((video[0] for video in facts.videos if video[0]), default="")
     category = min((video[1] for video in facts.videos if video[1]), default="")
     rows: list[Row] = []
     used: Counter[str] = Counter()
     for clips in found:
-        _count_gaps(clips, tally.row_gaps)
-        tally.clips_per_row[len(clips)] += 1
+        _count_gaps(clips, stats.row_gaps)
+        stats.clips_per_row[len(clips)] += 1
         name = f"{video_id}.{clip_number(clips[0].clip_id)}-{clip_number(clips[-1].clip_id)}"
         used[name] += 1
         rows.append(
@@ -114,7 +114,7 @@ def rows_of_video(
 
 
 def split_of(video_id: str, parameters: BuildParameters) -> str:
-    """The split of a video and of all its rows; depends on its id, the fractions and the seed."""
+    """Return the split of a video and of all its rows; it depends on id, shares and seed alone."""
     draw = split_draw(video_id, parameters.split_seed)
     if draw < parameters.test:
         return "test"
@@ -122,19 +122,19 @@ def split_of(video_id: str, parameters: BuildParameters) -> str:
 
 
 def in_row_order(video_ids: Iterable[str]) -> list[str]:
-    """Videos in the order of the corpus: by `video_key`."""
+    """Sort videos in the order of the corpus: by `video_key`."""
     return sorted(video_ids, key=lambda video_id: (video_key(video_id), video_id))
 
 
 def paragraph_of(row: Row) -> str:
-    """The transcripts of a row as one paragraph."""
+    """Join the transcripts of a row into one paragraph."""
     return " ".join(clip[3] for clip in row["clips"])
 
 
 def _eligible_clips(
-    video_id: str, facts: VideoFacts, parameters: BuildParameters, log: ProblemLog, tally: Tally
+    video_id: str, facts: VideoFacts, parameters: BuildParameters, log: ProblemLog, stats: BuildStats
 ) -> Iterable[TimedClip]:
-    """The clips with one span inside the video and one usable transcript."""
+    """Yield the clips with one span inside the video and one usable transcript."""
     if len(facts.videos) > 1:
         places = sorted(video[3] for video in facts.videos)
         log.add("duplicate_video", video_id, places[1], len(places) - 1)
@@ -164,8 +164,8 @@ def _eligible_clips(
         if reason is not None:
             log.add("unusable_text", f"{clip_id}: {reason}", place)
             continue
-        tally.counts["eligible_ms"] += end - start
-        tally.counts["eligible_words"] += words
+        stats.counts["eligible_ms"] += end - start
+        stats.counts["eligible_words"] += words
         yield TimedClip(clip_id, start, end, text)
 
 
@@ -189,15 +189,15 @@ def _count_transcripts_without_clip(facts: VideoFacts, log: ProblemLog) -> None:
 
 
 def _selected_rows(
-    facts: VideoFacts, eligible: dict[str, TimedClip], log: ProblemLog, tally: Tally
+    facts: VideoFacts, eligible: dict[str, TimedClip], log: ProblemLog, stats: BuildStats
 ) -> list[list[TimedClip]]:
-    """The rows of the published selection whose clips are all there, as they are listed."""
+    """Return the rows of the published selection of which all clips are eligible, in the listed order."""
     places: dict[tuple[str, ...], list[Place]] = {}
     for ids, place in facts.selections:
         places.setdefault(ids, []).append(place)
     rows = []
     for ids in sorted(places):
-        tally.counts["selected_rows_listed"] += 1
+        stats.counts["selected_rows_listed"] += 1
         if len(places[ids]) > 1:
             log.add("duplicate_selection", f"{ids[0]} to {ids[-1]}", sorted(places[ids])[1], len(places[ids]) - 1)
         missing = [clip_id for clip_id in ids if clip_id not in eligible]
@@ -206,13 +206,13 @@ def _selected_rows(
             log.add("incomplete_selection", detail, min(places[ids]))
             continue
         row = [eligible[clip_id] for clip_id in ids]
-        tally.counts["selected_rows_out_of_order"] += row != in_time_order(row)
+        stats.counts["selected_rows_out_of_order"] += row != in_time_order(row)
         rows.append(row)
     return sorted(rows, key=lambda row: (row[0].start, [clip.clip_id for clip in row]))
 
 
 def _count_gaps(clips: list[TimedClip], gaps: Counter[int]) -> None:
-    """Count the seconds between neighbours in bins of `GAP_BIN_MS`; what is outside the range goes to its ends."""
+    """Count gaps between neighbours in bins of `GAP_BIN_MS`, clamped to `GAP_RANGE_MS`."""
     for before, after in zip(clips, clips[1:], strict=False):
         gap = max(-GAP_RANGE_MS, min(after.start - before.end, GAP_RANGE_MS))
         gaps[gap // GAP_BIN_MS * GAP_BIN_MS] += 1

@@ -1,9 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Where prepared rows come from: files of a source folder, their splits, lists of ids, and what could not be used.
+"""Annotation files of a source folder: their splits, lists of ids, and problems.
 
-A layout (`paragraph_layouts`, `question_layouts`, `class_layouts`) reads a `Source` and gives `TaskRow`s; a row that it
-cannot use goes to `Source.problems` with the file it stands in, so that nothing is left out without a line in the
-report. Memory: the annotation files, as Python objects.
+A layout (`paragraph_layouts`, `question_layouts`, `class_layouts`) reads a `Source` and yields `TaskRow`s. A row that
+it cannot use goes to `Source.problems` with its file, so that nothing is left out without a line in the report.
+Memory: the annotation files, as Python objects.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SPLIT_NAMES = re.compile(r"(?<![a-z])(train(?:ing)?|val(?:idation)?(?:_?[12])?|t
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One row in a released format, before its video is looked for.
+    """One row in a released format, before its video is searched.
 
     Attributes:
         split: `train`, `val`, `val1`, `val2` or `test`.
         video: Name of the video in the source.
         id_field: Field of the row that will name the video's file.
         row: The other fields.
-        span: Seconds that the row is about, where the video may also be stored as a segment around them.
+        span: Seconds that the row is about, if the video may also be stored as a segment around them.
     """
 
     split: str
@@ -40,14 +40,15 @@ class TaskRow:
 
 @dataclass
 class Source:
-    """What the user pointed at.
+    """Annotation that the user gave.
 
     Attributes:
-        path: A file, or a folder that is searched.
+        path: A file, or a folder to search.
         lists: Split name to a file of video ids, one per line, that makes up the split.
         order: `"file"`, sentences as the annotation has them, or `"time"`, by the second they begin at.
         subtitles: File or folder of subtitles.
-        problems: `(split, video, reason)` of what was left out.
+        problems: `(split, video, reason)` of rows that were left out.
+        subtitle_problems: `(video, reason)` of subtitles that were left out.
     """
 
     path: Path
@@ -55,12 +56,13 @@ class Source:
     order: str = "file"
     subtitles: Path | None = None
     problems: list[tuple[str, str, str]] = field(default_factory=list)
+    subtitle_problems: list[tuple[str, str]] = field(default_factory=list)
 
     def files(self, *patterns: str) -> list[Path]:
-        """Files that fit one of the patterns, those of the first pattern that fits any.
+        """List the files that fit a pattern; the first pattern that fits any counts.
 
         Raises:
-            ValueError: Where there is none.
+            ValueError: If there is none.
         """
         if self.path.is_file():
             return [self.path]
@@ -71,14 +73,14 @@ class Source:
         raise ValueError(f"{self.path} has no file like {' or '.join(patterns)}")
 
     def leave_out(self, split: str, video: str, reason: str) -> None:
-        """Write down what is not taken, and why."""
+        """Record a row that is left out, and the reason."""
         self.problems.append((split, video, reason))
 
     def listed(self) -> dict[str, list[str]]:
-        """Video ids of each split that has a list, in the order of the list.
+        """Read the video ids of each split that has a list, in the order of the list.
 
         Raises:
-            ValueError: For a list that is missing, empty, or names an id twice.
+            ValueError: If a list is missing, empty, or names an id twice.
         """
         lists = {}
         for split, path in self.lists.items():
@@ -92,10 +94,10 @@ class Source:
 
 
 def split_of(path: Path) -> str:
-    """The split that a file's name speaks of (`val_1.json` is `val1`); the last word of the kind counts.
+    """Return the split that a file name states (`val_1.json` is `val1`); the last such word counts.
 
     Raises:
-        ValueError: Where it speaks of none.
+        ValueError: If it states none.
     """
     found = SPLIT_NAMES.findall(path.stem)
     if not found:
@@ -104,16 +106,16 @@ def split_of(path: Path) -> str:
 
 
 def normal_split(name: str) -> str:
-    """`training`, `validation`, `testing` and `val_1` under their short names."""
+    """Shorten `training`, `validation`, `testing` and `val_1` to `train`, `val`, `test` and `val1`."""
     word = name.lower().replace("_", "").replace("training", "train").replace("testing", "test")
     return word.replace("validation", "val").replace("validate", "val")
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file.
+    """Read a JSON file.
 
     Raises:
-        ValueError: Where it is none, or a pickle.
+        ValueError: If it is no JSON, or a pickle.
     """
     if path.suffix in (".pkl", ".pickle"):
         raise ValueError(
@@ -126,7 +128,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """`(line number, cells)` of every line that is not blank, counted from 1."""
+    """Yield `(line number, cells)` of every line that is not blank, counted from 1."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter)
         for cells in reader:
@@ -135,10 +137,10 @@ def read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header.
+    """Read the rows of a CSV file with a header.
 
     Raises:
-        ValueError: For a row with other cells than the header.
+        ValueError: If a row has another number of cells than the header.
     """
     lines = read_csv(path)
     _, header = next(lines, (0, []))
@@ -151,10 +153,10 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def expect(value: Any, kind: type, where: str) -> Any:
-    """The value, where it is of the kind.
+    """Return the value if it has the expected type.
 
     Raises:
-        ValueError: Where it is not.
+        ValueError: If it has another type.
     """
     if not isinstance(value, kind):
         raise ValueError(f"{where}: expected {kind.__name__}, got {type(value).__name__}: {str(value)[:80]!r}")
