@@ -1,37 +1,59 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""From one row's video to pictures at the target size, decoded or out of a frame cache: `PictureReader`.
+"""Frames of one sample at the target size, decoded or out of a frame store: `CachedVideoReader`.
 
-Without a cache this is `LFVilaVideoProcessor.read_pictures`. With one, frames come out of `FrameCache` and go through
-the same geometry here, for all T frames at once; the same seed gives the same frames, crop and flip on both ways.
-Memory: T pictures at the size held in the cache, and T at the target size.
+Without a store this is `LFVilaVideoProcessor.read_pictures`. With one, each video is decoded once, and its frames go
+through the same sampling and geometry here. The same seed gives the same frames, crop and flip either way.
+
+Stored frames of a video of n frames, for a model that takes T frames in K clips:
+
+- clip file (pre-training): the T / K frames `clip_indices(n, T / K)`, which training and evaluation both take;
+- whole video with n <= `frames_per_video`: all n frames;
+- longer video: the T frames `uniform_indices(n, T)`, so that evaluation is exact, and `frames_per_video` uniform ones,
+  of which jittered training takes the nearest: at most `(n - 1) / (2 (frames_per_video - 1))` frames (rounded up) away
+  from the one asked for, by default an eighth of the distance between two sampled frames.
+
+Stored pixels: with `resolution="reduced"` pictures larger than the first evaluation size (240 x 428 for a target of
+192 x 320) are scaled to it and rounded to whole numbers. Evaluation scales to that size anyway, so a pixel differs by
+at most half a grey level of 255. Training crops out of the scaled picture, which blurs slightly. Smaller pictures, and
+all with `resolution="source"`, are stored as they are, and every pixel is exact.
+
+Memory: T pictures at the stored size and T at the target size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers.image_utils import SizeDict
 
 from ..video_geometry_lfvila import CROP_OVER_TARGET, RESIZE_OVER_TARGET, random_crop_box
-from ..video_reading_lfvila import LFVilaVideoError, VideoFrames, clip_indices, jittered_indices, uniform_indices
-from .frame_cache import FrameCache
+from ..video_reading_lfvila import (
+    LFVilaVideoError,
+    VideoFrames,
+    clip_indices,
+    jittered_indices,
+    read_frames,
+    uniform_indices,
+)
+from .frame_store import FrameStore, StoredVideo, file_stamp
 
 
-class PictureReader:
-    """Reads videos as the processor would, without normalising.
+class CachedVideoReader:
+    """Reader of videos at the target size, not normalised.
 
     Args:
         video_processor: `LFVilaVideoProcessor`; its settings decide about frames and geometry.
-        frame_cache: Where decoded frames are kept; every read decodes where left out.
+        frame_cache: Store of decoded frames. By default every read decodes.
 
     Raises:
-        ValueError: For settings that make no batches of equal shape, or that a cache cannot serve.
+        ValueError: The settings make no batches of equal shape, or a store cannot serve them.
     """
 
-    def __init__(self, video_processor: Any, frame_cache: FrameCache | None = None) -> None:
+    def __init__(self, video_processor: Any, frame_cache: FrameStore | None = None) -> None:
         if not (video_processor.do_sample_frames and video_processor.do_resize):
             raise ValueError("a data set needs a video processor with do_sample_frames and do_resize")
         if frame_cache is not None and frame_cache.resolution == "source" and video_processor.scale_in_decoder:
@@ -40,18 +62,18 @@ class PictureReader:
         self.frame_cache = frame_cache
 
     def read(self, source: str | Sequence[str], *, training: bool, seed: int) -> VideoFrames:
-        """One video, or one that is stored as clip files.
+        """Read one video, or one that is stored as clip files.
 
         Args:
             source: A path, or the paths of K clips.
-            training: Jitter (of a whole video), random crop and flip.
-            seed: Behind every random choice.
+            training: Apply jitter (to a whole video), random crop and flip.
+            seed: Seed of every random choice.
 
         Returns:
             `frames (T, 3, H, W)` float32 in 0 ... 255, with their seconds and numbers.
 
         Raises:
-            LFVilaVideoError: Where the video cannot be used.
+            LFVilaVideoError: The video cannot be used.
         """
         video = source if isinstance(source, str) else list(source)
         if self.frame_cache is None:
@@ -61,50 +83,110 @@ class PictureReader:
         read = self._read_clips(video) if isinstance(video, list) else self._read_video(video, training, generator)
         pictures = read.frames.float()  # (T, 3, h, w)
         if training:
-            info = read.metadata
-            pictures = self._augment(pictures, info.height, info.width, generator)
+            pictures = self._augment(pictures, read.metadata.height, read.metadata.width, generator)
         else:
             pictures = self._evaluation_geometry(pictures)
         return replace(read, frames=pictures)
 
+    def fill(self, source: str | Sequence[str]) -> None:
+        """Put a video, or all clip files of one, into the store.
+
+        Args:
+            source: A path, or the paths of any number of clips.
+
+        Raises:
+            LFVilaVideoError: The video cannot be used.
+        """
+        if isinstance(source, str):
+            self.stored_frames(source, self._frames_of(source), "video")
+            return
+        for path in source:
+            self.stored_frames(path, self._frames_of([path]), "clip")
+
+    def stored_frames(self, path: str, num_frames: int, rule: Literal["video", "clip"]) -> StoredVideo:
+        """Look up a file in the store; decode and store it if it is not there.
+
+        Args:
+            path: A file on this machine.
+            num_frames: T of a whole video, T / K of a clip file.
+            rule: Sampling that the frames are stored for.
+
+        Raises:
+            LFVilaVideoError: The video cannot be used.
+            ValueError: `path` is an address.
+        """
+        store, processor = self.frame_cache, self.video_processor
+        assert store is not None
+        if not isinstance(path, str) or "://" in path:
+            raise ValueError(f"a frame cache holds frames of files on this machine, expected a path, got {path!r:.80}")
+        held = max(store.frames_per_video or 4 * num_frames, num_frames)
+        size = self._scaled(RESIZE_OVER_TARGET)
+        settings = {
+            "rule": rule,
+            "num_frames": num_frames,
+            "frames_per_video": None if rule == "clip" else held,
+            "size": size if store.resolution == "reduced" else None,
+            "accept_truncated": bool(processor.accept_truncated),
+            "decoder_size": size if processor.scale_in_decoder else None,
+        }
+        video = store.get(path, settings)
+        if video is None:
+            stamp = file_stamp(path)
+            video = self._decode(path, num_frames, rule, held)
+            if stamp is not None and file_stamp(path) == stamp:  # the file did not change meanwhile
+                store.put(path, settings, video, stamp)
+        return video
+
+    def _decode(self, path: str, num_frames: int, rule: str, held: int) -> StoredVideo:
+        processor = self.video_processor
+        size = self._scaled(RESIZE_OVER_TARGET)
+        is_reduced = self.frame_cache is not None and self.frame_cache.resolution == "reduced"
+
+        def reduce(picture: torch.Tensor) -> torch.Tensor:
+            if not is_reduced or picture.shape[1] * picture.shape[2] <= size[0] * size[1]:
+                return picture
+            return self._resize(picture.float(), size).round().to(torch.uint8)  # (3, h, w)
+
+        options = {
+            "size": size if processor.scale_in_decoder else None,
+            "accept_truncated": processor.accept_truncated,
+            "num_threads": processor.num_decoding_threads,
+        }
+        if rule == "clip":
+            read = read_frames(path, num_frames=num_frames, sampling="clip", transform=reduce, **options)
+        else:
+            count = read_frames(path, indices=[0], **options).metadata.total_num_frames
+            wanted = (
+                range(count) if count <= held else {*uniform_indices(count, held), *uniform_indices(count, num_frames)}
+            )
+            read = read_frames(path, indices=sorted(wanted), transform=reduce, **options)
+        indices, first = np.unique(read.indices, return_index=True)  # a short clip repeats frames
+        assert read.times is not None  # a file knows its seconds
+        seconds = [read.times[place] for place in first]
+        return StoredVideo(read.frames.numpy()[first], indices, seconds, read.metadata)
+
     def _read_video(self, path: str, training: bool, generator: torch.Generator) -> VideoFrames:
         num_frames = self.video_processor.num_frames
         sampling = self.video_processor.sampling or ("jittered" if training else "uniform")
+        video = self.stored_frames(path, num_frames, "video")
+        count = video.info.total_num_frames
+        if sampling == "jittered":
+            return video.take(jittered_indices(count, num_frames, generator))
+        return video.take(uniform_indices(count, num_frames))
 
-        def choose(count: int) -> list[int]:
-            if sampling == "jittered":
-                return jittered_indices(count, num_frames, generator)
-            return uniform_indices(count, num_frames)
-
-        return self._cached(path, choose, num_frames, "video")
+    def _read_clips(self, paths: list[str]) -> VideoFrames:
+        share = self._frames_of(paths) // len(paths)
+        videos = [self.stored_frames(path, share, "clip") for path in paths]
+        return _joined([video.take(clip_indices(video.info.total_num_frames, share)) for video in videos])
 
     def _frames_of(self, video: str | list[str]) -> int:
-        """T; for a video that is given as clip files T / K for each of them."""
+        """Return T; for a video that is given as clip files, T / K times their number."""
         num_frames, num_clips = self.video_processor.num_frames, self.video_processor.num_clips
         if isinstance(video, str):
             return num_frames
         if not video or num_frames % num_clips:
             raise ValueError(f"{num_frames} frames cannot be shared by {num_clips} clips, to read {len(video)} files")
         return num_frames // num_clips * len(video)
-
-    def _read_clips(self, paths: list[str]) -> VideoFrames:
-        share = self._frames_of(paths) // len(paths)
-        return _joined([self._cached(path, lambda count: clip_indices(count, share), share, "clip") for path in paths])
-
-    def _cached(self, path: str, choose: Callable[[int], Sequence[int]], num_frames: int, rule: Any) -> VideoFrames:
-        assert self.frame_cache is not None
-        processor = self.video_processor
-        return self.frame_cache.read(
-            path,
-            choose,
-            num_frames=num_frames,
-            rule=rule,
-            reduced_size=self._scaled(RESIZE_OVER_TARGET),
-            resize=self._resize,
-            size=self._scaled(RESIZE_OVER_TARGET) if processor.scale_in_decoder else None,
-            accept_truncated=processor.accept_truncated,
-            num_threads=processor.num_decoding_threads,
-        )
 
     def _evaluation_geometry(self, pictures: torch.Tensor) -> torch.Tensor:
         processor = self.video_processor
@@ -116,7 +198,7 @@ class PictureReader:
 
     def _augment(self, pictures: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
         processor = self.video_processor
-        # The crop is drawn for the picture in the file, whose proportions the held picture may not have.
+        # The crop is drawn for the picture in the file, whose proportions the stored picture may not have.
         box = random_crop_box(
             height,
             width,
@@ -146,7 +228,7 @@ class PictureReader:
 
 
 def _joined(clips: list[VideoFrames]) -> VideoFrames:
-    """The frames of clip files as those of one video, seconds and numbers running on."""
+    """Join the frames of clip files; seconds and numbers run on."""
     frames, times, indices, seconds, count = [], [], [], 0.0, 0
     for clip in clips:
         info = clip.metadata
@@ -160,7 +242,7 @@ def _joined(clips: list[VideoFrames]) -> VideoFrames:
         (one, first), (other, second_clip) = list(shapes.items())[:2]
         raise LFVilaVideoError(
             second_clip.metadata.source,
-            f"its pictures are held as {tuple(other)}, those of {first.metadata.source} as {tuple(one)}",
+            f"its pictures are stored as {tuple(other)}, those of {first.metadata.source} as {tuple(one)}",
         )
     info = replace(
         clips[0].metadata,
@@ -173,9 +255,9 @@ def _joined(clips: list[VideoFrames]) -> VideoFrames:
 
 
 def _generator_of_one_video(seed: int) -> torch.Generator:
-    """The generator that `LFVilaVideoProcessor` gives to the first video of a call with this seed."""
+    """Return the generator that `LFVilaVideoProcessor` gives to the first video of a call with this seed."""
     drawn = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))
     return torch.Generator().manual_seed(int(drawn))
 
 
-__all__ = ["PictureReader"]
+__all__ = ["CachedVideoReader"]

@@ -1,92 +1,73 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Frames decoded once and kept on disk: `FrameCache`, for training many epochs on the same videos.
+"""Decoded frames on disk, in one memory-mapped file per data set: `FrameStore`.
 
-Design note. One entry per video file (or clip file) holds uint8 pictures and what the reader said about the video. Its
-name is a hash of the file's content and everything that decides which pixels are in it, so that a changed file or
-another setting is another entry, never a wrong frame, and a file that was moved or copied is the same one. A video is
-hashed when it is first seen; what came out is kept under its path, size and time of change, so that later reads only
-ask for these. The entry is a `.npy` array `(N, 3, h, w)`, opened as a memory map of which only the wanted frames are
-read, then a JSON description with a CRC-32 per frame; a damaged entry is made again.
+    FOLDER/frames.u8      the pictures of all videos, one after the other
+    FOLDER/index.jsonl    a header, then one line per video: file, settings, place of its pictures
+    FOLDER/lock           held while something is appended
 
-Which frames are held of a video of n frames, for a model that takes T:
+Decode each video once and train many epochs on it. An entry belongs to a path, to the size and the time of change (in
+nanoseconds) of that file, and to the settings that decide which pixels are stored. If any of these differs, the entry
+is not used and the video is decoded again.
 
-- a clip file (pre-training): the T/K frames `clip_indices(n, T/K)`, which training and evaluation both take. Exact.
-- a whole video with n <= `frames_per_video` (default 4 T): all n. Exact.
-- a longer one: the T frames of `uniform_indices(n, T)`, so that evaluation is exact, and besides them
-  `frames_per_video` uniform ones, of which jittered training takes the nearest: at most
-  `(n - 1) / (2 (frames_per_video - 1))` (rounded up) frames beside the one asked for, an eighth of the distance of two
-  sampled frames by default.
+Safety. Pictures are appended with `write`, never through the map, so a full disk is an error and not a bus error. The
+line of the index follows its pictures. A killed run therefore leaves at most pictures without a line, which the next
+writer overwrites, and half a line, which the next writer cuts off. Every entry has a CRC-32, which each process checks
+when it first uses the entry. Any number of processes may read and fill one store at the same time.
 
-Which pixels: with `resolution="reduced"` pictures are scaled to the first evaluation size (240 x 428 for a target of
-192 x 320, so that a training crop of 0.8 of the area has enough pixels) and rounded to whole numbers. Evaluation scales
-to that size anyway, so a pixel differs by at most half a grey level of 255; training crops of the scaled picture, which
-blurs slightly. Pictures that are not larger than that, and all with `resolution="source"`, are kept as they are, and
-then every pixel is exact.
-
-Disk is bounded by `max_bytes`, all processes together; the entries unused for longest go first. With a bound below the
-size of the data every epoch evicts what the next one needs: choose it above, or do without. Processes share a folder
-safely: an entry appears under its name complete, and sizes are counted under a lock.
+A store does not forget: pictures of changed files and of other settings stay until the folder is deleted. When
+`max_bytes` is reached, further videos are decoded every time, and a warning says so once.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
-import math
+import mmap
 import os
 import stat
-import time
-import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ..video_reading_lfvila import VideoFrames, VideoInfo, describe_source, read_frames, uniform_indices
+from ..video_reading_lfvila import VideoFrames, VideoInfo
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-"""Part of every name: entries of another format are not found."""
+FORMAT = 3
+"""Version of the files. A store of another version is made anew."""
 
-HASH_LENGTH = 40
-"""Digits of the hashes in names."""
+HEADER = json.dumps({"frame_store": FORMAT}).encode()
+"""First line of the index."""
 
-TOUCH_SECONDS = 60.0
-"""An entry's time of last use is written at most this often."""
-
-STALE_SECONDS = 3600.0
-"""An unfinished file older than this was left by a process that died."""
-
-FULL_FRACTION = 0.9
-"""Eviction goes on until this part of `max_bytes` is in use, so that it does not run for every new entry."""
+Stamp = tuple[int, int]
+"""Size in bytes and time of change in nanoseconds of a file."""
 
 
 @dataclass(frozen=True)
-class CachedVideo:
-    """The held frames of one video.
+class StoredVideo:
+    """Some frames of one video, each with its number and second.
 
     Attributes:
         pictures: `(N, 3, h, w)` uint8, in memory or mapped from disk.
-        indices: `(N,)` ascending numbers of these frames in a full sequential decode.
-        seconds: Their seconds from the first frame of the video.
-        info: What is known of the video; width and height are those of the file.
-        checksums: CRC-32 of each frame; `None` where the frames were decoded just now.
+        indices: `(N,)` ascending frame numbers in a full sequential decode.
+        seconds: Time of each frame in seconds from the first frame of the video.
+        info: Properties of the video; width and height are those of the file.
     """
 
     pictures: np.ndarray
     indices: np.ndarray
-    seconds: list[float]
+    seconds: Sequence[float]
     info: VideoInfo
-    checksums: list[int] | None = None
 
     def positions(self, wanted: Sequence[int]) -> list[int]:
-        """Where in `indices` the frames nearest to the wanted ones are; the earlier of two equally near."""
+        """Find the stored frames nearest to the wanted frame numbers; of two equally near ones the earlier."""
         right = np.searchsorted(self.indices, wanted).clip(max=len(self.indices) - 1)
         left = (right - 1).clip(min=0)
         target = np.asarray(wanted)
@@ -94,44 +75,53 @@ class CachedVideo:
         return np.where(nearer_left, left, right).tolist()
 
     def take(self, wanted: Sequence[int]) -> VideoFrames:
-        """The frames nearest to the wanted ones, `(T, 3, h, w)` uint8, each with its true second and number.
-
-        Raises:
-            DamagedEntryError: Where the bytes on disk are not those that were written.
-        """
+        """Copy the stored frames nearest to the wanted frame numbers: `frames (T, 3, h, w)` uint8."""
         positions = self.positions(wanted)
-        frames = self.pictures[positions]  # (T, 3, h, w)
-        if self.checksums is not None:
-            for frame, position in zip(frames, positions, strict=True):
-                if zlib.crc32(frame) != self.checksums[position]:
-                    raise DamagedEntryError(f"frame {position} of the entry for {self.info.source}")
         return VideoFrames(
-            frames=torch.from_numpy(frames),
-            times=[self.seconds[position] for position in positions],
+            frames=torch.from_numpy(self.pictures[positions]),
+            times=[float(self.seconds[position]) for position in positions],
             indices=[int(self.indices[position]) for position in positions],
             metadata=self.info,
         )
 
 
-class DamagedEntryError(Exception):
-    """A file of the cache does not hold what was written to it. `FrameCache.read` makes it again."""
+@dataclass
+class _Entry:
+    """One line of the index."""
+
+    stamp: Stamp
+    offset: int
+    shape: tuple[int, int, int, int]
+    crc: int
+    indices: np.ndarray
+    seconds: list[float]
+    info: VideoInfo
+    is_checked: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.offset + int(np.prod(self.shape))
 
 
-class FrameCache:
-    """Decoded frames on disk, shared by processes and runs.
+class FrameStore:
+    """Decoded frames of a data set on disk, shared by processes and runs.
+
+    If the folder cannot be written, a warning says so and frames that are stored already are still read.
 
     Args:
-        folder: Where; made if missing. It may be shared by data sets and settings, whose entries differ in name.
-        max_bytes: Disk in use at most, by all processes together.
-        frames_per_video: Frames held of a long video besides those of evaluation; 4 T where left out.
-        resolution: `"reduced"` or `"source"`, see the top of this file.
+        folder: Folder of the store; it is created.
+        max_bytes: Maximum size of the stored pictures. Defaults to 20 GiB.
+        frames_per_video: Number of uniform frames stored of a long video, besides the T frames of evaluation.
+            Defaults to 4 T.
+        resolution: `"reduced"` stores pictures at the first evaluation size (5/4 of the target), `"source"` at the
+            size of the file.
 
     Attributes:
-        hits: Reads that found their entry, in this process.
-        misses: Reads that decoded, in this process.
+        hits: Number of videos found in the store, in this process.
+        misses: Number of videos that were looked up and not found, in this process.
 
     Raises:
-        ValueError: For numbers below 1 or an unknown resolution.
+        ValueError: `max_bytes` is below 1, `frames_per_video` below 2, or the resolution is unknown.
     """
 
     def __init__(
@@ -149,257 +139,222 @@ class FrameCache:
         if resolution not in ("reduced", "source"):
             raise ValueError(f'resolution must be "reduced" or "source", got {resolution!r}')
         self.folder = Path(folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.max_bytes = max_bytes
         self.frames_per_video = frames_per_video
         self.resolution = resolution
         self.hits = 0
         self.misses = 0
-        self._warned = False
+        self._writable = True
+        self._forget()
+        try:
+            self._create()
+        except OSError as error:
+            self._stop_writing(f"cannot be written ({error.strerror})")
 
-    def read(
-        self,
-        source: Any,
-        choose: Callable[[int], Sequence[int]],
-        *,
-        num_frames: int,
-        rule: Literal["video", "clip"],
-        reduced_size: tuple[int, int],
-        resize: Callable[[torch.Tensor, tuple[int, int]], torch.Tensor],
-        **options: Any,
-    ) -> VideoFrames:
-        """Frames of one video, from the cache or through it.
+    def get(self, path: str, settings: Mapping[str, Any]) -> StoredVideo | None:
+        """Look up a video.
 
         Args:
-            source: Path of a file on this machine.
-            choose: From the number of frames n, the wanted frames.
-            num_frames: T of a whole video, T / K of a clip file.
-            rule: What `choose` is for: `"video"` (uniform or jittered) or `"clip"`.
-            reduced_size: Height and width of held pictures where `resolution` is `"reduced"`.
-            resize: Scales a float picture `(3, H, W)` to a height and width.
-            options: For `read_frames`.
+            path: File of the video.
+            settings: Everything that decides which pixels are stored, as JSON can carry it.
 
         Returns:
-            `frames (T, 3, h, w)` uint8 with their true seconds and numbers.
-
-        Raises:
-            LFVilaVideoError: Where the video cannot be used.
-            ValueError: Where the source is not such a path.
+            Its frames, mapped from disk, or `None` if it is not stored, has changed since, or is damaged on disk.
         """
-        if not isinstance(source, (str, os.PathLike)) or "://" in os.fspath(source):
-            raise ValueError(
-                f"a frame cache holds frames of files on this machine, expected a path, got {source!r:.80}"
-            )
-        path = os.path.abspath(os.fspath(source))
-        held = max(self.frames_per_video or 4 * num_frames, num_frames)
-        what = {
-            "rule": rule,
-            "num_frames": num_frames,
-            "frames_per_video": None if rule == "clip" else held,
-            "size": list(reduced_size) if self.resolution == "reduced" else None,
-            "accept_truncated": bool(options.get("accept_truncated")),
-            "decoder_size": list(options["size"]) if options.get("size") else None,
-        }
-        entry = self._entry(path, what)
-        frames = None if entry is None else self._take(entry, choose)
-        if frames is not None:
-            self.hits += 1
-            # another file of the same content may have been the first
-            return replace(frames, metadata=replace(frames.metadata, source=describe_source(source)))
-        self.misses += 1
-        size = reduced_size if self.resolution == "reduced" else None
-        video = _decode(source, num_frames, held, rule, size, resize, options)
-        if entry is not None and self._entry(path, what) == entry:  # the file is still the one that was named
-            self._write(entry, video)
-        return video.take(choose(video.info.total_num_frames))
-
-    def size(self) -> int:
-        """Bytes in use by entries."""
-        return sum(entry.stat().st_size for entry in self._entries())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._entries())
-
-    def _entries(self) -> Iterator[Path]:
-        return self.folder.glob("??/*.npy")
-
-    def _entry(self, path: str, what: dict[str, Any]) -> Path | None:
-        """File of an entry; `None` where there is no such file, which the reader shall say in its own words."""
-        try:
-            content = self._content(path)
-        except (OSError, ValueError):
+        key = _key(path, settings)
+        entry = self._entries.get(key)
+        if entry is None:
+            self._read_index()
+            entry = self._entries.get(key)
+        if entry is None or entry.stamp != file_stamp(path):
+            self.misses += 1
             return None
-        name = _hash_of({"format": FORMAT, "content": content, **what})
-        return self.folder / name[:2] / f"{name}.npy"
+        pictures = self._mapped(entry)
+        if pictures is None:
+            logger.warning("frame store %s: the frames of %s are damaged, decoding them again", self.folder, path)
+            del self._entries[key]
+            self.misses += 1
+            return None
+        self.hits += 1
+        return StoredVideo(pictures, entry.indices, entry.seconds, entry.info)
 
-    def _content(self, path: str) -> str:
-        """Hash of a file's content, made once for each path, size and time of change.
+    def put(self, path: str, settings: Mapping[str, Any], video: StoredVideo, stamp: Stamp) -> None:
+        """Append the frames of a video. A full disk is a warning, after which nothing more is written.
 
-        Raises:
-            OSError: Where the file cannot be read.
-            ValueError: Where it is no regular file, or changes meanwhile.
+        Args:
+            path: File of the video.
+            settings: As for `get`.
+            video: Its frames.
+            stamp: `file_stamp(path)` from before the file was decoded.
         """
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is no regular file")
-        known = self.folder / "contents" / _hash_of([path, status.st_size, status.st_mtime_ns])
-        try:
-            content = known.read_text()
-            if len(content) == HASH_LENGTH:
-                return content
-        except FileNotFoundError:
-            pass
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        after = os.stat(path)
-        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-            raise ValueError(f"{path} changed while it was read")
-        content = digest.hexdigest()[:HASH_LENGTH]
-        known.parent.mkdir(exist_ok=True)
-        unfinished = self.folder / f"{uuid.uuid4().hex}.unfinished"
-        unfinished.write_text(content)
-        os.replace(unfinished, known)
-        return content
-
-    def _take(self, entry: Path, choose: Callable[[int], Sequence[int]]) -> VideoFrames | None:
-        """Frames of an entry; `None` where it is missing, or damaged and therefore removed."""
-        video = self._open(entry)
-        if video is None:
-            return None
-        try:
-            frames = video.take(choose(video.info.total_num_frames))
-        except DamagedEntryError as error:
-            logger.warning("the frame cache is damaged: %s; decoding again", error)
-            entry.unlink(missing_ok=True)
-            return None
-        self._touch(entry)
-        return frames
-
-    def _open(self, entry: Path) -> CachedVideo | None:
-        try:
-            pictures = np.lib.format.open_memmap(entry, mode="r")
-            with entry.open("rb") as file:
-                file.seek(pictures.offset + pictures.nbytes)
-                described = json.loads(file.read())
-            info = VideoInfo(**{**described["info"], "notes": tuple(described["info"]["notes"])})
-            indices = np.asarray(described["indices"])
-            if not len(indices) == len(described["seconds"]) == len(described["checksums"]) == len(pictures):
-                raise ValueError("the description does not fit the pictures")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("the frame cache is damaged: %s cannot be read (%s); decoding again", entry, error)
-            entry.unlink(missing_ok=True)
-            return None
-        return CachedVideo(pictures, indices, described["seconds"], info, described["checksums"])
-
-    def _touch(self, entry: Path) -> None:
-        """Write down that an entry was used, now and then. Evicted by another process meanwhile is fine."""
-        try:
-            if time.time() - entry.stat().st_mtime > TOUCH_SECONDS:
-                os.utime(entry)
-        except FileNotFoundError:
-            pass
-
-    def _write(self, entry: Path, video: CachedVideo) -> None:
-        description = {
-            "info": asdict(video.info),
-            "indices": video.indices.tolist(),
-            "seconds": video.seconds,
-            "checksums": [zlib.crc32(picture) for picture in video.pictures],
-        }
-        tail = json.dumps(description).encode()
-        size = video.pictures.nbytes + len(tail) + 128  # 128: the header of a .npy file of this kind
-        if size > self.max_bytes:
-            if not self._warned:
-                logger.warning(
-                    "%s takes %d bytes, more than the max_bytes=%d of the frame cache: it is decoded every time",
-                    video.info.source,
-                    size,
-                    self.max_bytes,
-                )
-                self._warned = True
-            return
-        entry.parent.mkdir(exist_ok=True)
-        unfinished = self.folder / f"{uuid.uuid4().hex}.unfinished"
-        try:
-            with unfinished.open("wb") as file:
-                np.lib.format.write_array(file, video.pictures, allow_pickle=False)
-                file.write(tail)
-            self._publish(unfinished, entry)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-    def _publish(self, unfinished: Path, entry: Path) -> None:
-        """Give a finished file its name, after making room for it."""
         from filelock import FileLock
 
-        ledger = self.folder / "bytes_in_use"
-        size = unfinished.stat().st_size
+        if not self._writable:
+            return
+        pictures = np.ascontiguousarray(video.pictures)
+        fields = {
+            "key": _key(path, settings),
+            "stamp": stamp,
+            "shape": pictures.shape,
+            "crc": zlib.crc32(pictures.data),
+            "indices": video.indices.tolist(),
+            "seconds": [float(second) for second in video.seconds],
+            "info": asdict(video.info),
+        }
+        try:
+            with FileLock(self.folder / "lock"):
+                self._read_index()
+                offset = self._end
+                if offset + pictures.nbytes > self.max_bytes:
+                    self._stop_writing(f"has reached max_bytes={self.max_bytes}")
+                    return
+                try:
+                    _write_at(self._frames_file, offset, pictures)
+                    _write_at(self._index_file, self._read_to, f"{json.dumps({**fields, 'offset': offset})}\n".encode())
+                except OSError:
+                    os.truncate(self._index_file, self._read_to)
+                    os.truncate(self._frames_file, offset)
+                    raise
+                self._read_index()
+        except OSError as error:
+            reason = "disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            self._stop_writing(f"cannot be written ({reason})")
+
+    def size(self) -> int:
+        """Return the number of bytes of stored pictures."""
+        self._read_index()
+        return self._end
+
+    def __len__(self) -> int:
+        self._read_index()
+        return len(self._entries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that gets a copy maps the file itself.
+        return {**self.__dict__, "_entries": {}, "_map": None, "_read_to": 0, "_end": 0}
+
+    @property
+    def _frames_file(self) -> Path:
+        return self.folder / "frames.u8"
+
+    @property
+    def _index_file(self) -> Path:
+        return self.folder / "index.jsonl"
+
+    def _forget(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._map: np.ndarray | None = None
+        self._read_to = 0
+        self._end = 0
+
+    def _create(self) -> None:
+        """Make an empty store, unless there is one of this version.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        from filelock import FileLock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):
-            if entry.exists():  # another process was faster
-                return
             try:
-                used = int(ledger.read_text())
-            except (FileNotFoundError, ValueError):
-                used = self.size()
-            if used + size > self.max_bytes:
-                used = self._evict(math.floor(self.max_bytes * FULL_FRACTION) - size)
-            # Counted before it appears: a process that dies in between leaves the count too high, never too low, and
-            # the next eviction counts afresh.
-            ledger.write_text(str(used + size))
-            os.replace(unfinished, entry)
+                with self._index_file.open("rb") as file:
+                    found = file.readline().rstrip(b"\n")
+            except FileNotFoundError:
+                found = b""
+            if found == HEADER and self._frames_file.exists():
+                return
+            if found:
+                logger.warning("frame store %s is of another version: it is made anew", self.folder)
+            elif (self.folder / "bytes_in_use").exists():
+                logger.warning("%s also holds a frame cache of an earlier version, which may be deleted", self.folder)
+            for file_name in (self._index_file, self._frames_file):
+                # Removed and not emptied: another process may have mapped it.
+                file_name.unlink(missing_ok=True)
+            self._frames_file.touch()
+            self._index_file.write_bytes(HEADER + b"\n")
 
-    def _evict(self, target: int) -> int:
-        """Remove what was unused for longest until at most `target` bytes are left; gives how many are."""
-        for left_over in self.folder.glob("*.unfinished"):
-            if time.time() - left_over.stat().st_mtime > STALE_SECONDS:
-                left_over.unlink(missing_ok=True)
-        entries = sorted((entry.stat().st_mtime_ns, entry.stat().st_size, entry) for entry in self._entries())
-        used = sum(size for _, size, _ in entries)
-        for _, size, entry in entries:
-            if used <= target:
-                break
-            entry.unlink(missing_ok=True)
-            used -= size
-        return used
+    def _stop_writing(self, reason: str) -> None:
+        if self._writable:
+            logger.warning("frame store %s %s: further videos are decoded every time", self.folder, reason)
+        self._writable = False
+
+    def _read_index(self) -> None:
+        """Take in the complete lines that were appended since the last time."""
+        try:
+            if os.stat(self._index_file).st_size <= self._read_to:
+                return
+            with self._index_file.open("rb") as file:
+                file.seek(self._read_to)
+                new, newline, _ = file.read().rpartition(b"\n")
+        except OSError:
+            return
+        lines = new.splitlines()
+        if self._read_to == 0 and lines[:1] != [HEADER]:  # another version in a folder that cannot be written
+            return
+        for line in lines[self._read_to == 0 :]:
+            try:
+                fields = json.loads(line)
+                info = VideoInfo(**{**fields["info"], "notes": tuple(fields["info"]["notes"])})
+                entry = _Entry(
+                    stamp=tuple(fields["stamp"]),
+                    offset=fields["offset"],
+                    shape=tuple(fields["shape"]),
+                    crc=fields["crc"],
+                    indices=np.asarray(fields["indices"]),
+                    seconds=fields["seconds"],
+                    info=info,
+                )
+                if not len(entry.indices) == len(entry.seconds) == entry.shape[0] or len(entry.shape) != 4:
+                    raise ValueError("its parts differ in length")
+            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+                logger.warning("frame store %s: a line of the index is damaged (%s)", self.folder, error)
+                self._end = max(self._end, os.stat(self._frames_file).st_size)  # nothing that it named is overwritten
+                continue
+            self._entries[fields["key"]] = entry
+            self._end = max(self._end, entry.end)
+        self._read_to += len(new) + len(newline)
+
+    def _mapped(self, entry: _Entry) -> np.ndarray | None:
+        """Map the pictures of an entry, `(N, 3, h, w)`; `None` if they are not those that were written."""
+        if self._map is None or len(self._map) < entry.end:
+            try:
+                with self._frames_file.open("rb") as file:
+                    self._map = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            except (OSError, ValueError):  # gone or empty
+                return None
+        data = self._map[entry.offset : entry.end]
+        if len(data) != entry.end - entry.offset:
+            return None
+        if not entry.is_checked:
+            if zlib.crc32(data.data) != entry.crc:
+                return None
+            entry.is_checked = True
+        return data.reshape(entry.shape)
 
 
-def _hash_of(value: Any) -> str:
-    """A name that differs for different values of JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
+def file_stamp(path: str) -> Stamp | None:
+    """Return size and time of change of a regular file; `None` if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _decode(
-    source: Any,
-    num_frames: int,
-    held: int,
-    rule: str,
-    size: tuple[int, int] | None,
-    resize: Callable[[torch.Tensor, tuple[int, int]], torch.Tensor],
-    options: dict[str, Any],
-) -> CachedVideo:
-    def reduce(picture: torch.Tensor) -> torch.Tensor:
-        if size is None or picture.shape[1] * picture.shape[2] <= size[0] * size[1]:
-            return picture
-        return resize(picture.float(), size).round().to(torch.uint8)  # (3, h, w)
-
-    if rule == "clip":
-        read = read_frames(source, num_frames=num_frames, sampling="clip", transform=reduce, **options)
-    else:
-        count = read_frames(source, indices=[0], **options).metadata.total_num_frames
-        wanted = range(count) if count <= held else {*uniform_indices(count, held), *uniform_indices(count, num_frames)}
-        read = read_frames(source, indices=sorted(wanted), transform=reduce, **options)
-    indices, first = np.unique(read.indices, return_index=True)  # a short clip repeats frames
-    assert read.times is not None  # a file knows its seconds
-    return CachedVideo(
-        pictures=read.frames.numpy()[first],
-        indices=indices,
-        seconds=[read.times[place] for place in first],
-        info=read.metadata,
-    )
+def _key(path: str, settings: Mapping[str, Any]) -> str:
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{fingerprint} {os.path.abspath(path)}"
 
 
-__all__ = ["CachedVideo", "DamagedEntryError", "FrameCache"]
+def _write_at(path: Path, offset: int, data: Any) -> None:
+    """Write at a place of a file and cut off what stood behind it."""
+    with path.open("r+b", buffering=0) as file:
+        file.truncate(offset)
+        file.seek(offset)
+        view = memoryview(data).cast("B")
+        while len(view):
+            view = view[file.write(view) :]
+
+
+__all__ = ["FrameStore", "StoredVideo", "file_stamp"]

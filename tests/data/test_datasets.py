@@ -26,6 +26,7 @@ from lfvila_hf.data.datasets import (
     StreamedDataset,
     VideoTextSample,
 )
+from lfvila_hf.data.frame_store import FrameStore
 from lfvila_hf.data.skipping import SkipLog
 from lfvila_hf.processing_lfvila import LFVilaProcessor
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
@@ -319,6 +320,23 @@ def test_the_data_set_without_what_was_skipped_has_full_batches(broken_rows: Any
     smaller.set_epoch(4)
     assert smaller[0].epoch == 4
     assert len(smaller.skip_report()) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_row_can_be_tried_before_training(
+    broken_rows: Any, processor: LFVilaProcessor, tmp_path: Path, workers: int
+) -> None:
+    options = {"on_error": "skip", "frame_cache": FrameStore(tmp_path / "store")}
+    dataset = RetrievalDataset(broken_rows, processor, training=True, max_skip_fraction=0.25, **options)
+    smaller = dataset.without_unusable(num_workers=workers)
+    assert [row["id"] for row in smaller.rows] == ["v_0", "v_1", "v_2", "v_3", "v_4", "v_5"]
+    assert "2 of 8 samples were skipped" in str(smaller.skip_report())
+    assert len(options["frame_cache"]) == 6
+    with pytest.raises(LFVilaVideoError, match=r"text\.mp4"):
+        RetrievalDataset(broken_rows, processor, training=True).without_unusable(num_workers=workers)
+    strict = RetrievalDataset(broken_rows, processor, training=True, max_skip_fraction=0.1, **options)
+    with pytest.raises(ValueError, match="of 8 samples could not be used"):
+        strict.without_unusable(num_workers=workers)
 
 
 def test_rows_without_the_columns_of_the_loaders_are_an_error(processor: LFVilaProcessor) -> None:
