@@ -7,6 +7,7 @@ through the same sampling and geometry here. The same seed gives the same frames
 Stored frames of a video of n frames, for a model that takes T frames in K clips:
 
 - clip file (pre-training): the T / K frames `clip_indices(n, T / K)`, which training and evaluation both take;
+- segments of a whole video (pre-training): T / K frames of every segment, at the same places;
 - whole video with n <= `frames_per_video`: all n frames;
 - longer video: the T frames `uniform_indices(n, T)`, so that evaluation is exact, and `frames_per_video` uniform ones,
   of which jittered training takes the nearest: at most `(n - 1) / (2 (frames_per_video - 1))` frames (rounded up) away
@@ -15,15 +16,17 @@ Stored frames of a video of n frames, for a model that takes T frames in K clips
 Stored pixels: with `resolution="reduced"` pictures larger than the first evaluation size (240 x 428 for a target of
 192 x 320) are scaled to it and rounded to whole numbers. Evaluation scales to that size anyway, so a pixel differs by
 at most half a grey level of 255. Training crops out of the scaled picture, which blurs slightly. Smaller pictures, and
-all with `resolution="source"`, are stored as they are, and every pixel is exact.
+all with `resolution="source"`, are stored as they are, and every pixel is exact. `resolution="crop"` is for training
+alone and takes 3/4 of the space: the smallest training crop of a stored picture has as many pixels as the target.
 
 Memory: T pictures at the stored size and T at the target size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +43,31 @@ from ..video_reading_lfvila import (
     uniform_indices,
 )
 from .frame_store import FrameStore, StoredVideo, file_stamp
+
+
+@dataclass(frozen=True)
+class VideoSegments:
+    """Some consecutive segments of one video, read as if each were a clip file.
+
+    Attributes:
+        path: File of the video.
+        borders: Seconds where its segments begin, all of them, and the end of the last one: one more than segments.
+        start: Number of the first segment to read.
+        count: Number of segments to read.
+    """
+
+    path: str
+    borders: tuple[float, ...]
+    start: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def seconds(self, share: int) -> list[float]:
+        """Return the seconds of `share` frames of every segment, `linspace(begin, end, share + 1)[:-1]`."""
+        pairs = zip(self.borders, self.borders[1:], strict=False)
+        return [begin + (end - begin) * place / share for begin, end in pairs for place in range(share)]
 
 
 class CachedVideoReader:
@@ -61,11 +89,11 @@ class CachedVideoReader:
         self.video_processor = video_processor
         self.frame_cache = frame_cache
 
-    def read(self, source: str | Sequence[str], *, training: bool, seed: int) -> VideoFrames:
-        """Read one video, or one that is stored as clip files.
+    def read(self, source: str | Sequence[str] | VideoSegments, *, training: bool, seed: int) -> VideoFrames:
+        """Read one video, or one that is stored as clip files, or segments of one.
 
         Args:
-            source: A path, or the paths of K clips.
+            source: A path, the paths of K clips, or K segments.
             training: Apply jitter (to a whole video), random crop and flip.
             seed: Seed of every random choice.
 
@@ -75,12 +103,15 @@ class CachedVideoReader:
         Raises:
             LFVilaVideoError: The video cannot be used.
         """
-        video = source if isinstance(source, str) else list(source)
-        if self.frame_cache is None:
+        video = list(source) if not isinstance(source, str | VideoSegments) else source
+        if self.frame_cache is None and not isinstance(video, VideoSegments):
             count = self._frames_of(video)
             return self.video_processor.read_pictures(video, training=training, seed=seed, num_frames=count)
         generator = _generator_of_one_video(seed)
-        read = self._read_clips(video) if isinstance(video, list) else self._read_video(video, training, generator)
+        if isinstance(video, VideoSegments):
+            read = self._read_segments(video)
+        else:
+            read = self._read_clips(video) if isinstance(video, list) else self._read_video(video, training, generator)
         pictures = read.frames.float()  # (T, 3, h, w)
         if training:
             pictures = self._augment(pictures, read.metadata.height, read.metadata.width, generator)
@@ -88,11 +119,11 @@ class CachedVideoReader:
             pictures = self._evaluation_geometry(pictures)
         return replace(read, frames=pictures)
 
-    def fill(self, source: str | Sequence[str]) -> None:
-        """Put a video, or all clip files of one, into the store.
+    def fill(self, source: str | Sequence[str] | VideoSegments) -> None:
+        """Put a video, all clip files of one, or all segments of one into the store.
 
         Args:
-            source: A path, or the paths of any number of clips.
+            source: A path, the paths of any number of clips, or segments.
 
         Raises:
             LFVilaVideoError: The video cannot be used.
@@ -100,59 +131,84 @@ class CachedVideoReader:
         if isinstance(source, str):
             self.stored_frames(source, self._frames_of(source), "video")
             return
+        if isinstance(source, VideoSegments):
+            self._segments(source)
+            return
         for path in source:
             self.stored_frames(path, self._frames_of([path]), "clip")
 
-    def stored_frames(self, path: str, num_frames: int, rule: Literal["video", "clip"]) -> StoredVideo:
-        """Look up a file in the store; decode and store it if it is not there.
+    def stored_frames(
+        self, path: str, num_frames: int, rule: Literal["video", "clip", "segments"], times: Sequence[float] = ()
+    ) -> StoredVideo:
+        """Look up a file in the store; decode and store it if it is not there. Without a store, decode it.
 
         Args:
             path: A file on this machine.
-            num_frames: T of a whole video, T / K of a clip file.
+            num_frames: T of a whole video, T / K of a clip file or segment.
             rule: Sampling that the frames are stored for.
+            times: Seconds of the frames, for the rule `"segments"`.
 
         Raises:
             LFVilaVideoError: The video cannot be used.
             ValueError: `path` is an address.
         """
         store, processor = self.frame_cache, self.video_processor
-        assert store is not None
         if not isinstance(path, str) or "://" in path:
             raise ValueError(f"a frame cache holds frames of files on this machine, expected a path, got {path!r:.80}")
-        held = max(store.frames_per_video or 4 * num_frames, num_frames)
-        size = self._scaled(RESIZE_OVER_TARGET)
+        frames_per_video = None if store is None else store.frames_per_video
+        held = max(frames_per_video or 4 * num_frames, num_frames)
+        if store is None:
+            return self._decode(path, num_frames, rule, held, times)
         settings = {
             "rule": rule,
             "num_frames": num_frames,
-            "frames_per_video": None if rule == "clip" else held,
-            "size": size if store.resolution == "reduced" else None,
+            "frames_per_video": held if rule == "video" else None,
+            "times": list(times),
+            "size": self._stored_size(),
             "accept_truncated": bool(processor.accept_truncated),
-            "decoder_size": size if processor.scale_in_decoder else None,
+            "decoder_size": self._decoder_size(),
         }
         video = store.get(path, settings)
         if video is None:
             stamp = file_stamp(path)
-            video = self._decode(path, num_frames, rule, held)
+            video = self._decode(path, num_frames, rule, held, times)
             if stamp is not None and file_stamp(path) == stamp:  # the file did not change meanwhile
                 store.put(path, settings, video, stamp)
         return video
 
-    def _decode(self, path: str, num_frames: int, rule: str, held: int) -> StoredVideo:
-        processor = self.video_processor
-        size = self._scaled(RESIZE_OVER_TARGET)
-        is_reduced = self.frame_cache is not None and self.frame_cache.resolution == "reduced"
+    def _stored_size(self) -> tuple[int, int] | None:
+        """Return height and width that larger pictures are scaled to; `None` keeps them."""
+        if self.frame_cache is None or self.frame_cache.resolution == "source":
+            return None
+        if self.frame_cache.resolution == "reduced":
+            return self._scaled(RESIZE_OVER_TARGET)
+        enlarged = 1 / math.sqrt(self.video_processor.crop_scale[0])
+        return self._scaled((enlarged, enlarged))
+
+    def _decoder_size(self) -> tuple[int, int] | None:
+        return self._scaled(RESIZE_OVER_TARGET) if self.video_processor.scale_in_decoder else None
+
+    def _decode(self, path: str, num_frames: int, rule: str, held: int, times: Sequence[float]) -> StoredVideo:
+        size = self._stored_size()
 
         def reduce(picture: torch.Tensor) -> torch.Tensor:
-            if not is_reduced or picture.shape[1] * picture.shape[2] <= size[0] * size[1]:
+            if size is None or picture.shape[1] * picture.shape[2] <= size[0] * size[1]:
                 return picture
             return self._resize(picture.float(), size).round().to(torch.uint8)  # (3, h, w)
 
-        options = {
-            "size": size if processor.scale_in_decoder else None,
-            "accept_truncated": processor.accept_truncated,
-            "num_threads": processor.num_decoding_threads,
+        options: dict[str, Any] = {
+            "size": self._decoder_size(),
+            "accept_truncated": self.video_processor.accept_truncated,
+            "num_threads": self.video_processor.num_decoding_threads,
         }
-        if rule == "clip":
+        if rule == "segments":
+            try:
+                read = read_frames(path, times=times, transform=reduce, **options)
+            except LFVilaVideoError:
+                raise
+            except ValueError as error:  # a second that the video does not have
+                raise LFVilaVideoError(path, f"its segments do not fit it: {error}") from error
+        elif rule == "clip":
             read = read_frames(path, num_frames=num_frames, sampling="clip", transform=reduce, **options)
         else:
             count = read_frames(path, indices=[0], **options).metadata.total_num_frames
@@ -178,6 +234,23 @@ class CachedVideoReader:
         share = self._frames_of(paths) // len(paths)
         videos = [self.stored_frames(path, share, "clip") for path in paths]
         return _joined([video.take(clip_indices(video.info.total_num_frames, share)) for video in videos])
+
+    def _segments(self, source: VideoSegments) -> tuple[StoredVideo, list[float]]:
+        """Return the frames of all segments of a video, and the seconds that were asked for."""
+        share = self._frames_of([source.path])
+        seconds = source.seconds(share)
+        return self.stored_frames(source.path, share, "segments", seconds), seconds
+
+    def _read_segments(self, source: VideoSegments) -> VideoFrames:
+        video, seconds = self._segments(source)
+        share = len(seconds) // (len(source.borders) - 1)
+        wanted = seconds[source.start * share : (source.start + source.count) * share]
+        # Every wanted second has a stored frame, which is the nearest one.
+        places = np.abs(np.asarray(video.seconds)[None, :] - np.asarray(wanted)[:, None]).argmin(axis=1)
+        frames = video.take(video.indices[places].tolist())
+        begin, end = source.borders[source.start], source.borders[source.start + source.count]
+        times = [second - begin for second in frames.times or ()]
+        return replace(frames, times=times, metadata=replace(frames.metadata, duration=end - begin))
 
     def _frames_of(self, video: str | list[str]) -> int:
         """Return T; for a video that is given as clip files, T / K times their number."""
@@ -260,4 +333,4 @@ def _generator_of_one_video(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(drawn))
 
 
-__all__ = ["CachedVideoReader"]
+__all__ = ["CachedVideoReader", "VideoSegments"]

@@ -17,6 +17,7 @@ a smaller batch. It is never replaced by another sample.
 from __future__ import annotations
 
 import copy
+import operator
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ import torch
 from ..loss_lfvila import random_keys
 from ..video_reading_lfvila import LFVilaVideoError
 from .annotations import AnnotationError
-from .cached_reading import CachedVideoReader
+from .cached_reading import CachedVideoReader, VideoSegments
 from .frame_store import FrameStore
 from .skipping import OnError, SkipLog, SkipReport
 
@@ -88,8 +89,8 @@ class RowReader:
         self.training = training
         self.seed = seed
 
-    def select(self, row: dict[str, Any], key: int) -> tuple[str | list[str], Sequence[str]]:
-        """Choose the file or clip files of a sample and its sentences.
+    def select(self, row: dict[str, Any], key: int) -> tuple[str | list[str] | VideoSegments, Sequence[str]]:
+        """Choose the file, clip files or segments of a sample and its sentences.
 
         Args:
             row: An annotation row.
@@ -97,8 +98,8 @@ class RowReader:
         """
         raise NotImplementedError
 
-    def files(self, row: dict[str, Any]) -> str | list[str]:
-        """Return the file or all clip files of a row."""
+    def files(self, row: dict[str, Any]) -> str | list[str] | VideoSegments:
+        """Return the file, all clip files or all segments of a row."""
         return row["video"]
 
     def __call__(self, row: dict[str, Any], epoch: int) -> VideoTextSample:
@@ -183,20 +184,24 @@ class PreTrainingReader(RowReader):
                 f"expected at least num_clips={self.num_clips}: one for each clip"
             )
 
-    def select(self, row: dict[str, Any], key: int) -> tuple[list[str], Sequence[str]]:
+    def select(self, row: dict[str, Any], key: int) -> tuple[list[str] | VideoSegments, Sequence[str]]:
         """Choose K clips from a random start on (in evaluation from the first one) and their sentences."""
-        count = self.length(row)
-        starts = len(row["clips"]) - count + 1
-        start = key % starts if self.training else 0
+        start, count = self._part(row, key)
         places = list(range(start, start + count))
         if self.training and self.shuffle_clips:
             order = random_keys(self.seed, key, torch.tensor([0]), count, ORDER_STREAM)[0].argsort()
             places = [places[number] for number in order.tolist()]
         return [row["clips"][place] for place in places], [row["sentences"][place] for place in places]
 
-    def files(self, row: dict[str, Any]) -> list[str]:
+    def files(self, row: dict[str, Any]) -> list[str] | VideoSegments:
         """Return all clip files of a row."""
         return list(row["clips"])
+
+    def _part(self, row: dict[str, Any], key: int) -> tuple[int, int]:
+        """Draw the first clip of a sample; return its number and the number of clips."""
+        count = self.length(row)
+        starts = len(row["sentences"]) - count + 1
+        return key % starts if self.training else 0, count
 
     def length(self, row: dict[str, Any]) -> int:
         """Return the number of clips that a sample takes of a row: K, or all if there are fewer.
@@ -204,10 +209,46 @@ class PreTrainingReader(RowReader):
         Raises:
             AnnotationError: There are fewer than `min_clips`.
         """
-        clips = len(row["clips"])
+        clips = len(row["sentences"])  # one for each clip
         if clips < self.min_clips:
             raise AnnotationError(row["place"], f"{row['id']!r} has {clips} clips, expected at least {self.min_clips}")
         return min(clips, self.num_clips)
+
+
+class SegmentReader(PreTrainingReader):
+    """Reader of whole videos whose sentences have times: K consecutive segments and their sentences.
+
+    Rows are those of `load_retrieval` with the fields `seconds`, the start of each sentence's segment, and `duration`,
+    the end of the last one. A segment is read like a clip file, so no clip files are needed.
+
+    Args:
+        processor: `LFVilaProcessor`.
+        options: As for `PreTrainingReader`, without `shuffle_clips`.
+    """
+
+    columns = (*RowReader.columns, "video", "seconds", "duration")
+
+    def __init__(self, processor: Any, *, min_clips: int | None = None, **options: Any) -> None:
+        super().__init__(processor, min_clips=min_clips, **options)
+
+    def select(self, row: dict[str, Any], key: int) -> tuple[VideoSegments, Sequence[str]]:
+        """Choose K segments from a random start on (in evaluation from the first one) and their sentences."""
+        start, count = self._part(row, key)
+        return self._segments(row, start, count), row["sentences"][start : start + count]
+
+    def files(self, row: dict[str, Any]) -> VideoSegments:
+        """Return all segments of a row."""
+        return self._segments(row, 0, len(row["sentences"]))
+
+    def _segments(self, row: dict[str, Any], start: int, count: int) -> VideoSegments:
+        borders = (*map(float, row["seconds"]), float(row["duration"]))
+        if len(borders) != len(row["sentences"]) + 1 or not all(map(operator.lt, borders, borders[1:])):
+            raise AnnotationError(
+                row["place"],
+                f"'seconds' and 'duration' must rise, with one second for each of {len(row['sentences'])} sentences, "
+                f"got {list(borders)}",
+            )
+        return VideoSegments(row["video"], borders, start, count)
 
 
 class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
@@ -380,7 +421,7 @@ class PreTrainingDataset(VideoTextDataset):
     """K consecutive clips of each long video and their K sentences.
 
     Args:
-        rows: Rows of `load_pretraining`.
+        rows: Rows of `load_pretraining`, or rows of `load_retrieval` whose sentences have times (`SegmentReader`).
         processor: `LFVilaProcessor`.
         training: Draw the first clip, crop and flip at random.
         seed: Seed of the run.
@@ -407,13 +448,19 @@ class PreTrainingDataset(VideoTextDataset):
         min_clips: int | None = None,
         shuffle_clips: bool = False,
     ) -> None:
-        reader = PreTrainingReader(
-            processor,
-            training=training,
-            seed=seed,
-            frame_cache=frame_cache,
-            min_clips=min_clips,
-            shuffle_clips=shuffle_clips,
+        options: dict[str, Any] = {
+            "training": training,
+            "seed": seed,
+            "frame_cache": frame_cache,
+            "min_clips": min_clips,
+        }
+        is_timed = len(rows) > 0 and "clips" not in rows[0] and "seconds" in rows[0]
+        if is_timed and shuffle_clips:
+            raise ValueError("shuffle_clips needs clip files, these rows have segments of whole videos")
+        reader = (
+            SegmentReader(processor, **options)
+            if is_timed
+            else PreTrainingReader(processor, shuffle_clips=shuffle_clips, **options)
         )
         super().__init__(rows, reader, SkipLog(on_error, max_skip_fraction, journal=skip_journal))
 
@@ -492,6 +539,7 @@ __all__ = [
     "RetrievalDataset",
     "RetrievalReader",
     "RowReader",
+    "SegmentReader",
     "StreamedDataset",
     "VideoTextDataset",
     "VideoTextSample",

@@ -113,8 +113,8 @@ class FrameStore:
         max_bytes: Maximum size of the stored pictures. Defaults to 20 GiB.
         frames_per_video: Number of uniform frames stored of a long video, besides the T frames of evaluation.
             Defaults to 4 T.
-        resolution: `"reduced"` stores pictures at the first evaluation size (5/4 of the target), `"source"` at the
-            size of the file.
+        resolution: `"reduced"` stores pictures at the first evaluation size (5/4 of the target), `"crop"` at a smaller
+            size for training alone, `"source"` at the size of the file; see `cached_reading`.
 
     Attributes:
         hits: Number of videos found in the store, in this process.
@@ -130,14 +130,14 @@ class FrameStore:
         *,
         max_bytes: int = 20 * 2**30,
         frames_per_video: int | None = None,
-        resolution: Literal["reduced", "source"] = "reduced",
+        resolution: Literal["reduced", "crop", "source"] = "reduced",
     ) -> None:
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
         if frames_per_video is not None and frames_per_video < 2:
             raise ValueError(f"frames_per_video must be at least 2, got {frames_per_video}")
-        if resolution not in ("reduced", "source"):
-            raise ValueError(f'resolution must be "reduced" or "source", got {resolution!r}')
+        if resolution not in ("reduced", "crop", "source"):
+            raise ValueError(f'resolution must be "reduced", "crop" or "source", got {resolution!r}')
         self.folder = Path(folder).absolute()
         self.max_bytes = max_bytes
         self.frames_per_video = frames_per_video

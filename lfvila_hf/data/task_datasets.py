@@ -24,7 +24,7 @@ import torch
 from ..processing_lfvila import merge_sentences
 from ..video_reading_lfvila import VideoFrames, uniform_indices
 from .annotations import AnnotationError
-from .cached_reading import CachedVideoReader
+from .cached_reading import CachedVideoReader, VideoSegments
 from .datasets import RetrievalReader, RowReader, VideoTextSample
 from .frame_store import FrameStore
 
@@ -52,7 +52,7 @@ class ViewReader(CachedVideoReader):
         self.view = view
         self.num_views = num_views
 
-    def read(self, source: str | Sequence[str], *, training: bool, seed: int) -> VideoFrames:
+    def read(self, source: str | Sequence[str] | VideoSegments, *, training: bool, seed: int) -> VideoFrames:
         """Read one video as `CachedVideoReader` does; in evaluation, of a whole video, only the frames of the view.
 
         Raises:
@@ -73,7 +73,7 @@ class ViewReader(CachedVideoReader):
         times = None if read.times is None else read.times[kept]
         return replace(read, frames=read.frames[kept], times=times, indices=read.indices[kept])  # (T, 3, H, W)
 
-    def fill(self, source: str | Sequence[str]) -> None:
+    def fill(self, source: str | Sequence[str] | VideoSegments) -> None:
         """Put a video into the store with the V * T frames of all views."""
         if isinstance(source, str):
             self.stored_frames(source, self.num_views * self.video_processor.num_frames, "video")

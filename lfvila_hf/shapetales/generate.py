@@ -14,9 +14,8 @@ Design note. It writes one folder:
 Both annotation formats are the released ones (microsoft/XPretrain, LF-VILA); the retrieval rows carry more fields.
 
 A second call with the same parameters renders only what is missing or damaged: a story is done when all its files have
-the recorded size and checksum. Other parameters need another folder. Memory is bounded by one story per worker. The
-workers are fresh processes (`spawn`), so a script that calls this needs the usual `__main__` guard unless `num_workers`
-is 1.
+the recorded size and checksum. Other parameters need another folder. Memory is bounded by one story per worker.
+Where workers cannot be forked (not on Linux), a script that calls this needs the usual `__main__` guard.
 
 Stories come from `plan`, pictures from `drawing`, files from `rendering`. `docs/shapetales.md` describes what the
 benchmark can and cannot show.
@@ -29,8 +28,9 @@ import multiprocessing
 import os
 import shutil
 import string
+import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -52,6 +52,9 @@ BENCHMARK_VERSION = 1
 
 SPLITS = tuple(SPLIT_SEEDS)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""A fork begins at once, where a fresh process imports torch first. The workers use neither its threads nor a GPU."""
 
 _STORIES_PER_TASK = 8
 _STORIES_PER_WORKER = 64  # a new process needs seconds before its first story; fewer stories are done sooner without
@@ -121,7 +124,12 @@ class ShapeTales:
 
 
 def make_shapetales(
-    root: str | os.PathLike[str], *, num_workers: int = 2, progress: bool = True, **parameters: Any
+    root: str | os.PathLike[str],
+    *,
+    num_workers: int = 2,
+    progress: bool = True,
+    after_story: Callable[[dict[str, Any], Path], None] | None = None,
+    **parameters: Any,
 ) -> ShapeTales:
     """Make the benchmark, or finish making it.
 
@@ -129,6 +137,8 @@ def make_shapetales(
         root: Folder to write to: new, empty, or made earlier with the same parameters.
         num_workers: Maximum number of processes that draw and encode; for 1, or few stories, this process does it.
         progress: Show a progress bar.
+        after_story: Called in the worker with the annotation row and the video of each story that was rendered, so that
+            its frames can be decoded on all cores. It must be picklable.
         **parameters: Fields of `StoryParameters`, such as `train_stories`, `train_twins`, `height`.
 
     Returns:
@@ -147,7 +157,7 @@ def make_shapetales(
     missing = [story for story in stories if story.clip_id not in done]
     bar = tqdm(total=len(stories), initial=len(done), desc="ShapeTales", unit="story", disable=not progress)
     with bar, (data.root / "files.jsonl").open("a", encoding="utf-8") as ledger:
-        with _rendered(missing, StoryRenderer(data.root, wanted), num_workers) as results:
+        with _rendered(missing, _Worker(StoryRenderer(data.root, wanted), after_story), num_workers) as results:
             for result in results:
                 ledger.write(json.dumps(asdict(result)) + "\n")
                 ledger.flush()
@@ -279,16 +289,31 @@ def _is_intact(path: Path, size: int, checksum: int) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """Renderer of one story, and what follows it."""
+
+    render: StoryRenderer
+    after_story: Callable[[dict[str, Any], Path], None] | None
+
+    def __call__(self, story: Story) -> StoryFiles:
+        files = self.render(story)
+        if self.after_story is not None:
+            row = _retrieval_row(story, self.render.parameters.fps)
+            self.after_story(row, self.render.root / "videos" / f"{story.clip_id}.mp4")
+        return files
+
+
 @contextmanager
-def _rendered(stories: list[Story], renderer: StoryRenderer, num_workers: int) -> Iterator[Iterator[StoryFiles]]:
+def _rendered(stories: list[Story], render: _Worker, num_workers: int) -> Iterator[Iterator[StoryFiles]]:
     """Render stories here or in worker processes; an error cancels the stories that have not begun."""
     num_workers = min(num_workers, len(stories) // _STORIES_PER_WORKER)
     if num_workers <= 1:
-        yield map(renderer, stories)
+        yield map(render, stories)
         return
-    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context(START_METHOD))
     try:
-        yield pool.map(renderer, stories, chunksize=_STORIES_PER_TASK)
+        yield pool.map(render, stories, chunksize=_STORIES_PER_TASK)
     finally:
         pool.shutdown(cancel_futures=True)
 

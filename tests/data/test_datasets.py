@@ -233,6 +233,52 @@ def test_fewer_clips_than_the_model_needs_are_an_error_that_names_file_and_line(
     assert dataset[2] is not None
 
 
+@pytest.mark.parametrize("store", ["none", "source"])
+def test_timed_sentences_make_segments_of_a_whole_video_that_are_read_like_clips(
+    corpus: Path, plain_processor: LFVilaProcessor, tmp_path: Path, store: str
+) -> None:
+    """Segments of 10, 7 and 13 of 30 frames; two of three are taken, two frames of each."""
+    row = {"clip_id": "v_1", "text": ["One.", "Two.", "Three."], "seconds": [0.0, 0.4, 0.68], "duration": 1.2}
+    rows = load_retrieval(write_json_lines(tmp_path / "timed.jsonl", [row]), corpus / "videos")
+    options = {} if store == "none" else {"frame_cache": FrameStore(tmp_path / "store", resolution="source")}
+    dataset = PreTrainingDataset(rows, plain_processor, training=True, **options)
+    assert dataset.lengths() == [2]
+    seen = set()
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        sample = dataset[0]
+        assert sample is not None and sample.num_clips == 2
+        numbers = [100, 105, 110, 113] if sample.sentences == ("One.", "Two.") else [110, 113, 117, 123]
+        assert read_barcodes(sample.pictures) == numbers
+        first = numbers[0] - 100
+        assert sample.times == pytest.approx([(number - 100 - first) / 25 for number in numbers])
+        assert sample.duration == pytest.approx(0.68 if first == 0 else 0.8)
+        seen.add(sample.sentences)
+    assert seen == {("One.", "Two."), ("Two.", "Three.")}
+    if options:
+        dataset.fill_frame_cache(num_workers=0, progress=False)
+        assert (options["frame_cache"].misses, len(options["frame_cache"])) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"seconds": [0.0, 0.4], "duration": 0.4}, AnnotationError, r"must rise, with one second for each of 2"),
+        ({"seconds": [0.0], "duration": 1.0}, AnnotationError, r"timed\.jsonl:1: 'seconds' and 'duration'"),
+        ({"seconds": [0.0, 5.0], "duration": 9.0}, LFVilaVideoError, r"v_1\.mp4: its segments do not fit it: second 2"),
+    ],
+)
+def test_seconds_that_do_not_fit_are_an_error_of_the_row(
+    corpus: Path, processor: LFVilaProcessor, tmp_path: Path, fields: Any, error: Any, message: str
+) -> None:
+    row = {"clip_id": "v_1", "text": ["One.", "Two."], **fields}
+    rows = load_retrieval(write_json_lines(tmp_path / "timed.jsonl", [row]), corpus / "videos")
+    with pytest.raises(error, match=message):
+        PreTrainingDataset(rows, processor, training=True)[0]
+    with pytest.raises(ValueError, match="shuffle_clips needs clip files"):
+        PreTrainingDataset(rows, processor, training=True, shuffle_clips=True)
+
+
 def test_a_processor_that_does_not_fit_the_clips_is_an_error(clip_rows: Any, tiny_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="num_frames=4 must be a multiple of num_clips=3"):
         PreTrainingDataset(clip_rows, make_processor(tiny_tokenizer, num_clips=3), training=True)

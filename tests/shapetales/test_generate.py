@@ -7,6 +7,7 @@ Everything is drawn small: 32 x 48 pixels, 4 fps.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import av
@@ -76,9 +77,31 @@ def test_two_workers_write_the_same_files_as_one(
     tales: ShapeTales, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate, "_STORIES_PER_WORKER", 8)
-    monkeypatch.setattr(StoryRenderer, "__call__", None)  # nothing is rendered in this process
+    here, render = os.getpid(), StoryRenderer.__call__
+
+    def elsewhere(self: StoryRenderer, story: Story) -> object:
+        assert os.getpid() != here, "nothing is rendered in this process"
+        return render(self, story)
+
+    monkeypatch.setattr(StoryRenderer, "__call__", elsewhere)
     make_shapetales(tmp_path, num_workers=2, progress=False, **TINY)
     assert all_files(tmp_path) == all_files(tales.root)
+
+
+def _note(row: dict[str, object], video: Path) -> None:
+    (video.parents[1] / "annotations" / f"{row['clip_id']}.size").write_text(str(video.stat().st_size))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_something_can_follow_every_story_in_its_process(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "_STORIES_PER_WORKER", 8)
+    tales = make_shapetales(tmp_path, num_workers=workers, progress=False, after_story=_note, **TINY)
+    for rows in map(tales.split_rows, tales.stories):
+        for row in rows:
+            size = (tmp_path / "annotations" / f"{row['clip_id']}.size").read_text()
+            assert int(size) == tales.video_path(row["clip_id"]).stat().st_size
 
 
 def test_clip_files_can_be_left_out(tmp_path: Path) -> None:
