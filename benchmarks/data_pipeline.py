@@ -28,8 +28,8 @@ from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaProcessor, LFVil
 from lfvila_hf.data.annotations import load_retrieval
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import RetrievalDataset
-from lfvila_hf.data.frame_cache import FrameCache
-from lfvila_hf.data.stories import make_shapetales
+from lfvila_hf.data.frame_store import FrameStore
+from lfvila_hf.shapetales import make_shapetales
 
 
 def frames_per_second(dataset: Any, collate: Any, batch_size: int, workers: int, epochs: int) -> float:
@@ -98,7 +98,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
             video_processor = LFVilaVideoProcessor(size={"height": height, "width": width}, num_frames=frames)
             processor = LFVilaProcessor(video_processor, tokenizer)
             collate = LFVilaCollator(processor)
-            cache = FrameCache(Path(folder) / f"cache_{name}")
+            cache = FrameStore(Path(folder) / f"cache_{name}")
             for kind, used in (("decoded", None), ("cached", cache)):
                 dataset = RetrievalDataset(rows, processor, training=True, frame_cache=used)
                 if used is not None:

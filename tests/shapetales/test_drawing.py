@@ -1,6 +1,6 @@
 """The pictures of ShapeTales: that pixels show the event, differ where events differ, and follow the seed.
 
-Files are tested in `test_story_rendering.py`.
+Files are tested in `test_rendering.py`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lfvila_hf.data.story_drawing import FIGURE_COLOURS, _tracks, draw_clip
-from lfvila_hf.data.story_plan import ACTIONS, COLOURS, FIGURES, PLACES, Event
+from lfvila_hf.shapetales.drawing import FIGURE_COLOURS, _tracks, draw_clip
+from lfvila_hf.shapetales.plan import ACTIONS, COLOURS, FIGURES, PLACES, Event
 
 
 def figure_mask(frames: np.ndarray, colour: str) -> np.ndarray:

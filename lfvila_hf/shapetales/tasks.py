@@ -1,8 +1,7 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Generated videos with annotations in the released format of every task: what `--smoke` and the learning tests run on.
+"""Generated videos with annotations in the released format of every task, for `--smoke` and the learning tests.
 
-The videos are ShapeTales' (`story_plan`, `story_rendering`), drawn so that each task has an answer that only the video
-gives:
+The videos are those of ShapeTales (`plan`, `rendering`), drawn so that only the video gives the answer of each task:
 
 - pre-training and retrieval: stories of four events, told by one sentence each (Condensed Movie: by one string);
 - ActivityNet-QA: stories in one place; "where does it happen" asks for one of six places, "how many things happen" for
@@ -14,8 +13,8 @@ gives:
   right answers and the video the rest;
 - COIN and LVU: the class is the place (as many of the six as there are classes).
 
-Numbers measured on these say that a recipe learns, and nothing about the task whose format it is. Every story is drawn
-from (seed, split, number), so a folder is the same wherever it is made. Memory: one video.
+Numbers measured on these show that a recipe learns, and nothing about the task that the format belongs to. Every story
+is drawn from (seed, split, number), so a folder is the same wherever it is made. Memory: one video.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from .stories import build_vocabulary
-from .story_plan import ACTIONS, COLOURS, FIGURES, PLACES, Event, Story, StoryParameters, tell
-from .story_rendering import StoryRenderer, clip_names
+from .generate import build_vocabulary
+from .plan import ACTIONS, COLOURS, FIGURES, PLACES, Event, Story, StoryParameters, tell
+from .rendering import StoryRenderer, clip_names
 
 VERSION = 1
-"""Raised with every change of what is drawn or said."""
+"""Raised with every change of pictures or texts."""
 SEED = 22_200
 SPLITS = ("train", "test")
 _WHERE, _HOW_MANY = "where does it happen", "how many things happen"
@@ -60,8 +59,8 @@ class GeneratedTask:
     """A finished folder.
 
     Attributes:
-        data_dir: Has `train.jsonl` and `test.jsonl`.
-        video_dir: Has the videos, or for pre-training the folders of clips.
+        data_dir: Folder of `train.jsonl` and `test.jsonl`.
+        video_dir: Folder of the videos, or for pre-training of the folders of clips.
         vocabulary: Word pieces for a small BERT tokenizer.
     """
 
@@ -74,13 +73,16 @@ def make_task_data(root: str | os.PathLike[str], task: str, train_videos: int, t
     """Draw videos and write annotations in a task's released format.
 
     Args:
-        root: Folder to write to. What an earlier call with the same arguments finished is kept, other data replaced.
+        root: Folder to write to. Data that an earlier call with the same arguments finished are kept, others replaced.
         task: A name of `recipes.tasks.TASKS`.
-        train_videos: Videos to train on.
-        test_videos: Videos to test on.
+        train_videos: Number of videos to train on.
+        test_videos: Number of videos to test on.
+
+    Returns:
+        The finished folder.
 
     Raises:
-        ValueError: For an unknown task or no videos.
+        ValueError: The task is unknown, or a number is below 1.
     """
     if task not in _WRITERS:
         raise ValueError(f"no generated data for {task!r}, expected one of {', '.join(_WRITERS)}")
@@ -141,13 +143,13 @@ def _two_places(number: int, generator: np.random.Generator) -> tuple[Event, ...
 
 
 def _one_place(number: int, generator: np.random.Generator) -> tuple[Event, ...]:
-    """One or two events in the place of the story's number; two in every other run through the places."""
+    """Draw one or two events in the place of the story's number; two in every other run through the places."""
     place = PLACES[number % len(PLACES)]
     return tuple(_event(place, generator) for _ in range(1 + number // len(PLACES) % 2))
 
 
 def _night_or_day(number: int, generator: np.random.Generator) -> tuple[Event, ...]:
-    """Two events at night in every other story, in another place in the others."""
+    """Draw two events at night in every other story, in another place in the others."""
     by_day = [place for place in PLACES if place != "night"]
     place = by_day[number // 2 % len(by_day)] if number % 2 else "night"
     return tuple(_event(place, generator) for _ in range(2))
@@ -217,7 +219,7 @@ def _classes(count: int) -> tuple[Callable[..., tuple[Event, ...]], Callable[...
 
 
 def _texts(row: Any) -> list[str]:
-    """Every text of a row, for the vocabulary."""
+    """Return every text of a row, for the vocabulary."""
     if isinstance(row, list):
         return [clip["text"] for clip in row]
     texts = [row.get("question", ""), row.get("text_q", ""), *row.get("text_a", [])]

@@ -7,16 +7,16 @@ Everything is drawn small: 32 x 48 pixels, 4 fps.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from lfvila_hf.data import stories as stories_module
-from lfvila_hf.data.stories import ShapeTales, build_vocabulary, load_shapetales, make_shapetales
-from lfvila_hf.data.story_plan import Story, StoryParameters, plan_stories, story_words
-from lfvila_hf.data.story_rendering import StoryRenderer
+from lfvila_hf.shapetales import ShapeTales, build_vocabulary, generate, load_shapetales, make_shapetales
+from lfvila_hf.shapetales.plan import Story, StoryParameters, plan_stories, story_words
+from lfvila_hf.shapetales.rendering import StoryRenderer
 
 TINY = {
     "train_stories": 6,
@@ -76,10 +76,32 @@ def test_annotation_files_are_json_lines_of_the_released_formats(tales: ShapeTal
 def test_two_workers_write_the_same_files_as_one(
     tales: ShapeTales, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stories_module, "_STORIES_PER_WORKER", 8)
-    monkeypatch.setattr(StoryRenderer, "__call__", None)  # nothing is rendered in this process
+    monkeypatch.setattr(generate, "_STORIES_PER_WORKER", 8)
+    here, render = os.getpid(), StoryRenderer.__call__
+
+    def elsewhere(self: StoryRenderer, story: Story) -> object:
+        assert os.getpid() != here, "nothing is rendered in this process"
+        return render(self, story)
+
+    monkeypatch.setattr(StoryRenderer, "__call__", elsewhere)
     make_shapetales(tmp_path, num_workers=2, progress=False, **TINY)
     assert all_files(tmp_path) == all_files(tales.root)
+
+
+def _note(row: dict[str, object], video: Path) -> None:
+    (video.parents[1] / "annotations" / f"{row['clip_id']}.size").write_text(str(video.stat().st_size))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_something_can_follow_every_story_in_its_process(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "_STORIES_PER_WORKER", 8)
+    tales = make_shapetales(tmp_path, num_workers=workers, progress=False, after_story=_note, **TINY)
+    for rows in map(tales.split_rows, tales.stories):
+        for row in rows:
+            size = (tmp_path / "annotations" / f"{row['clip_id']}.size").read_text()
+            assert int(size) == tales.video_path(row["clip_id"]).stat().st_size
 
 
 def test_clip_files_can_be_left_out(tmp_path: Path) -> None:
@@ -206,7 +228,7 @@ def test_a_finished_folder_opens_as_it_was_made(tales: ShapeTales) -> None:
 
 
 def test_stories_of_another_version_are_not_opened(own_tales: ShapeTales, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stories_module, "BENCHMARK_VERSION", 999)
+    monkeypatch.setattr(generate, "BENCHMARK_VERSION", 999)
     with pytest.raises(ValueError, match="expected 999"):
         load_shapetales(own_tales.root)
     with pytest.raises(ValueError, match="version is 1 there and 999 here"):
@@ -214,7 +236,7 @@ def test_stories_of_another_version_are_not_opened(own_tales: ShapeTales, monkey
 
 
 def test_stories_drawn_differently_are_not_opened(own_tales: ShapeTales, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stories_module.SPLIT_SEEDS, "test", 1)
+    monkeypatch.setitem(generate.SPLIT_SEEDS, "test", 1)
     with pytest.raises(ValueError, match="fingerprint"):
         load_shapetales(own_tales.root)
 

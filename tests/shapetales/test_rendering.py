@@ -1,6 +1,6 @@
 """The H.264 files of ShapeTales: frame counts, times, exact clips, and that a decoded file shows its story.
 
-What the frames should show is tested in `test_story_drawing.py`, the folder as a whole in `test_stories.py`.
+What the frames should show is tested in `test_drawing.py`, the folder as a whole in `test_generate.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from lfvila_hf.data.story_drawing import FIGURE_COLOURS
-from lfvila_hf.data.story_plan import COLOURS, Story, StoryParameters, plan_stories
-from lfvila_hf.data.story_rendering import StoryRenderer, cut_at_key_frames, draw_clips
+from lfvila_hf.shapetales.drawing import FIGURE_COLOURS
+from lfvila_hf.shapetales.plan import COLOURS, Story, StoryParameters, plan_stories
+from lfvila_hf.shapetales.rendering import StoryRenderer, cut_at_key_frames, draw_clips
 
 SMALL = StoryParameters(
     train_stories=0, validation_stories=0, test_stories=4, min_seconds=0.5, max_seconds=1.0, fps=4, height=32, width=48

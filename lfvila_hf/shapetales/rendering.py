@@ -1,14 +1,15 @@
-"""H.264 files of ShapeTales: `story_plan.Story` in, mp4 files out.
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""H.264 files of ShapeTales, made from `plan.Story`.
 
 Design note.
 
 1. One x264 encoder per story, without B-frames, with a key frame where a clip begins. The clip files are cut from the
-   finished video by copying its packets, so a clip decodes to the very pixels of its stretch of the video.
-2. A file appears under its name only when it is complete (written elsewhere, then renamed), and `StoryFiles` remembers
-   the size and checksum of what was written.
+   finished video by copying its packets, so a clip decodes to exactly the pixels of its part of the video.
+2. A file appears under its name only when it is complete (written elsewhere, then renamed), and `StoryFiles` records
+   its size and checksum.
 
-Memory: the encoder and the frames of one clip, 24 x 96 x 160 x 3 bytes = 1.1 MB by default. What the frames show is in
-`story_drawing`.
+Memory: the encoder and the frames of one clip, 24 x 96 x 160 x 3 bytes = 1.1 MB by default. Frames are drawn in
+`drawing`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .story_drawing import draw_clip
-from .story_plan import Story, StoryParameters
+from .drawing import draw_clip
+from .plan import Story, StoryParameters
 
 
 @dataclass(frozen=True)
 class StoryFiles:
-    """What rendering one story wrote.
+    """Files of one rendered story.
 
     Attributes:
         clip_id: The story.
@@ -41,7 +42,7 @@ class StoryFiles:
 
 @dataclass(frozen=True)
 class StoryRenderer:
-    """Renders stories into a folder; can be sent to another process.
+    """Renderer of stories into a folder; it can be sent to another process.
 
     Attributes:
         root: Data folder, with the sub-folders `videos` and (with `clip_files`) `clips`.
@@ -52,7 +53,7 @@ class StoryRenderer:
     parameters: StoryParameters
 
     def __call__(self, story: Story) -> StoryFiles:
-        """Draw, encode and write one story, in place of whatever stood there before."""
+        """Draw, encode and write one story, replacing its files."""
         unfinished = unfinished_folder(self.root)
         unfinished.mkdir(exist_ok=True)
         video = unfinished / f"{os.getpid()}.{story.clip_id}.mp4"
@@ -74,12 +75,12 @@ class StoryRenderer:
 
 
 def unfinished_folder(root: Path) -> Path:
-    """Where files of `root` are written before they are complete; it holds nothing worth keeping."""
+    """Return the folder for incomplete files of `root`; it may be deleted."""
     return root / ".unfinished"
 
 
 def clip_names(story: Story) -> list[str]:
-    """File names of a story's clips in the order of time, counted from 0 as in the released format."""
+    """Return the file names of a story's clips in order, counted from 0 as in the released format."""
     return [f"{story.clip_id}.{number}.mp4" for number in range(len(story.events))]
 
 
@@ -113,7 +114,7 @@ def cut_at_key_frames(video: Path, clips: list[Path]) -> None:
     """Copy the packets of a video into one file per key frame, without decoding.
 
     Raises:
-        ValueError: If the video has not exactly one key frame per clip.
+        ValueError: The video does not have exactly one key frame per clip.
     """
     with av.open(str(video)) as source:
         stream = source.streams.video[0]

@@ -1,4 +1,5 @@
-"""What happens in each ShapeTales story and which words tell it: the part of the benchmark that needs no picture.
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Events and sentences of the ShapeTales stories: the part of the benchmark that needs no picture.
 
 Design note.
 
@@ -8,10 +9,10 @@ Design note.
 2. Every event is told by one sentence. Template, opener, adverb and synonyms are drawn for each sentence alone, and no
    word such as "then" or "finally" exists, so a sentence says nothing about its position.
 3. Held-out splits contain *order twins*: a second story with the same events in an order in which no event keeps its
-   place, with other words, other clip lengths and (in `story_rendering`) other pictures.
-4. Each split has a fixed seed and each story draws from generators of its own, seeded by (split, number, purpose).
-   So the test set never depends on how much training data is asked for, and a smaller training set is the beginning of
-   a larger one. No story of one split has the events of a story of another, in any order.
+   place, with other words, other clip lengths and (in `rendering`) other pictures.
+4. Each split has a fixed seed, and each story has its own generators, seeded by (split, number, purpose). So the test
+   set does not depend on the size of the training set, and a smaller training set is the beginning of a larger one. No
+   story of one split has the events of a story of another, in any order.
 
 `docs/shapetales.md` describes the benchmark as a whole.
 """
@@ -37,7 +38,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black
 ACTIONS = ("slide left", "slide right", "rise", "fall", "grow", "shrink", "split", "merge")
 PLACES = ("meadow", "beach", "sea", "desert", "night", "snow")
 
-# What a generator of a story is for; part of its seed.
+# Purpose of a generator of a story; part of its seed.
 _EVENTS, _WORDS, _LENGTHS, _PICTURES = range(4)
 _DRAWS_BEFORE_GIVING_UP = 1_000
 
@@ -94,7 +95,7 @@ _TEMPLATES = (
 
 
 class Event(NamedTuple):
-    """One thing that happens: the content of one clip and of one sentence."""
+    """Content of one clip and of one sentence."""
 
     figure: str
     colour: str
@@ -104,13 +105,13 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class StoryParameters:
-    """Everything that decides what is in a ShapeTales folder; two folders with equal parameters hold the same stories.
+    """Parameters of a ShapeTales folder; two folders with equal parameters hold the same stories.
 
     Attributes:
-        train_stories: Stories to train on.
-        validation_stories: Stories to choose settings on; a multiple of 4, so that half of them can be order twins.
-        test_stories: Stories to report on; a multiple of 4.
-        query_stories: Stories that no other split knows, for questions in a demonstration.
+        train_stories: Number of training stories.
+        validation_stories: Number of validation stories; a multiple of 4, so that half of them can be order twins.
+        test_stories: Number of test stories; a multiple of 4.
+        query_stories: Number of stories for the queries of a demonstration; no other split has their events.
         train_twins: Share (0 to 1) of the training stories that belong to a pair of order twins.
         min_clips: Fewest events of a story.
         max_clips: Most events of a story.
@@ -120,7 +121,7 @@ class StoryParameters:
         height: Frame height in pixels, even (4:2:0 chroma).
         width: Frame width in pixels, even.
         crf: x264's constant rate factor; 23 is x264's own default.
-        clip_files: Whether each clip is also written as a file of its own, which the pre-training format needs.
+        clip_files: Also write each clip as a separate file, which the pre-training format needs.
     """
 
     train_stories: int = 1_600
@@ -139,7 +140,11 @@ class StoryParameters:
     clip_files: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn, naming the value and what was expected."""
+        """Check every value.
+
+        Raises:
+            ValueError: A value cannot be drawn; the message says what was expected.
+        """
         for name in ("train_stories", "validation_stories", "test_stories", "query_stories"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
@@ -176,7 +181,7 @@ class Story:
     Attributes:
         clip_id: Name of the video, without folder and ending.
         split: `train`, `validation`, `test` or `query`.
-        number: Which story of its split this is; with the split it seeds every random draw of the story.
+        number: Number of the story in its split; together they seed every random draw of the story.
         events: One event per clip, in the order in which they happen.
         sentences: One sentence per event, in the same order.
         clip_frames: Number of frames of each clip.
@@ -193,11 +198,11 @@ class Story:
 
     @property
     def first_frames(self) -> tuple[int, ...]:
-        """Index of the first frame of each clip within the whole video."""
+        """Index of the first frame of each clip in the whole video."""
         return tuple(itertools.accumulate((0, *self.clip_frames[:-1])))
 
     def picture_generator(self) -> np.random.Generator:
-        """A fresh generator for the jitter of this story's pictures."""
+        """Return a fresh generator for the jitter of this story's pictures."""
         return _generator(self.split, self.number, _PICTURES)
 
 
@@ -229,7 +234,7 @@ def tell(event: Event, generator: np.random.Generator) -> str:
 
 
 def story_words() -> list[str]:
-    """Every word (lower case, sorted) that `tell` can use."""
+    """Return every word that `tell` can use, in lower case, sorted."""
     phrases = [word for forms in _FIGURE_WORDS.values() for pair in forms for word in pair]
     for synonyms in (_COLOUR_WORDS, _ACTION_WORDS, _PLACE_WORDS):
         phrases += [phrase for group in synonyms.values() for phrase in group]
@@ -243,10 +248,10 @@ def plan_stories(parameters: StoryParameters) -> dict[str, list[Story]]:
     """Draw every story of every split; nothing is rendered.
 
     Returns:
-        Split name to stories. Held-out splits are drawn first, so they are the same whatever `train_stories` is.
+        Split name to stories. Held-out splits are drawn first, so they do not depend on `train_stories`.
 
     Raises:
-        ValueError: If `min_clips` and `max_clips` leave too few different stories for the numbers asked for.
+        ValueError: `min_clips` and `max_clips` leave too few different stories.
     """
     taken: set[frozenset[Event]] = set()
     plans = {
@@ -259,9 +264,9 @@ def plan_stories(parameters: StoryParameters) -> dict[str, list[Story]]:
 
 
 def fingerprint(plans: dict[str, list[Story]]) -> str:
-    """SHA-256 over everything that was drawn: equal fingerprints are equal stories, words, lengths and orders.
+    """Compute a SHA-256 over all stories: equal fingerprints mean equal events, words, lengths and orders.
 
-    numpy does not promise that its generators draw the same in every later version; this is how a change would show.
+    numpy does not promise that its generators draw the same in later versions; a change would show here.
     """
     stories = [asdict(story) for split in sorted(plans) for story in plans[split]]
     return hashlib.sha256(json.dumps(stories, sort_keys=True).encode()).hexdigest()
@@ -317,7 +322,7 @@ def _draw_events(
 
 
 def _derangement(size: int, generator: np.random.Generator) -> tuple[int, ...]:
-    """A uniformly drawn order in which nothing keeps its place (accepted with probability about 1/e)."""
+    """Draw an order, uniformly, in which nothing keeps its place (accepted with probability about 1/e)."""
     while True:
         order = generator.permutation(size)
         if not np.any(order == np.arange(size)):

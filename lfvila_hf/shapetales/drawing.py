@@ -1,4 +1,5 @@
-"""Pictures of ShapeTales: one event in, the frames of one clip out.
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""Pictures of ShapeTales: the frames of one clip, drawn from one event.
 
 Design note.
 
@@ -6,8 +7,8 @@ Design note.
    Figures are signed distances evaluated on a crop around the figure only, for all frames of the clip at once, and
    blended with one pixel of anti-aliasing. A motion is a straight line over the whole clip, so any two frames of a clip
    that are some way apart show it.
-2. Where a figure starts, how far it goes, its size, tilt and brightness, everything loose in the scenery and a light
-   noise on every frame come from the caller's generator: the same event never gives the same pixels twice.
+2. Start, distance, size, tilt and brightness of a figure, everything loose in the scenery and a light noise on every
+   frame come from the caller's generator: the same event never gives the same pixels twice.
 
 Coordinates are in units of the frame height H: y runs from 0 (top) to 1, x from 0 to W / H. T is the number of frames
 of the clip, S the side of the crop around a figure in pixels.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .story_plan import Event
+from .plan import Event
 
 FIGURE_COLOURS = {
     "red": (218, 38, 38),
@@ -42,7 +43,7 @@ def draw_clip(event: Event, num_frames: int, height: int, width: int, generator:
     """Draw one event.
 
     Args:
-        event: What happens.
+        event: Event to draw.
         num_frames: Length of the clip in frames.
         height: Frame height in pixels.
         width: Frame width in pixels.
@@ -75,7 +76,7 @@ def draw_clip(event: Event, num_frames: int, height: int, width: int, generator:
 
 @dataclass(frozen=True)
 class _Track:
-    """Where one figure is in each frame of a clip: arrays of shape (T,), in units of the frame height."""
+    """Position and radius of one figure in each frame of a clip: `(T,)`, in units of the frame height."""
 
     x: np.ndarray
     y: np.ndarray
