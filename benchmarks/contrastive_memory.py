@@ -1,4 +1,4 @@
-"""Peak memory of a contrastive step against batch size, whole and in chunks (gradient caching).
+"""Peak memory of a contrastive step by batch size, with and without gradient caching.
 
     python benchmarks/contrastive_memory.py                                    # batches 8 ... 512, chunks of 8
     python benchmarks/contrastive_memory.py --batches 8 64 --chunk 4

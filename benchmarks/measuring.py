@@ -1,4 +1,4 @@
-"""What the benchmarks of speed have in common: parts that take turns, medians, memory of fresh processes, one record.
+"""Shared tools of the speed benchmarks: interleaved timing, medians, memory of fresh processes, one record.
 
 A *part* is a function without arguments that does one piece of work. The parts of a comparison run one after another in
 every round, so that a busy moment of the machine hits all of them alike; what is compared are the ratios within a
