@@ -16,7 +16,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import torch
 import transformers
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{batch:6} {shown} {parts['step_mb']:11.1f} {parts['features_mb']:13.2f}", flush=True)
     record = {
         "benchmark": "contrastive_memory",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "arguments": vars(options),
         "versions": {
             "python": platform.python_version(),
