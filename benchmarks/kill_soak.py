@@ -21,7 +21,7 @@ import signal
 import tempfile
 import time
 import traceback
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
             wrong += differences(folder / "whole", run)
         record = {
             "benchmark": "kill_soak",
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "kills": len(reached),
             "runs": rounds,
             "steps": options.steps,

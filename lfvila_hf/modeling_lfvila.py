@@ -108,7 +108,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> LFVilaTextModelOutput:
-        """Encode paragraphs `(B, M, L)`.
+        """Encode paragraphs `(B, M, L)`, or one sentence each `(B, L)`.
 
         Returns:
             The text tower's output with `text_embeds` and (with `temporal_alignment`) `sentence_embeds` filled in;
@@ -119,6 +119,9 @@ class LFVilaModel(LFVilaPreTrainedModel):
         """
         if self.text_projection is None:
             raise ValueError("this model was built without a text tower or its projection, there are no text features")
+        if input_ids is not None and input_ids.dim() == 2:
+            input_ids = input_ids[:, None]  # (B, 1, L)
+            attention_mask = attention_mask if attention_mask is None else attention_mask[:, None]
         output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         output.pooler_output = self.text_projection(output.pooler_output)
         output.text_embeds = F.normalize(output.pooler_output, dim=-1)
