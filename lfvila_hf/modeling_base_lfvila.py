@@ -40,15 +40,15 @@ LONGEST_GROWN_WINDOW = 64
 class LFVilaVideoModelOutput(ModelOutput):
     """Output of the video tower (and of `LFVilaModel.get_video_features`).
 
-    Attributes:
-        last_hidden_state: last level after its LayerNorm, `(B, T, h, w, D)`.
-        pooler_output: mean of all pooled tokens, `(B, D)`; from `get_video_features`, its projection.
-        clip_hidden_state: clip level after its own merging and LayerNorm, `(B, T, h', w', D)`.
-        tokens: last level after max-pooling, `(B, T, P, D)`.
-        video_embeds: projected, L2-normalised video feature, `(B, D)`; only from `get_video_features`.
-        clip_embeds: projected, L2-normalised clip features, `(B, K, D)`; only from `get_video_features`.
-        hidden_states: input of the first block and output of every block, each `(B, T, h, w, C)`.
-        attentions: attention weights of every block, each `(windows, A, V, V)`; needs `attn_implementation="eager"`.
+    Args:
+        last_hidden_state: Last level after its LayerNorm, `(B, T, h, w, D)`.
+        pooler_output: Mean of all pooled tokens, `(B, D)`; from `get_video_features`, its projection.
+        clip_hidden_state: Clip level after its own merging and LayerNorm, `(B, T, h', w', D)`.
+        tokens: Last level after max-pooling, `(B, T, P, D)`.
+        video_embeds: Projected, L2-normalised video features, `(B, D)`; only from `get_video_features`.
+        clip_embeds: Projected, L2-normalised clip features, `(B, K, D)`; only from `get_video_features`.
+        hidden_states: Input of the first block and output of every block, each `(B, T, h, w, C)`.
+        attentions: Attention weights of every block, each `(windows, A, V, V)`; needs `attn_implementation="eager"`.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
@@ -65,16 +65,16 @@ class LFVilaVideoModelOutput(ModelOutput):
 class LFVilaTextModelOutput(ModelOutput):
     """Output of the text tower (and of `LFVilaModel.get_text_features`).
 
-    Attributes:
-        last_hidden_state: paragraph token and all text tokens after the paragraph layers, `(B, 1 + M*L, D)`.
-        pooler_output: the paragraph token, `(B, D)`; from `get_text_features`, its projection.
-        sentence_hidden_state: text tokens after the sentence layers, `(B, M, L, D)`.
-        attention_mask: mask over `last_hidden_state`, `(B, 1 + M*L)`.
+    Args:
+        last_hidden_state: Paragraph token and all text tokens after the paragraph layers, `(B, 1 + M*L, D)`.
+        pooler_output: The paragraph token, `(B, D)`; from `get_text_features`, its projection.
+        sentence_hidden_state: Text tokens after the sentence layers, `(B, M, L, D)`.
+        attention_mask: Mask over `last_hidden_state`, `(B, 1 + M*L)`.
         sentence_mask: 1 for sentences with at least one real token, `(B, M)`.
-        text_embeds: projected, L2-normalised paragraph feature, `(B, D)`; only from `get_text_features`.
-        sentence_embeds: projected, L2-normalised sentence features, `(B, M, D)`; only from `get_text_features`.
-        hidden_states: input and outputs of the layers: `(B*M, L, D)` in the sentence slice, `(B, 1 + M*L, D)` after.
-        attentions: attention weights of every layer; needs `attn_implementation="eager"`.
+        text_embeds: Projected, L2-normalised paragraph features, `(B, D)`; only from `get_text_features`.
+        sentence_embeds: Projected, L2-normalised sentence features, `(B, M, D)`; only from `get_text_features`.
+        hidden_states: Input and outputs of the layers: `(B*M, L, D)` in the sentence slice, `(B, 1 + M*L, D)` after.
+        attentions: Attention weights of every layer; needs `attn_implementation="eager"`.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
@@ -92,11 +92,11 @@ class LFVilaTextModelOutput(ModelOutput):
 class LFVilaCrossModalOutput(ModelOutput):
     """Output of the cross-modal encoder.
 
-    Attributes:
-        last_hidden_state: paragraph token, text tokens, video tokens, `(B, 1 + M*L + T*P, D)`.
-        pooler_output: tanh-pooled paragraph token, `(B, D)`.
-        hidden_states: input and output of every layer (of the text stream in co-attention).
-        attentions: attention weights of every layer; needs `attn_implementation="eager"`.
+    Args:
+        last_hidden_state: Paragraph token, text tokens, video tokens, `(B, 1 + M*L + T*P, D)`.
+        pooler_output: Tanh-pooled paragraph token, `(B, D)`.
+        hidden_states: Input and output of every layer (of the text stream in co-attention).
+        attentions: Attention weights of every layer; needs `attn_implementation="eager"`.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
@@ -109,27 +109,27 @@ class LFVilaCrossModalOutput(ModelOutput):
 class LFVilaOutput(ModelOutput):
     """Output of `LFVilaModel`, and of `LFVilaForPreTraining` in both phases (fields of the other phase stay `None`).
 
-    Attributes:
-        loss: weighted sum of the phase's terms; only with `return_loss` and as many texts as videos.
-        logits_per_text: cosines over the temperature, `(texts, videos)`.
-        logits_per_video: its transpose.
-        text_embeds: paragraph features, projected and L2-normalised, `(B, D)`.
-        video_embeds: video features, projected and L2-normalised, `(B, D)`.
-        sentence_embeds: sentence features, projected and L2-normalised, `(B, M, D)`.
-        clip_embeds: clip features, projected and L2-normalised, `(B, K, D)`.
+    Args:
+        loss: Weighted sum of the phase's terms; only with `return_loss` and as many texts as videos.
+        logits_per_text: Cosines over the temperature, `(texts, videos)`.
+        logits_per_video: Transpose of `logits_per_text`, `(videos, texts)`.
+        text_embeds: Paragraph features, projected and L2-normalised, `(B, D)`.
+        video_embeds: Video features, projected and L2-normalised, `(B, D)`.
+        sentence_embeds: Sentence features, projected and L2-normalised, `(B, M, D)`.
+        clip_embeds: Clip features, projected and L2-normalised, `(B, K, D)`.
         sentence_mask: 1 for real sentences, `(B, M)`.
-        mtc_draw: positions that MTC used, an `MTCDraw`.
-        global_loss: unweighted.
-        mtc_loss: unweighted.
-        mlm_loss: unweighted.
-        vtm_loss: unweighted.
+        mtc_draw: Positions that MTC used, an `MTCDraw`.
+        global_loss: Unweighted global contrastive loss, a scalar.
+        mtc_loss: Unweighted multimodal temporal contrastive loss, a scalar.
+        mlm_loss: Unweighted loss of masked language modelling, a scalar.
+        vtm_loss: Unweighted loss of video-text matching, a scalar.
         mlm_logits: `(B, 1 + M*L + T*P, vocabulary)`.
         vtm_logits: `(B, 2)`; class 1 is "belongs together".
-        mlm_targets: targets in use, `(B, M, L)`, -100 where none (also everywhere on mismatched pairs).
-        vtm_targets: targets in use, `(B,)`.
-        text_model_output: the text tower's output.
-        video_model_output: the video tower's output.
-        cross_modal_output: the cross-modal encoder's output.
+        mlm_targets: Targets in use, `(B, M, L)`, -100 for no target (all of a mismatched pair).
+        vtm_targets: Targets in use, `(B,)`.
+        text_model_output: The text tower's output.
+        video_model_output: The video tower's output.
+        cross_modal_output: The cross-modal encoder's output.
     """
 
     loss: torch.Tensor | None = None
@@ -154,7 +154,7 @@ class LFVilaOutput(ModelOutput):
     cross_modal_output: LFVilaCrossModalOutput | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """All fields that are set, nested outputs as tuples."""
+        """Return all fields that are set, nested outputs as tuples."""
         return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in (self[k] for k in self.keys()))
 
 
@@ -162,13 +162,13 @@ class LFVilaOutput(ModelOutput):
 class LFVilaHeadOutput(ModelOutput):
     """Output of the task heads.
 
-    Attributes:
-        loss: task loss (with the span term where span targets are given), only with labels.
-        logits: class or choice logits, `(B, num_labels)` or `(B, N)`.
-        span_logits: `(B, T, 2)`, multiple choice only: does frame t answer the question.
-        span_loss: unweighted, multiple choice with span targets only.
-        hidden_states: of the cross-modal encoder (of the video tower in classification).
-        attentions: likewise.
+    Args:
+        loss: Task loss, plus the weighted span loss if span targets are given; only with labels.
+        logits: Class or choice logits, `(B, num_labels)` or `(B, N)`.
+        span_logits: `(B, T, 2)`, class 1 is "frame t answers the question"; multiple choice only.
+        span_loss: Unweighted span loss, a scalar; multiple choice with span targets only.
+        hidden_states: Hidden states of the cross-modal encoder (in classification: of the video tower).
+        attentions: Attention weights of the same layers; needs `attn_implementation="eager"`.
     """
 
     loss: torch.Tensor | None = None
@@ -270,7 +270,7 @@ class LFVilaPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "word_embeddings"
     # Terms are means over the batch, not sums over items: the Trainer must divide by the accumulation steps itself.
     accepts_loss_kwargs = False
-    # Modules that a task trains from nothing; an adapter is saved with them.
+    # Modules that start from random weights in a new task; they are saved with an adapter.
     head_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -355,9 +355,9 @@ class LFVilaPreTrainedModel(PreTrainedModel):
 
         Args:
             video: The `.pth` of Swin's authors, a folder or repository with a `SwinModel` of transformers, or such a
-                model. Without it the video tower is new.
+                model. Defaults to `None`, a new video tower.
             text: A folder or repository with a `BertModel`, `BertForMaskedLM` or `BertForPreTraining`, or such a model.
-                Without it the text side is new.
+                Defaults to `None`, a new text side.
             config: The configuration. Defaults to one derived from both towers: Swin-B and BERT-large give the
                 released size.
             output_loading_info: Whether to also return a `TowerReport` of new and unused parameters.
@@ -371,7 +371,10 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         try:  # checkpoints load without the package
             from lfvila_hf.conversion.towers import from_towers
         except ImportError as error:
-            raise ImportError("from_pretrained_towers needs the package lfvila_hf; install it") from error
+            raise ImportError(
+                "from_pretrained_towers needs the package lfvila_hf, a checkpoint's own files do not suffice; install "
+                "lfvila_hf"
+            ) from error
         model, report = from_towers(cls, video, text, config, **overrides)
         return (model, report) if output_loading_info else model
 
@@ -561,11 +564,11 @@ def resize_model(
     old = configs[0]
     frames = old.num_frames if num_frames is None else num_frames
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
-        raise ValueError(f"num_frames must be a positive number, got {num_frames!r}")
+        raise ValueError(f"num_frames must be a positive whole number, got {num_frames!r}")
     makes_clips = any(getattr(module, "clip_projection", None) is not None for module in model.modules())
     if makes_clips and frames % old.num_clips:
         raise ValueError(
-            f"num_frames={frames} is not divisible by num_clips={old.num_clips}; use a multiple of {old.num_clips}"
+            f"num_frames={frames} is not divisible by num_clips={old.num_clips}. Use a multiple of {old.num_clips}."
         )
     changes: dict[str, Any] = {
         "num_frames": frames,

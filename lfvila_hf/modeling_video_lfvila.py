@@ -195,7 +195,7 @@ class LFVilaPatchStem(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """`(B, T, 3, H, W)`, H and W multiples of the patch, to `(B, T, h, w, C)`."""
+        """Map `(B, T, 3, H, W)`, H and W multiples of the patch, to `(B, T, h, w, C)`."""
         return self.norm(self.proj(pixel_values_videos.transpose(1, 2)).permute(0, 2, 3, 4, 1))
 
 
@@ -222,7 +222,7 @@ class LFVilaConvStem(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """`(B, T, 3, H, W)`, H and W multiples of the patch, to `(B, T, h, w, C)`."""
+        """Map `(B, T, 3, H, W)`, H and W multiples of the patch, to `(B, T, h, w, C)`."""
         batch, frames = pixel_values_videos.shape[:2]
         missing = -frames % self.piece
         hidden = F.pad(pixel_values_videos, (0, 0, 0, 0, 0, 0, 0, missing))
@@ -244,7 +244,7 @@ class LFVilaDropPath(nn.Module):
         self.rate = rate
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(B, ...)` to the same shape."""
+        """Map `(B, ...)` to the same shape."""
         if not self.training or self.rate == 0.0:
             return hidden_states
         keep = 1.0 - self.rate
@@ -252,7 +252,7 @@ class LFVilaDropPath(nn.Module):
         return hidden_states * (drawn < keep).to(hidden_states.dtype) / keep
 
     def extra_repr(self) -> str:
-        """Return the rate."""
+        """Return the rate for the printed model."""
         return f"rate={self.rate:.3f}"
 
 
@@ -265,7 +265,7 @@ class LFVilaPatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, out_channels, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(B, T, h, w, C)` to `(B, T, ceil(h/2), ceil(w/2), out)`."""
+        """Map `(B, T, h, w, C)` to `(B, T, ceil(h/2), ceil(w/2), out)`."""
         rows, columns = hidden_states.shape[2:4]
         if rows % 2 or columns % 2:
             hidden_states = F.pad(hidden_states, (0, 0, 0, columns % 2, 0, rows % 2))
@@ -342,7 +342,7 @@ class LFVilaVideoMLP(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(..., C)` to the same shape."""
+        """Map `(..., C)` to the same shape."""
         return self.dropout(self.fc2(self.dropout(self.act(self.fc1(hidden_states)))))
 
 
@@ -373,7 +373,7 @@ class LFVilaVideoLayer(GradientCheckpointingLayer):
         shift_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """`(B, T, h, w, C)` to the same shape.
+        """Map `(B, T, h, w, C)` to the same shape.
 
         Args:
             hidden_states: The grid.
@@ -417,7 +417,7 @@ class LFVilaVideoLevel(nn.Module):
         self.window = window
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """`(B, T, h, w, C)` to the same shape."""
+        """Map `(B, T, h, w, C)` to the same shape."""
         frames, rows, columns = hidden_states.shape[1:4]
         t, r, c = window = fit_window(self.window, (frames, rows, columns))
         position_index = self.relative_position_index[:t, :r, :c, :t, :r, :c].reshape(t * r * c, t * r * c)
@@ -562,5 +562,8 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
         """
         frames, clips = grid.shape[1], self.config.num_clips if num_clips is None else num_clips
         if clips < 1 or frames % clips:
-            raise ValueError(f"T = {frames} frames are not divisible by K = {clips} clips; pass another num_clips")
+            raise ValueError(
+                f"{frames} frames are not divisible by num_clips={clips}. Use a multiple of {clips} frames, or pass "
+                f"num_clips."
+            )
         return self.pool(grid).unflatten(1, (clips, frames // clips)).mean((2, 3))

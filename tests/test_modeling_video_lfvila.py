@@ -342,7 +342,7 @@ def test_what_is_no_batch_of_normalised_frames_is_named() -> None:
         model(torch.zeros(1, 8, 3, 24, 40, dtype=torch.uint8))
     with pytest.raises(ValueError, match="pixel_values_videos .* is expected, got None"):
         model(None)
-    with pytest.raises(ValueError, match="T = 6 frames are not divisible by K = 4 clips"):
+    with pytest.raises(ValueError, match="6 frames are not divisible by num_clips=4"):
         model.clip_features(model(random_videos(1, frames=6)).last_hidden_state)
     with pytest.raises(ValueError, match=r"takes a LFVilaVideoConfig .* got a LFVilaConfig \(model_type 'lfvila'\)"):
         LFVilaVideoModel(tiny_config())

@@ -291,9 +291,9 @@ def test_a_size_can_be_given_with_the_loading_info_and_to_auto_model(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda model: model.set_num_frames(0), "num_frames must be a positive number, got 0"),
-        (lambda model: model.set_num_frames(True), "num_frames must be a positive number, got True"),
-        (lambda model: model.set_num_frames(8.0), "num_frames must be a positive number, got 8.0"),
+        (lambda model: model.set_num_frames(0), "num_frames must be a positive whole number, got 0"),
+        (lambda model: model.set_num_frames(True), "num_frames must be a positive whole number, got True"),
+        (lambda model: model.set_num_frames(8.0), "num_frames must be a positive whole number, got 8.0"),
         (lambda model: model.set_num_frames(10), "num_frames=10 is not divisible by num_clips=4"),
         (lambda model: model.set_num_frames(8, [1, 2]), "one entry per level"),
         (lambda model: model.set_num_frames(8, [1, 2, 2, 0]), "temporal_windows must be positive"),

@@ -35,14 +35,14 @@ def read_state_dict(source: str | Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint.
 
     Args:
-        source: a file that `torch.save` wrote, or a folder with one `pytorch_model.bin`. The state dict may lie under
+        source: A file that `torch.save` wrote, or a folder with one `pytorch_model.bin`. The state dict may lie under
             "module", "model" or "state_dict", and all its keys may begin with "module.".
 
     Returns:
         Tensors by name, on the CPU, with their stored dtypes.
 
     Raises:
-        ValueError: no such file, a sharded checkpoint, no checkpoint, a truncated one, one that holds anything but
+        ValueError: No such file, a sharded checkpoint, no checkpoint, a truncated one, one that holds anything but
             tensors, or one without tensors.
     """
     path = find_weights_file(Path(source))
@@ -65,7 +65,7 @@ def find_weights_file(path: Path) -> Path:
     """The file to read: `path` itself, or the `pytorch_model.bin` in it.
 
     Raises:
-        ValueError: there is none, or it is one part of several.
+        ValueError: There is none, or it is one part of several.
     """
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())

@@ -61,10 +61,10 @@ def read_swin(source: Any) -> dict[str, torch.Tensor]:
     """Parameters of a 2-D Swin under the names of the authors' `.pth`.
 
     Args:
-        source: that `.pth`, a folder or repository of transformers, a model of transformers, or a state dict.
+        source: That `.pth`, a folder or repository of transformers, a model of transformers, or a state dict.
 
     Raises:
-        ValueError: not a 2-D Swin, one with absolute positions, parameters that are unknown or not finite.
+        ValueError: Not a 2-D Swin, one with absolute positions, parameters that are unknown or not finite.
     """
     if isinstance(source, PreTrainedModel):
         state = dict(getattr(source, source.base_model_prefix, source).state_dict())
@@ -117,11 +117,11 @@ def inflate_swin(state: Mapping[str, torch.Tensor], config: Any) -> dict[str, to
     """Parameters of our video tower out of a 2-D Swin's.
 
     Args:
-        state: what `read_swin` returns.
+        state: What `read_swin` returns.
         config: `LFVilaVideoConfig`.
 
     Raises:
-        ValueError: widths, heads, numbers of blocks or mergings, or patches that do not fit; all of them listed.
+        ValueError: Widths, heads, numbers of blocks or mergings, or patches that do not fit; all of them listed.
     """
     shape = swin_shape(state)
     blocks = _swin_blocks(state)
@@ -241,7 +241,7 @@ def load_pretrained(model_class: Any, source: Any, model_type: str) -> tuple[Any
     """Configuration, model (float32) and names of missing parameters of a checkpoint of transformers.
 
     Raises:
-        ValueError: there is none, or it is another model's.
+        ValueError: There is none, or it is another model's.
     """
     try:
         with quiet():

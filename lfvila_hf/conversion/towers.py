@@ -106,7 +106,7 @@ def derived_config(config_class: Any, swin: Mapping[str, torch.Tensor] | None, b
     layers are cut as the release cuts 24 into 8, 4 and 12: a third, a sixth, the rest.
 
     Raises:
-        ValueError: one of the two is missing, Swin does not have four stages, or the widths at the top differ.
+        ValueError: One of the two is missing, Swin does not have four stages, or the widths at the top differ.
     """
     if swin is None or bert is None:
         raise ValueError("a configuration can be derived from video= and text= together only; give config=")
@@ -150,11 +150,11 @@ def read_bert(source: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     """Configuration and parameters of a BERT, under the names of `BertForPreTraining` without "bert.".
 
     Args:
-        source: a folder or repository of transformers (`BertModel`, `BertForMaskedLM`, `BertForPreTraining`), or such a
+        source: A folder or repository of transformers (`BertModel`, `BertForMaskedLM`, `BertForPreTraining`), or such a
             model.
 
     Raises:
-        ValueError: not a BERT with absolute positions, one that lacks layers, or parameters that are not finite.
+        ValueError: Not a BERT with absolute positions, one that lacks layers, or parameters that are not finite.
     """
     if isinstance(source, PreTrainedModel):
         config, state = source.config, dict(source.state_dict())
@@ -182,11 +182,11 @@ def bert_state(bert: Any, state: Mapping[str, torch.Tensor], config: Any) -> dic
 
     Args:
         bert: `BertConfig`.
-        state: what `read_bert` returns.
+        state: What `read_bert` returns.
         config: `LFVilaConfig`.
 
     Raises:
-        ValueError: sizes that do not fit, or fewer layers than the slices have; all of them listed.
+        ValueError: Sizes that do not fit, or fewer layers than the slices have; all of them listed.
     """
     text = config.text_config
     problems = [
