@@ -19,7 +19,9 @@ from corpus_inputs import build, content_of, even_spans, rows_of, sentence, tran
 
 from lfvila_hf.corpus.building import build_corpus
 from lfvila_hf.corpus.contiguous_clips import JoinRules
+from lfvila_hf.corpus.cutting import CutParameters
 from lfvila_hf.corpus.engines import LocalEngine, make_engine
+from lfvila_hf.corpus.from_subtitles import SentenceRules
 from lfvila_hf.corpus.inputs import split_draw
 from lfvila_hf.corpus.plan import BuildParameters
 from lfvila_hf.corpus.text import TextRules
@@ -235,19 +237,25 @@ def test_a_build_without_rows_says_why_and_leaves_nothing(tmp_path: Path) -> Non
     assert list((tmp_path / "corpus").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"validation": 0.7, "test": 0.4},
-        {"test": -0.1},
-        {"near_duplicates": "maybe"},
-        {"similarity": 0.2},
-        {"rows_per_file": 0},
-    ],
-)
-def test_parameters_without_sense_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must"):
-        BuildParameters(**arguments)
+NAN = float("nan")
+OUT_OF_RANGE = [
+    (BuildParameters, one) for one in ({"validation": 0.7, "test": 0.4}, {"test": -0.1}, {"similarity": 0.2})
+]
+OUT_OF_RANGE += [(BuildParameters, one) for one in ({"near_duplicates": "maybe"}, {"rows_per_file": 0})]
+OUT_OF_RANGE += [(JoinRules, one) for one in ({"max_gap": -1}, {"max_overlap": NAN}, {"overlaps": "merge"})]
+OUT_OF_RANGE += [(JoinRules, one) for one in ({"min_clips": 0}, {"max_clips": 3}, {"max_seconds": 0})]
+OUT_OF_RANGE += [(TextRules, one) for one in ({"min_words": 0}, {"max_words": 4, "min_words": 5}, {"min_letters": 1.5})]
+OUT_OF_RANGE += [(SentenceRules, one) for one in ({"min_seconds": 30}, {"max_words": 0}, {"pause": -1})]
+OUT_OF_RANGE += [(SentenceRules, {"max_seconds": 0, "min_seconds": 0})]
+OUT_OF_RANGE += [(CutParameters, {"fps": fps}) for fps in ("0", "fast", "1/0")]
+OUT_OF_RANGE += [(CutParameters, one) for one in ({"height": 101}, {"height": 0}, {"crf": 60}, {"gop_seconds": 0})]
+OUT_OF_RANGE += [(CutParameters, {"end_tolerance": -1})]
+
+
+@pytest.mark.parametrize(("kind", "arguments"), OUT_OF_RANGE)
+def test_parameters_out_of_range_are_refused_by_name(kind: Any, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        kind(**arguments)
 
 
 def test_other_arguments_without_sense_are_refused(tmp_path: Path) -> None:

@@ -224,18 +224,18 @@ def test_how2qa_finds_segments_and_moves_spans_and_subtitles_to_them(work: Workp
 def test_subtitles_of_questions_are_read_as_those_of_corpora(work: Workplace, encoding: str) -> None:
     work.write("how2QA_val_release.csv", "whole,[0:1],a cat,a cow,a hen,what?,a dog\n")
     rolling = "WEBVTT\n\n00:00.000 --> 00:01.000\nle café\n\n00:01.000 --> 00:01.010\nle café\n \n\n"
-    rolling += "00:01.010 --> 00:02\nle café\nest très chaud\n\n-00:03.000 --> 00:04.000\nminus\n"
+    rolling += "00:01.010 --> 00:02\nle café\nest très chaud, ça va\n\n-00:03.000 --> 00:04.000\nminus\n"
     (work.source / "subs").mkdir()
     (work.source / "subs" / "whole.en-US.vtt").write_bytes(rolling.encode(encoding))
     work.film("whole.mp4")
     report = work.run("how2qa", "--subtitles", str(work.source / "subs"), "--strict", status=1)
     assert work.rows("val")[0]["text_s"] == [
         {"start": 0.0, "end": 1.0, "text": "le café"},
-        {"start": 1.01, "end": 2.0, "text": "est très chaud"},
+        {"start": 1.01, "end": 2.0, "text": "est très chaud, ça va"},
     ]
     (problem,) = report["problems"]
     assert problem["kind"] == "subtitle"
-    assert "whole.en-US.vtt:13: bad_span: -00:03.000" in problem["reason"]
+    assert "whole.en-US.vtt:14: bad_span: -00:03.000" in problem["reason"]
 
 
 def test_subtitles_that_cannot_be_read_are_reported_with_their_file(work: Workplace) -> None:
