@@ -1,8 +1,6 @@
-"""What the video processor promises: the released pixels, one random choice per video, and one shape for any batch.
+"""The video processor: the released pixels, one random choice per video, and one shape for any batch.
 
-Decoding itself is pinned in `test_video_reading_lfvila.py`; here the files only have to be the right ones. The
-reference for the geometry is written out step by step with torch, and normalising is checked against the
-formula; both live in video_geometry_lfvila.
+The reference for the geometry is written out step by step with torch, and normalising is checked against the formula.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ import torch
 from torch.nn import functional
 from video_files import barcode_picture, read_barcodes, sequential_frames, write_video
 
-from lfvila_hf.video_geometry_lfvila import random_crop_box
-from lfvila_hf.video_processing_lfvila import LFVilaVideoMetadata, LFVilaVideoProcessor
+from lfvila_hf.video_processing_lfvila import LFVilaVideoMetadata, LFVilaVideoProcessor, random_crop_box
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, close_decoder_processes, uniform_indices
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
