@@ -5,7 +5,7 @@ LF-VILA was trained on clips at 3 frames per second, "in order to reduce the dat
 copies packets, so its clips begin at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
 frame j is the one on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond, because
 some containers round). Seconds are those of `video_reading_lfvila`, and frames come from the package's reader:
-`decode_video` lists them, plans the seeks, skips what nothing refers to, and starts over with a full scan if a file is
+`decoding_plans` lists them, plans the seeks, skips what nothing refers to, and starts over with a full scan if a file is
 not as its tables say.
 
 A frame goes from the decoder through one scaling (YUV to YUV) into the encoders of the clips that want it, so memory is
@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,21 +31,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lfvila_hf.video_decoding_lfvila import decode_video
-from lfvila_hf.video_pictures_lfvila import PictureMaker, display_orientation
+from lfvila_hf.video_decoding_lfvila import FrameTable, check_picture_size, decoding_plans, display_orientation
 from lfvila_hf.video_reading_lfvila import read_frames
 from lfvila_hf.video_sources_lfvila import (
-    CallerError,
     Deadline,
     LFVilaVideoError,
+    StaleTableError,
     VideoLimits,
     VideoSource,
     av,
     require_av,
+    video_errors,
 )
-from lfvila_hf.video_tables_lfvila import FrameTable, check_picture_size
 
-_KEPT = torch.empty(0)
 FULL_RANGE = 2
 CLOCK_ERROR = Fraction(1, 2000)
 """Seconds by which a frame may begin late and still count as on screen: containers with a clock of 1 ms round."""
@@ -147,13 +146,19 @@ def cut_video(
     opened = VideoSource(source, limits)
     cutter = _ClipCutter(opened.name, limits, wishes, unfinished or folder, parameters)
     try:
-        decode_video(opened, cutter.choose, cutter, Deadline(opened.name, limits.max_seconds))
+        with closing(decoding_plans(opened, Deadline(opened.name, limits.max_seconds))) as plans:
+            for plan in plans:
+                indices = cutter.choose(plan.table)
+                if not indices:
+                    break
+                try:
+                    for index, frame in plan.frames(plan.groups(indices)[0]):
+                        cutter.write(frame, index)
+                    break
+                except StaleTableError:
+                    continue
         opened.check_unchanged()
         cutter.finish()
-    except CallerError as error:
-        cutter.abandon()
-        if not isinstance(error.cause, _NothingToCut):
-            raise error.cause from None
     except BaseException:
         cutter.abandon()
         raise
@@ -192,31 +197,28 @@ def check_clip(path: Path, frames: int, size: tuple[int, int], rate: Fraction) -
         raise LFVilaVideoError(str(path), f"a frame of the clip is {float(late):.3f} s from its place")
 
 
-class _NothingToCut(Exception):
-    """No clip lies in the video."""
-
-
-class _ClipCutter(PictureMaker):
-    """Receiver of decoded frames that writes each into the clips that want it."""
+class _ClipCutter:
+    """Writer of decoded frames into the clips that want them."""
 
     def __init__(
         self, source: str, limits: VideoLimits, wishes: Sequence[ClipWish], unfinished: Path, parameters: CutParameters
     ) -> None:
-        # A transform tells the decoder that no picture is kept.
-        super().__init__(source, limits, transform=lambda picture: picture)
+        from av.video.reformatter import VideoReformatter
+
+        self.source = source
+        self.limits = limits
+        self._reformatter: Any = VideoReformatter()
         self.wishes = wishes
         self.unfinished = unfinished
         self.parameters = parameters
         self.jobs: list[_Job] = []
         self.reasons: dict[str, str] = {}
         self._wanted: dict[int, list[_Job]] = {}
-        self._order: list[int] = []
-        self._place = 0
 
     def choose(self, table: FrameTable) -> list[int]:
         """Choose the frames that any clip wants. Called again if the decoder starts over with another table."""
         self.abandon()
-        self.reasons, self._wanted, self._place = {}, {}, 0
+        self.reasons, self._wanted = {}, {}
         end = (table.end - int(table.pts[0])) * table.time_base
         for wish in self.wishes:
             if Fraction(wish.end, 1000) > end + Fraction(self.parameters.end_tolerance):
@@ -232,20 +234,15 @@ class _ClipCutter(PictureMaker):
             self.jobs.append(job)
             for index in np.unique(job.indices).tolist():
                 self._wanted.setdefault(index, []).append(job)
-        self._order = sorted(self._wanted)
-        if not self._order:
-            raise _NothingToCut
-        return self._order
+        return sorted(self._wanted)
 
-    def __call__(self, frame: Any) -> torch.Tensor:
-        """Write the next wanted frame into its clips. Frames come in order of time, each once."""
+    def write(self, frame: Any, index: int) -> None:
+        """Write a wanted frame into its clips. Frames come in order of time, each once."""
         check_picture_size(self.source, frame.height, frame.width, self.limits)
-        index = self._order[self._place]
-        self._place += 1
-        scaled = self._scaled(frame)
-        for job in self._wanted[index]:
-            job.write(scaled, index)
-        return _KEPT
+        with video_errors(self.source):
+            scaled = self._scaled(frame)
+            for job in self._wanted[index]:
+                job.write(scaled, index)
 
     def finish(self) -> None:
         """Close and check every clip."""
@@ -274,19 +271,19 @@ class _ClipCutter(PictureMaker):
 
     def _scaled(self, frame: Any) -> Any:
         """Convert a frame to the size and format of the clips, upright."""
-        self.rotation, mirrored = display_orientation(frame)
-        quarter_turns = round(self.rotation / 90) % 4
+        rotation, mirrored = display_orientation(frame)
+        quarter_turns = round(rotation / 90) % 4
         height, width = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
         target = self.parameters.height
         size = (target, max(2, round(width * target / height / 2) * 2))
         full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
         if quarter_turns or mirrored:
             stored = size[::-1] if quarter_turns % 2 else size
-            pixels = self._converter().reformat(frame, stored[1], stored[0], "rgb24", threads=1).to_ndarray()
+            pixels = self._reformatter.reformat(frame, stored[1], stored[0], "rgb24", threads=1).to_ndarray()
             pixels = np.rot90(pixels, quarter_turns)  # (height, width, 3)
             pixels = pixels[:, ::-1] if mirrored else pixels
             frame, full = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), False
-        scaled = self._converter().reformat(
+        scaled = self._reformatter.reformat(
             frame,
             width=size[1],
             height=size[0],

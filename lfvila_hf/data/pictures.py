@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.image_utils import SizeDict
 
-from ..video_geometry_lfvila import CROP_OVER_TARGET, RESIZE_OVER_TARGET, random_crop_box
+from ..video_processing_lfvila import CROP_OVER_TARGET, RESIZE_OVER_TARGET, random_crop_box
 from ..video_reading_lfvila import LFVilaVideoError, VideoFrames, clip_indices, jittered_indices, uniform_indices
 from .frame_cache import FrameCache
 
