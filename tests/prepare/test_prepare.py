@@ -337,6 +337,20 @@ def test_a_split_of_which_nothing_is_left_is_an_error(work: Workplace) -> None:
     assert not work.output.exists()
 
 
+def test_a_video_is_found_by_its_exact_name_and_with_one_prefix_more(tmp_path: Path) -> None:
+    names = ["v_v_UmAH95xls.mp4", "1@N00_2.", "3@N00_4.mts", "5@N00_6.unknown", "v_plain.mkv", "bare.mp4", "sub/7.m2ts"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path)
+    asked = {"v_UmAH95xls": names[0], "1@N00_2.": names[1], "3@N00_4.mts": names[2], "5@N00_6.unknown": names[3]}
+    asked |= {"plain": names[4], "v_bare": names[5], "7.m2ts": names[6]}
+    assert {name: folder.find(name).path for name in asked} == asked
+    for name in ("UmAH95xls", "5@N00_6", "unknown"):
+        with pytest.raises(ValueError, match="no such file"):
+            folder.find(name)
+
+
 @pytest.mark.parametrize(
     ("task", "name", "content", "words"),
     [
@@ -386,7 +400,7 @@ class AnyVideo(VideoFolder):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.segments = {}
+        self.segments, self.by_file = {}, {}
 
         class Names(dict):
             def get(self, name: str, default: Any = None) -> list[str]:  # type: ignore[override]  # names are endless
