@@ -11,7 +11,8 @@
 
 All but the last two depend on the set of input lines and the parameters alone: not on the order of lines, on how they
 are spread over files, on the number of workers, nor on the engine. Nothing is written outside OUTPUT. Intermediate
-files are in `OUTPUT/.work`, about twice as large as the input, and are removed at the end.
+files are in `OUTPUT/.work`, about twice as large as the input, and are removed at the end. A corpus that is replaced
+stays until the new one is complete (`output_folders`).
 
 Memory does not grow with the input: the driver holds counts and the list of output files, a task one chunk or one
 partition (`chunk_bytes` of input, some 10 times that in memory).
@@ -26,15 +27,16 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from . import stages
 from .engines import Engine, LocalEngine
-from .inputs import Chunk, find_files, plan_chunks
+from .inputs import Chunk, ChunkKind, count_bytes, find_files, plan_chunks
 from .near_duplicates import require_rensa
+from .output_folders import MANIFEST, NewCorpus, check_inputs, new_corpus
 from .plan import SPLITS, STAGE_FOLDERS, BuildParameters, BuildPlan
 from .problems import ProblemLog, resolve_places
 from .video_rows import GAP_BIN_MS, BuildStats
@@ -43,7 +45,6 @@ FORMAT = "lfvila_hf corpus 1"
 CHUNK_BYTES = 16 * 2**20
 # Partitions of the band hashes per partition of videos: bands take about a tenth of the bytes of the input.
 BUCKETS_PER_BAND_RANGE = 8
-OWN_NAMES = ("data", "jsonl", "near_duplicates.jsonl", "manifest.json", "problems.jsonl", "provenance.json", ".work")
 
 Source = str | os.PathLike[str]
 
@@ -92,33 +93,52 @@ def build_corpus(
         Manifest and seconds.
 
     Raises:
-        ValueError: If the output folder holds other things, an input is missing, a parameter is out of range, no row
-            comes out, or with `strict` for any problem with the input.
+        ValueError: If the output folder holds other things or is in use, an input is missing or damaged, a parameter is
+            out of range, no row comes out, or with `strict` for any problem with the input.
         ImportError: If the search for near-duplicates is on and rensa is not installed.
     """
+    found = find_inputs(metadata, transcripts, clip_ids)
+    check_inputs(Path(output), [path for files in found.values() for path in files])
+    with new_corpus(Path(output), overwrite) as folder:
+        return build_into(folder, found, parameters=parameters, engine=engine, strict=strict, chunk_bytes=chunk_bytes)
+
+
+def find_inputs(
+    metadata: Sequence[Source], transcripts: Sequence[Source] = (), clip_ids: Sequence[Source] = ()
+) -> dict[ChunkKind, list[str]]:
+    """List the files of the three inputs; arguments as in `build_corpus`.
+
+    Raises:
+        ValueError: If a name matches no file, or there is no metadata.
+    """
+    if not metadata:
+        raise ValueError("no metadata file was given")
+    return {
+        "metadata": find_files(metadata),
+        "transcripts": find_files(transcripts),
+        "selection": find_files(clip_ids),
+    }
+
+
+def build_into(
+    folder: NewCorpus,
+    inputs: dict[ChunkKind, list[str]],
+    *,
+    parameters: BuildParameters | None = None,
+    engine: Engine | None = None,
+    strict: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> BuildResult:
+    """Build a corpus of listed input files into the folder of a new corpus; arguments as in `build_corpus`."""
     parameters = parameters or BuildParameters()
     if parameters.near_duplicates != "off":
         require_rensa()
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes must be at least 1, got {chunk_bytes}")
-    inputs = {
-        "metadata": find_files(metadata),
-        "transcripts": find_files(transcripts) if transcripts else [],
-        "selection": find_files(clip_ids) if clip_ids else [],
-    }
-    if not inputs["metadata"]:
-        raise ValueError("no metadata file was given")
-    folder = prepare_output(Path(output), [path for files in inputs.values() for path in files], overwrite)
     engine_in_use = engine or LocalEngine()
-    build = _Build(folder, inputs, parameters, engine_in_use, strict, chunk_bytes)
     try:
-        return build.run()
-    except BaseException:
-        for name in OWN_NAMES:
-            _remove(folder / name)
-        raise
+        return _Build(folder, inputs, parameters, engine_in_use, strict, chunk_bytes).run()
     finally:
-        _remove(folder / ".work")
         if engine is None:
             engine_in_use.close()
 
@@ -128,30 +148,30 @@ class _Build:
 
     def __init__(
         self,
-        output: Path,
-        inputs: dict[str, list[str]],
+        folder: NewCorpus,
+        inputs: dict[ChunkKind, list[str]],
         parameters: BuildParameters,
         engine: Engine,
         strict: bool,
         chunk_bytes: int,
     ) -> None:
-        chunks: list[Chunk] = [
-            *plan_chunks(inputs["metadata"], "metadata", chunk_bytes),
-            *plan_chunks(inputs["transcripts"], "transcripts", chunk_bytes),
-            *plan_chunks(inputs["selection"], "selection", chunk_bytes),
-        ]
-        total = sum(_uncompressed_bytes(path) for files in inputs.values() for path in files)
+        chunks: list[Chunk] = []
+        for kind, files in inputs.items():
+            chunks += plan_chunks(files, kind, chunk_bytes)
+        total = sum(count_bytes(path) for files in inputs.values() for path in files)
         buckets = max(-(-total // chunk_bytes), 1)
         self.plan = BuildPlan(
-            work=os.path.abspath(output / ".work"),
-            output=os.path.abspath(output),
+            work=str(folder.work),
+            output=str(folder.new),
+            chunk_bytes=chunk_bytes,
             chunks=tuple(chunks),
             buckets=buckets,
             band_ranges=-(-buckets // BUCKETS_PER_BAND_RANGE),
             parameters=parameters,
             selects=bool(inputs["selection"]),
         )
-        self.output = output
+        self.folder = folder
+        self.output = folder.new
         self.inputs = inputs
         self.engine = engine
         self.strict = strict
@@ -183,13 +203,14 @@ class _Build:
         manifest = self._manifest(finished, files)
         self._write_notes()
         # The manifest comes last and in one piece: a folder that has one is a complete corpus.
-        _write_json(self.output / ".work" / "manifest.json", manifest)
-        os.replace(self.output / ".work" / "manifest.json", self.output / "manifest.json")
-        return BuildResult(self.output, manifest, self.seconds)
+        _write_json(self.folder.work / MANIFEST, manifest)
+        os.replace(self.folder.work / MANIFEST, self.output / MANIFEST)
+        return BuildResult(self.folder.output, manifest, self.seconds)
 
     def _scatter(self) -> None:
         with self._timed("scatter"):
             line, before = 1, None
+            pieces: list[int] = []
             for chunk, report in zip(
                 self.plan.chunks,
                 self.engine.run(stages.scatter, self.plan, range(len(self.plan.chunks))),
@@ -198,8 +219,10 @@ class _Build:
                 line = line if chunk.path == before else 1
                 self.first_lines.append(line)
                 line, before = line + report["lines"], chunk.path
+                pieces.append(report["pieces"])
                 self.log.merge(report["problems"])
                 self.stats.counts.update(report["counts"])
+        self.plan = replace(self.plan, pieces=tuple(pieces))
         self._check_strict()
 
     def _gather(self) -> None:
@@ -215,7 +238,7 @@ class _Build:
         if not self.strict or first is None:
             return
         kind, (chunk, line), detail = first
-        place = f"{self.plan.chunks[chunk].path}:{self.first_lines[chunk] + line}"
+        place = f"{self.folder.final(self.plan.chunks[chunk].path)}:{self.first_lines[chunk] + line}"
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.log.counts.items()))
         raise ValueError(f"the input has problems ({counts}); the first is {kind} at {place}: {detail}")
 
@@ -270,11 +293,11 @@ class _Build:
     def _write_notes(self) -> None:
         """Write the two files that differ between builds of equal output."""
         with (self.output / "problems.jsonl").open("w", encoding="utf-8") as file:
-            files = [chunk.path for chunk in self.plan.chunks]
+            files = [self.folder.final(chunk.path) for chunk in self.plan.chunks]
             file.writelines(f"{json.dumps(row)}\n" for row in resolve_places(self.log, files, self.first_lines))
         provenance = {
             "inputs": {
-                kind: [{"path": path, "bytes": os.path.getsize(path)} for path in files]
+                kind: [{"path": self.folder.final(path), "bytes": os.path.getsize(path)} for path in files]
                 for kind, files in self.inputs.items()
             },
             "engine": self.engine.name,
@@ -288,47 +311,6 @@ class _Build:
         start = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - start
-
-
-def prepare_output(output: Path, inputs: Sequence[str], overwrite: bool) -> Path:
-    """Make the folder of a corpus, or empty it of an earlier one.
-
-    Args:
-        output: The folder.
-        inputs: Files that must not be removed with an earlier corpus.
-        overwrite: Remove an existing corpus.
-
-    Raises:
-        ValueError: If the folder holds other things, or a corpus and `overwrite` is false.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file, a folder was expected")
-    output.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in output.iterdir()}
-    foreign = sorted(there - {*OWN_NAMES, "source"})
-    if foreign:
-        raise ValueError(f"{output} holds other things, such as {foreign[0]}: give a new or empty folder")
-    if "manifest.json" in there and not overwrite:
-        raise ValueError(f"there is a corpus in {output} already; --overwrite replaces it")
-    owned = [os.path.realpath(output / name) for name in OWN_NAMES]
-    for path in inputs:
-        if any(os.path.realpath(path).startswith(f"{own}{os.sep}") for own in owned):
-            raise ValueError(f"the input {path} lies in the corpus that is to be written")
-    for name in OWN_NAMES:
-        _remove(output / name)
-    return output
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path)
-
-
-def _uncompressed_bytes(path: str) -> int:
-    """Return the size of a file; that of a compressed one is a guess (text shrinks to about a fifth)."""
-    return os.path.getsize(path) * (5 if path.endswith(".gz") else 1)
 
 
 def _versions(*names: str) -> dict[str, str]:

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .building import BuildResult, build_corpus, prepare_output
+from .building import BuildResult, build_corpus, build_into, find_inputs
 from .contiguous_clips import OVERLAPS, JoinRules
 from .cutting import CutParameters
 from .cutting_jobs import LEDGER, cut_corpus, source_finder, wishes_of_corpus, wishes_of_metadata
 from .engines import make_engine
 from .from_subtitles import INPUT_KINDS, SentenceRules, write_source
+from .output_folders import new_corpus
 from .plan import NEAR_DUPLICATES, BuildParameters
 from .statistics import corpus_statistics, plot_statistics
 from .text import TextRules
@@ -298,18 +299,14 @@ def run_from_subtitles(options: argparse.Namespace) -> int:
     """Make metadata and transcripts of a folder, build a corpus of them, and print a summary."""
     parameters = build_parameters(options)
     rules = SentenceRules(options.min_seconds, options.max_clip_seconds, options.max_clip_words, options.pause)
-    output = prepare_output(Path(options.output_dir), [], options.overwrite)
-    source = write_source(options.videos, output / "source", rules, options.subtitles, options.language, options.strict)
     engine = make_engine(options.engine, options.workers, options.ray_address)
     try:
-        result = build_corpus(
-            output,
-            metadata=[source.metadata],
-            transcripts=[source.transcripts],
-            parameters=parameters,
-            engine=engine,
-            strict=options.strict,
-        )
+        with new_corpus(Path(options.output_dir), options.overwrite) as folder:
+            source = write_source(
+                options.videos, folder.new / "source", rules, options.subtitles, options.language, options.strict
+            )
+            inputs = find_inputs([source.metadata], [source.transcripts])
+            result = build_into(folder, inputs, parameters=parameters, engine=engine, strict=options.strict)
     finally:
         engine.close()
     print(f"videos         {source.videos:,} with subtitles")

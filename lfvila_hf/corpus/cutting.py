@@ -5,23 +5,26 @@ LF-VILA was trained on clips at 3 frames per second, "in order to reduce the dat
 copies packets, so its clips begin at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
 frame j is the one on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond, because
 some containers round). Seconds are those of `video_reading_lfvila`, and frames come from the package's reader:
-`decode_video` lists them, plans the seeks, skips what nothing refers to, and starts over with a full scan if a file is
-not as its tables say.
+`decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and starts over with a
+full scan if a file is not as its tables say.
 
 A frame goes from the decoder through one scaling (YUV to YUV) into the encoders of the clips that want it, so memory is
 one encoder per clip that is open at that second. Each clip is then read again with the package's reader, every frame of
 it, before it gets its name.
 
-The output is H.264, `yuv420p`, limited range, upright (a rotation is applied), without sound, a key frame every
-`gop_seconds` and no B-frames: reading a frame costs a seek and at most one GOP. One thread; a pool of processes
-(`cutting_jobs`) uses the cores.
+The output is H.264, `yuv420p`, limited range, upright (a rotation is applied), with square pixels, without sound, a key
+frame every `gop_seconds` and no B-frames: reading a frame costs a seek and at most one GOP. One thread; a pool of
+processes (`cutting_jobs`) uses the cores.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,22 +33,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lfvila_hf.video_decoding_lfvila import decode_video
-from lfvila_hf.video_pictures_lfvila import PictureMaker, display_orientation
+from lfvila_hf.video_decoding_lfvila import FrameTable, check_picture_size, decoding_plans, display_orientation
 from lfvila_hf.video_reading_lfvila import read_frames
 from lfvila_hf.video_sources_lfvila import (
-    CallerError,
     Deadline,
     LFVilaVideoError,
+    StaleTableError,
     VideoLimits,
     VideoSource,
     av,
     require_av,
+    video_errors,
 )
-from lfvila_hf.video_tables_lfvila import FrameTable, check_picture_size
 
-_KEPT = torch.empty(0)
 FULL_RANGE = 2
+MAX_PIXEL_ASPECT = 10
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+LEAST_FREE_BYTES = 2**20
+"""Free bytes below which a clip that cannot be read again counts as a victim of a full disk."""
 CLOCK_ERROR = Fraction(1, 2000)
 """Seconds by which a frame may begin late and still count as on screen: containers with a clock of 1 ms round."""
 
@@ -136,10 +141,12 @@ def cut_video(
         unfinished: Folder of files that are not checked yet, on the same file system. Defaults to `folder`.
 
     Returns:
-        One result per wish, in order. A clip whose span lies outside the video is a result with a reason.
+        One result per wish, in order. A clip whose span lies outside the video, or in which the size of the picture
+        changes, is a result with a reason.
 
     Raises:
         LFVilaVideoError: If the video cannot be used at all.
+        OSError: If a clip cannot be written, as on a full disk.
         ImportError: If PyAV is not installed.
     """
     require_av()
@@ -147,13 +154,19 @@ def cut_video(
     opened = VideoSource(source, limits)
     cutter = _ClipCutter(opened.name, limits, wishes, unfinished or folder, parameters)
     try:
-        decode_video(opened, cutter.choose, cutter, Deadline(opened.name, limits.max_seconds))
+        with contextlib.closing(decoding_plans(opened, Deadline(opened.name, limits.max_seconds))) as plans:
+            for plan in plans:
+                indices = cutter.choose(plan.table, plan.session.stream.sample_aspect_ratio)
+                if not indices:
+                    break
+                try:
+                    for index, frame in plan.frames(plan.groups(indices)[0]):
+                        cutter.write(frame, index)
+                    break
+                except StaleTableError:
+                    continue
         opened.check_unchanged()
         cutter.finish()
-    except CallerError as error:
-        cutter.abandon()
-        if not isinstance(error.cause, _NothingToCut):
-            raise error.cause from None
     except BaseException:
         cutter.abandon()
         raise
@@ -192,32 +205,39 @@ def check_clip(path: Path, frames: int, size: tuple[int, int], rate: Fraction) -
         raise LFVilaVideoError(str(path), f"a frame of the clip is {float(late):.3f} s from its place")
 
 
-class _NothingToCut(Exception):
-    """No clip lies in the video."""
-
-
-class _ClipCutter(PictureMaker):
-    """Receiver of decoded frames that writes each into the clips that want it."""
+class _ClipCutter:
+    """Writer of decoded frames into the clips that want them."""
 
     def __init__(
         self, source: str, limits: VideoLimits, wishes: Sequence[ClipWish], unfinished: Path, parameters: CutParameters
     ) -> None:
-        # A transform tells the decoder that no picture is kept.
-        super().__init__(source, limits, transform=lambda picture: picture)
+        from av.video.reformatter import VideoReformatter
+
+        self.source = source
+        self.limits = limits
+        self._reformatter: Any = VideoReformatter()
         self.wishes = wishes
         self.unfinished = unfinished
         self.parameters = parameters
         self.jobs: list[_Job] = []
         self.reasons: dict[str, str] = {}
         self._wanted: dict[int, list[_Job]] = {}
-        self._order: list[int] = []
-        self._place = 0
+        self._pixel_aspect = Fraction(1)
 
-    def choose(self, table: FrameTable) -> list[int]:
-        """Choose the frames that any clip wants. Called again if the decoder starts over with another table."""
+    def choose(self, table: FrameTable, pixel_aspect: Fraction | None = None) -> list[int]:
+        """Choose the frames that any clip wants. Called again if the decoder starts over with another table.
+
+        Args:
+            table: All frames.
+            pixel_aspect: Width of a stored pixel over its height. Defaults to 1; absurd values count as 1.
+        """
         self.abandon()
-        self.reasons, self._wanted, self._place = {}, {}, 0
-        end = (table.end - int(table.pts[0])) * table.time_base
+        self.reasons, self._wanted = {}, {}
+        self._pixel_aspect = (
+            pixel_aspect if pixel_aspect and 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT else Fraction(1)
+        )
+        self._table = table
+        end = table.end * table.time_base - _second_zero(table)
         for wish in self.wishes:
             if Fraction(wish.end, 1000) > end + Fraction(self.parameters.end_tolerance):
                 self.reasons[wish.clip_id] = (
@@ -232,28 +252,39 @@ class _ClipCutter(PictureMaker):
             self.jobs.append(job)
             for index in np.unique(job.indices).tolist():
                 self._wanted.setdefault(index, []).append(job)
-        self._order = sorted(self._wanted)
-        if not self._order:
-            raise _NothingToCut
-        return self._order
+        return sorted(self._wanted)
 
-    def __call__(self, frame: Any) -> torch.Tensor:
-        """Write the next wanted frame into its clips. Frames come in order of time, each once."""
+    def write(self, frame: Any, index: int) -> None:
+        """Write a wanted frame into its clips. Frames come in order of time, each once."""
         check_picture_size(self.source, frame.height, frame.width, self.limits)
-        index = self._order[self._place]
-        self._place += 1
-        scaled = self._scaled(frame)
+        with video_errors(self.source):
+            scaled = self._scaled(frame)
+        size = (scaled.height, scaled.width)
         for job in self._wanted[index]:
-            job.write(scaled, index)
-        return _KEPT
+            if job.wish.clip_id in self.reasons:
+                continue
+            if job.size not in (None, size):
+                # The other clips of the video are fine, so only this one is given up.
+                second = self._table.seconds(index)
+                self.reasons[job.wish.clip_id] = (
+                    f"size_changes: the picture of {self.source} becomes {size[1]} x {size[0]} at {second:g} s"
+                )
+                job.discard()
+                continue
+            with _output_errors(job.path):
+                job.write(scaled, index)
 
     def finish(self) -> None:
         """Close and check every clip."""
         for job in self.jobs:
+            if job.wish.clip_id in self.reasons:
+                continue
             try:
-                job.close()
-                check_clip(job.path, len(job.indices), job.size, self.parameters.rate)
+                with _output_errors(job.path):
+                    job.close()
+                check_clip(job.path, len(job.indices), job.size or (0, 0), self.parameters.rate)
             except LFVilaVideoError as error:
+                _check_space(job.path)
                 self.reasons[job.wish.clip_id] = f"bad_output: {error.reason}"
                 job.discard()
 
@@ -274,19 +305,20 @@ class _ClipCutter(PictureMaker):
 
     def _scaled(self, frame: Any) -> Any:
         """Convert a frame to the size and format of the clips, upright."""
-        self.rotation, mirrored = display_orientation(frame)
-        quarter_turns = round(self.rotation / 90) % 4
-        height, width = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
+        rotation, mirrored = display_orientation(frame)
+        quarter_turns = round(rotation / 90) % 4
+        shown = frame.width * self._pixel_aspect  # in square pixels
+        height, width = (shown, frame.height) if quarter_turns % 2 else (frame.height, shown)
         target = self.parameters.height
         size = (target, max(2, round(width * target / height / 2) * 2))
         full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
         if quarter_turns or mirrored:
             stored = size[::-1] if quarter_turns % 2 else size
-            pixels = self._converter().reformat(frame, stored[1], stored[0], "rgb24", threads=1).to_ndarray()
+            pixels = self._reformatter.reformat(frame, stored[1], stored[0], "rgb24", threads=1).to_ndarray()
             pixels = np.rot90(pixels, quarter_turns)  # (height, width, 3)
             pixels = pixels[:, ::-1] if mirrored else pixels
             frame, full = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"), False
-        scaled = self._converter().reformat(
+        scaled = self._reformatter.reformat(
             frame,
             width=size[1],
             height=size[0],
@@ -315,7 +347,7 @@ class _Job:
         self.indices = indices
         self.path = folder / f"{os.getpid()}.{wish.clip_id}"
         self.parameters = parameters
-        self.size = (0, 0)
+        self.size: tuple[int, int] | None = None
         self._container: Any = None
         self._stream: Any = None
         self._written = 0
@@ -324,9 +356,6 @@ class _Job:
         """Encode a frame for every time of the clip at which it is on screen; close after the last."""
         if self._container is None:
             self._open(frame)
-        if self.size != (frame.height, frame.width):
-            reason = f"the picture size changes to {frame.width} x {frame.height} inside {self.wish.clip_id}"
-            raise LFVilaVideoError(self.wish.clip_id, reason)
         while self._written < len(self.indices) and self.indices[self._written] == index:
             frame.pts, frame.time_base = self._written, 1 / self.parameters.rate
             self._container.mux(self._stream.encode(frame))
@@ -344,7 +373,8 @@ class _Job:
     def discard(self) -> None:
         """Close and delete the file."""
         if self._container is not None:
-            self._container.close()
+            with contextlib.suppress(OSError):  # the end of a file that nobody wants, perhaps on a full disk
+                self._container.close()
             self._container = self._stream = None
         self.path.unlink(missing_ok=True)
 
@@ -366,6 +396,34 @@ class _Job:
 
 def _indices(table: FrameTable, times: Sequence[Fraction]) -> np.ndarray:
     """Find the index of the frame on screen at each second."""
-    first = int(table.pts[0])
-    ticks = np.array([first + (time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
+    zero = _second_zero(table)
+    ticks = np.array([(zero + time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
     return np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)
+
+
+def _second_zero(table: FrameTable) -> Fraction:
+    """Return the time stamp of second 0 of a table, in seconds."""
+    first = Fraction(table.seconds(0)).limit_denominator(1_000_000)
+    return int(table.pts[0]) * table.time_base - first
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Tell a full disk, which ends the run, from a clip that cannot be encoded."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if error.errno in FULL_DISK:
+            raise _no_space(path, error.errno) from error
+        _check_space(path)
+        raise LFVilaVideoError(str(path), f"it cannot be encoded: {error.strerror}") from error
+
+
+def _check_space(path: Path) -> None:
+    """Raise the error of a full disk if there is hardly any space left: a muxer may hide it."""
+    if shutil.disk_usage(path.parent).free < LEAST_FREE_BYTES:
+        raise _no_space(path, errno.ENOSPC)
+
+
+def _no_space(path: Path, number: int) -> OSError:
+    return OSError(number, f"{os.strerror(number)}: free some and run it again to resume", str(path))

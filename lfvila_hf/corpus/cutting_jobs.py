@@ -16,6 +16,7 @@ Memory: the videos that are under way; nothing grows with the corpus.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -27,14 +28,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lfvila_hf.data.annotations import AnnotationError, read_json_lines, resolve_video
 from lfvila_hf.video_sources_lfvila import LFVilaVideoError
 
 from .cutting import ClipWish, CutClip, CutParameters, cut_video
 from .engines import default_workers, worker_context
-from .inputs import RecordProblem, checked_video_id, find_files, read_video, video_of_clip
+from .inputs import RecordProblem, checked_video_id, find_files, parse_json_line, read_lines, read_video, video_of_clip
+from .output_folders import LOCK, locked
 
 LEDGER, PARAMETERS, UNFINISHED = "ledger.jsonl", "cut_parameters.json", ".unfinished"
 
@@ -101,22 +103,25 @@ def cut_corpus(
         Summary. Failures are in the ledger, and do not stop the run.
 
     Raises:
-        ValueError: If the folder is of a run with other parameters, or holds other things.
+        ValueError: If the folder is of a run with other parameters, holds other things, or another run writes to it.
+        OSError: If a file cannot be written, as on a full disk. What is cut stays; run it again to resume.
     """
     parameters = parameters or CutParameters()
     workers = default_workers() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    folder = _prepare(Path(output), parameters)
+    folder = _made_folder(Path(output))
     summary = CutSummary(0, 0, 0, 0, 0, Counter(), 0.0)
     start = time.perf_counter()
     tasks = _open_tasks(videos, folder, find_source, parameters, summary)
-    try:
-        with (folder / LEDGER).open("a", encoding="utf-8") as ledger:
-            for task, clips in run_tasks(cut_task, tasks, workers, _crashed):
-                _record(ledger, task, clips, summary)
-    finally:
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    with locked(folder):
+        _check_parameters(folder, parameters)
+        try:
+            with _open_ledger(folder / LEDGER) as ledger:
+                for task, clips in run_tasks(cut_task, tasks, workers, _crashed):
+                    _record(ledger, task, clips, summary)
+        finally:
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -127,8 +132,8 @@ def cut_task(task: _Task) -> list[CutClip]:
         return _all_failed(task, task.reason)
     output = Path(task.output)
     folder = output / task.wish.video_id
-    if folder.is_symlink():
-        return _all_failed(task, f"bad_folder: {folder} is a link")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return _all_failed(task, f"bad_folder: {folder} is a {'link' if folder.is_symlink() else 'file'}")
     unfinished = output / UNFINISHED
     unfinished.mkdir(exist_ok=True)
     folder.mkdir(exist_ok=True)
@@ -221,9 +226,9 @@ def wishes_of_metadata(metadata: Sequence[str | os.PathLike[str]]) -> Iterator[V
         ValueError: For the first row or span that cannot be used, with its place.
     """
     for path in find_files(metadata):
-        for place, value in read_json_lines(path):
+        for place, line in read_lines(path):
             try:
-                video, problems = read_video(value)
+                video, problems = read_video(parse_json_line(line))
             except RecordProblem as problem:
                 raise ValueError(f"{place}: {problem}") from None
             if problems:
@@ -264,18 +269,20 @@ def source_finder(
 
 
 def read_ledger(output: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Read the last line of the ledger about each video; a line cut off by a stopped run is ignored."""
+    """Read the last line of the ledger about each video; a last line that a stopped run cut off is ignored.
+
+    Raises:
+        ValueError: If another line is damaged, with file and line.
+    """
     latest: dict[str, dict[str, Any]] = {}
-    lines = (Path(output) / LEDGER).read_bytes().split(b"\n")
-    for number, line in enumerate(lines):
+    path = Path(output) / LEDGER
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
         try:
-            row = json.loads(line) if line else None
-        except ValueError:
-            if number == len(lines) - 1:
-                break
-            continue
-        if row:
+            row = json.loads(line)
             latest[row["video_id"]] = row
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{path}:{number}: damaged line, expected a JSON object with video_id") from None
     return latest
 
 
@@ -341,24 +348,48 @@ def _checked(video_id: str, clips: Iterable[ClipWish]) -> VideoWish:
     return VideoWish(video_id, tuple(clips))
 
 
-def _prepare(output: Path, parameters: CutParameters) -> Path:
-    """Make the folder, or check that an earlier run had the same parameters."""
+def _made_folder(output: Path) -> Path:
+    """Make the output folder, or check that an earlier run made it."""
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file, a folder was expected")
+        raise ValueError(f"{output} is a file. Give a folder.")
     output.mkdir(parents=True, exist_ok=True)
+    if not (output / PARAMETERS).exists() and any(path.name != LOCK for path in output.iterdir()):
+        raise ValueError(f"{output} holds other things: give a new or empty folder")
+    return output
+
+
+def _check_parameters(output: Path, parameters: CutParameters) -> None:
+    """Write the parameters of the clips, or check that an earlier run had the same."""
     path = output / PARAMETERS
     wanted = {name: value for name, value in asdict(parameters).items() if name != "max_seconds"}
-    if path.exists():
+    if not path.exists():
+        temporary = path.with_name(f".{PARAMETERS}")
+        temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        if there != wanted:
-            changed = sorted(name for name in wanted if there.get(name) != wanted[name])
-            raise ValueError(
-                f"the clips in {output} were cut with {changed[0]}={there.get(changed[0])!r}, not "
-                f"{wanted[changed[0]]!r}: give a new folder"
-            )
-    elif any(output.iterdir()):
-        raise ValueError(f"{output} holds other things: give a new or empty folder")
-    else:
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        changed = sorted(name for name in wanted if there.get(name) != wanted[name])
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is damaged: give a new folder") from None
+    if changed:
+        raise ValueError(
+            f"the clips in {output} were cut with {changed[0]}={there.get(changed[0])!r}, not "
+            f"{wanted[changed[0]]!r}: give a new folder"
+        )
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-    return output
+
+
+def _open_ledger(path: Path) -> TextIO:
+    """Open the ledger to append to it; a last line that a stopped run cut off is removed."""
+    file = path.open("a+b")
+    size = file.tell()
+    while size > 0:
+        start = max(size - 4096, 0)
+        file.seek(start)
+        newline = file.read(size - start).rfind(b"\n")
+        if newline >= 0:
+            size = start + newline + 1
+            break
+        size = start
+    file.truncate(size)
+    return io.TextIOWrapper(file, encoding="utf-8")

@@ -2,7 +2,7 @@
 """Input of a build: files as chunks of lines, and lines as checked rows. Nothing is trusted.
 
 A chunk is a range of bytes; the lines that *begin* in it are its own. So a file of any size is read by several tasks at
-once. A compressed file (`.gz`) is one chunk.
+once. A compressed file (`.gz`) is one chunk, which is read as a stream: memory does not grow with what it unpacks to.
 
 The three layouts are those of HD-VILA-100M and LF-VILA-8M as released, JSON lines all of them:
 
@@ -26,6 +26,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,7 +36,7 @@ from lfvila_hf.data.subtitles import parse_clock
 
 ChunkKind = Literal["metadata", "transcripts", "selection"]
 
-MAX_LINE_BYTES = 256 * 2**20
+MAX_LINE_BYTES = 16 * 2**20
 """Largest line. The longest of the released layouts have some 100 KB."""
 MAX_ID_BYTES = 200
 MAX_SECONDS = 10_000_000
@@ -99,6 +100,30 @@ def plan_chunks(files: Sequence[str], kind: ChunkKind, chunk_bytes: int) -> list
     return chunks
 
 
+def count_bytes(path: str) -> int:
+    """Count the bytes of a file, of a compressed one by reading it: a stated size could be a lie.
+
+    Raises:
+        ValueError: If a compressed file is empty, damaged or cut off.
+    """
+    if not path.endswith(".gz"):
+        return os.path.getsize(path)
+    with _unpacked(path) as file:
+        return sum(iter(lambda: len(file.read(1 << 20)), 0))
+
+
+def read_lines(path: str) -> Iterator[tuple[str, bytes]]:
+    """Yield `path:line` and line of every line of a file that is not blank.
+
+    Raises:
+        ValueError: As `read_chunk`.
+    """
+    chunk = Chunk("metadata", path, 0, None if path.endswith(".gz") else os.path.getsize(path))
+    for number, line in enumerate(read_chunk(chunk), start=1):
+        if not line.isspace():
+            yield f"{path}:{number}", line
+
+
 def read_chunk(chunk: Chunk) -> Iterator[bytes]:
     """Yield the lines that begin in a chunk, blank ones included, so that lines can be counted.
 
@@ -106,12 +131,9 @@ def read_chunk(chunk: Chunk) -> Iterator[bytes]:
         ValueError: If a compressed file is damaged or cut off, or a line is longer than `MAX_LINE_BYTES`.
     """
     if chunk.end is None:
-        try:
-            with gzip.open(chunk.path, "rb") as file:
-                while line := file.readline(MAX_LINE_BYTES + 1):
-                    yield _checked(line, chunk.path)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{chunk.path} is damaged or cut off: {error}") from error
+        with _unpacked(chunk.path) as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                yield _checked(line, chunk.path)
         return
     with Path(chunk.path).open("rb", buffering=1 << 20) as file:
         position = chunk.start
@@ -320,6 +342,18 @@ def split_draw(video_id: str, seed: int) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _unpacked(path: str) -> Iterator[gzip.GzipFile]:
+    """Open a compressed file; damage is a `ValueError`."""
+    if not os.path.getsize(path):
+        raise ValueError(f"{path} is empty, which no compressed file is: copy or download it again")
+    try:
+        with gzip.open(path, "rb") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut off: {error}") from error
 
 
 def _checked(line: bytes, path: str) -> bytes:

@@ -72,25 +72,33 @@ class BuildPlan:
 
     Attributes:
         work: Absolute path of the folder of intermediate files; every machine of a cluster must see it.
-        output: Absolute path of the corpus.
+        output: Absolute path of the folder of the new corpus.
         chunks: The input.
+        chunk_bytes: Bytes of input that a task holds at once.
         buckets: Number of partitions of the videos, by ranges of `inputs.video_key`.
         band_ranges: Number of partitions of the band hashes of `near_duplicates`.
         parameters: Parameters of the build.
         selects: Take the rows of the published clip ids.
+        pieces: Number of files that `scatter` made of each chunk; known after that stage.
     """
 
     work: str
     output: str
     chunks: tuple[Chunk, ...]
+    chunk_bytes: int
     buckets: int
     band_ranges: int
     parameters: BuildParameters
     selects: bool
+    pieces: tuple[int, ...] = ()
 
     def path(self, kind: str, number: int, ending: str = "parts") -> Path:
         """Return the intermediate file of one task."""
         return Path(self.work) / kind / f"{number:06d}.{ending}"
+
+    def piece(self, chunk: int, number: int) -> Path:
+        """Return a file that `scatter` made of a chunk; large compressed files give several."""
+        return Path(self.work) / "scattered" / f"{chunk:06d}-{number:06d}.parts"
 
     def paths(self, kind: str, count: int, ending: str = "parts") -> list[Path]:
         """Return the intermediate files of all tasks of a stage, in order."""

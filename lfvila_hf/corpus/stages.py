@@ -62,13 +62,13 @@ def scatter(plan: BuildPlan, task: int) -> Report:
     """Parse one chunk of input and sort it by partition.
 
     Returns:
-        `lines` in the chunk, `problems`, `counts`.
+        `lines` in the chunk, `pieces` it was written in, `problems`, `counts`.
     """
     chunk = plan.chunks[task]
     log = ProblemLog()
     counts: Counter[str] = Counter()
     buckets: _Buckets = {}
-    number = -1
+    number, pieces, held = -1, 0, 0
     add = {"metadata": _scatter_video, "transcripts": _scatter_transcript, "selection": _scatter_selection}[chunk.kind]
     for number, line in enumerate(read_chunk(chunk)):
         if line.isspace():
@@ -77,12 +77,12 @@ def scatter(plan: BuildPlan, task: int) -> Report:
             add(plan, buckets, parse_json_line(line), number, log, counts, task)
         except RecordProblem as problem:
             log.add(problem.kind, problem.detail, (task, number))
-    parts = [
-        json.dumps(buckets[bucket], separators=(",", ":")).encode() if bucket in buckets else b""
-        for bucket in range(plan.buckets)
-    ]
-    write_parts(plan.path("scattered", task), parts)
-    return {"lines": number + 1, "problems": log.as_dict(), "counts": dict(counts)}
+        held += len(line)
+        if held >= plan.chunk_bytes and chunk.end is None:  # a compressed file is one chunk of any size
+            _write_piece(plan, task, pieces, buckets)
+            pieces, held = pieces + 1, 0
+    _write_piece(plan, task, pieces, buckets)
+    return {"lines": number + 1, "pieces": pieces + 1, "problems": log.as_dict(), "counts": dict(counts)}
 
 
 def gather(plan: BuildPlan, bucket: int) -> Report:
@@ -332,6 +332,16 @@ def _scatter_selection(
     _bucket(buckets, bucket_of(video_id, plan.buckets))["selections"].append([video_id, ids, line])
 
 
+def _write_piece(plan: BuildPlan, task: int, piece: int, buckets: _Buckets) -> None:
+    """Write what was read of a chunk, by partition, and forget it."""
+    parts = [
+        json.dumps(buckets[bucket], separators=(",", ":")).encode() if bucket in buckets else b""
+        for bucket in range(plan.buckets)
+    ]
+    write_parts(plan.piece(task, piece), parts)
+    buckets.clear()
+
+
 def _bucket(buckets: _Buckets, number: int) -> dict[str, list[Any]]:
     if number not in buckets:
         buckets[number] = {"videos": [], "clips": [], "texts": [], "selections": []}
@@ -341,12 +351,13 @@ def _bucket(buckets: _Buckets, number: int) -> dict[str, list[Any]]:
 def _read_facts(plan: BuildPlan, bucket: int) -> dict[str, VideoFacts]:
     """Read what all inputs say about the videos of a partition."""
     facts: dict[str, VideoFacts] = {}
-    for task, content in read_parts(plan.paths("scattered", len(plan.chunks)), bucket):
-        said = json.loads(content)
+    pieces = [(task, plan.piece(task, piece)) for task, count in enumerate(plan.pieces) for piece in range(count)]
+    for number, content in read_parts([path for _, path in pieces], bucket):
+        task, said = pieces[number][0], json.loads(content)
         for video_id, url, category, duration, line in said["videos"]:
             facts.setdefault(video_id, VideoFacts()).videos.append((url, category, duration, (task, line)))
         for video_id, clip_id, start, end, line in said["clips"]:
-            facts[video_id].clips.setdefault(clip_id, []).append((start, end, (task, line)))
+            facts.setdefault(video_id, VideoFacts()).clips.setdefault(clip_id, []).append((start, end, (task, line)))
         for video_id, clip_id, text, line in said["texts"]:
             facts.setdefault(video_id, VideoFacts()).texts.setdefault(clip_id, []).append((text, (task, line)))
         for video_id, ids, line in said["selections"]:

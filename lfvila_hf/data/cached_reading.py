@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from transformers.image_utils import SizeDict
 
-from ..video_geometry_lfvila import CROP_OVER_TARGET, RESIZE_OVER_TARGET, random_crop_box
+from ..video_processing_lfvila import CROP_OVER_TARGET, RESIZE_OVER_TARGET, random_crop_box
 from ..video_reading_lfvila import (
     LFVilaVideoError,
     VideoFrames,

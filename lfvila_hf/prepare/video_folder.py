@@ -2,7 +2,8 @@
 """Video files of a folder by name, and a check that they decode.
 
 A folder is listed once, with its sub-folders (COIN's downloads are one folder per class). A video is found by its name
-with or without ending, and with or without the `v_` of ActivityNet. One that is stored as segments
+with or without ending, and with or without the `v_` of ActivityNet; a file that is named exactly is found whatever its
+ending. One that is stored as segments
 `VIDEO_START_END.mp4` is found by the seconds that a row is about. Two files that fit are an error, not a guess. The
 check reads a few frames spread over the video, several files at once in threads. Memory: the list of files.
 """
@@ -51,18 +52,20 @@ class VideoFolder:
             raise ValueError(f"there is no folder of videos at {root}")
         self.root = root
         self.by_name: dict[str, list[str]] = defaultdict(list)
+        self.by_file: dict[str, list[str]] = defaultdict(list)
         self.segments: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
         for folder, _, names in os.walk(root):
             for name in sorted(names):
                 bare = stem(name)
+                path = (Path(folder) / name).relative_to(root).as_posix()
+                self.by_file[name].append(path)
                 if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
-                    path = (Path(folder) / name).relative_to(root).as_posix()
                     self.by_name[bare].append(path)
                     found = SEGMENT.fullmatch(bare)
                     if found:
                         self.segments[found[1]].append((float(found[2]), float(found[3]), path))
-        if not self.by_name:
-            raise ValueError(f"{root} has no video file ({', '.join(VIDEO_EXTENSIONS)})")
+        if not self.by_file:
+            raise ValueError(f"{root} has no file")
 
     def find(self, name: str, span: tuple[float, float] | None = None) -> VideoPlace:
         """Find the file of a video, or of the one segment of it that holds a span.
@@ -75,9 +78,9 @@ class VideoFolder:
             ValueError: If no file or more than one fits.
         """
         bare = stem(name)
-        other = bare.removeprefix("v_") if bare.startswith("v_") else f"v_{bare}"
-        for candidate in (bare, other):
-            paths = self.by_name.get(candidate, [])
+        # An id may begin with "v_" itself, so the prefix is also tried before it.
+        names = (bare, f"v_{bare}", bare.removeprefix("v_"))
+        for paths in (*(self.by_name.get(one, []) for one in names), self.by_file.get(name, [])):
             if len(paths) > 1:
                 raise ValueError(f"could be any of {', '.join(paths)}")
             if paths:

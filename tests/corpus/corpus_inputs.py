@@ -87,5 +87,5 @@ def content_of(output: Path) -> dict[str, bytes]:
     return {
         path.relative_to(output).as_posix(): path.read_bytes()
         for path in sorted(output.rglob("*"))
-        if path.is_file() and path.name not in ("problems.jsonl", "provenance.json")
+        if path.is_file() and path.name not in ("problems.jsonl", "provenance.json", ".lock")
     }

@@ -224,18 +224,18 @@ def test_how2qa_finds_segments_and_moves_spans_and_subtitles_to_them(work: Workp
 def test_subtitles_of_questions_are_read_as_those_of_corpora(work: Workplace, encoding: str) -> None:
     work.write("how2QA_val_release.csv", "whole,[0:1],a cat,a cow,a hen,what?,a dog\n")
     rolling = "WEBVTT\n\n00:00.000 --> 00:01.000\nle café\n\n00:01.000 --> 00:01.010\nle café\n \n\n"
-    rolling += "00:01.010 --> 00:02\nle café\nest très chaud\n\n-00:03.000 --> 00:04.000\nminus\n"
+    rolling += "00:01.010 --> 00:02\nle café\nest très chaud, ça va\n\n-00:03.000 --> 00:04.000\nminus\n"
     (work.source / "subs").mkdir()
     (work.source / "subs" / "whole.en-US.vtt").write_bytes(rolling.encode(encoding))
     work.film("whole.mp4")
     report = work.run("how2qa", "--subtitles", str(work.source / "subs"), "--strict", status=1)
     assert work.rows("val")[0]["text_s"] == [
         {"start": 0.0, "end": 1.0, "text": "le café"},
-        {"start": 1.01, "end": 2.0, "text": "est très chaud"},
+        {"start": 1.01, "end": 2.0, "text": "est très chaud, ça va"},
     ]
     (problem,) = report["problems"]
     assert problem["kind"] == "subtitle"
-    assert "whole.en-US.vtt:13: bad_span: -00:03.000" in problem["reason"]
+    assert "whole.en-US.vtt:14: bad_span: -00:03.000" in problem["reason"]
 
 
 def test_subtitles_that_cannot_be_read_are_reported_with_their_file(work: Workplace) -> None:
@@ -337,6 +337,20 @@ def test_a_split_of_which_nothing_is_left_is_an_error(work: Workplace) -> None:
     assert not work.output.exists()
 
 
+def test_a_video_is_found_by_its_exact_name_and_with_one_prefix_more(tmp_path: Path) -> None:
+    names = ["v_v_UmAH95xls.mp4", "1@N00_2.", "3@N00_4.mts", "5@N00_6.unknown", "v_plain.mkv", "bare.mp4", "sub/7.m2ts"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path)
+    asked = {"v_UmAH95xls": names[0], "1@N00_2.": names[1], "3@N00_4.mts": names[2], "5@N00_6.unknown": names[3]}
+    asked |= {"plain": names[4], "v_bare": names[5], "7.m2ts": names[6]}
+    assert {name: folder.find(name).path for name in asked} == asked
+    for name in ("UmAH95xls", "5@N00_6", "unknown"):
+        with pytest.raises(ValueError, match="no such file"):
+            folder.find(name)
+
+
 @pytest.mark.parametrize(
     ("task", "name", "content", "words"),
     [
@@ -386,7 +400,7 @@ class AnyVideo(VideoFolder):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.segments = {}
+        self.segments, self.by_file = {}, {}
 
         class Names(dict):
             def get(self, name: str, default: Any = None) -> list[str]:  # type: ignore[override]  # names are endless

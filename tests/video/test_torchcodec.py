@@ -82,7 +82,7 @@ def test_seconds_need_pyav_and_decoders_have_names(tmp_path: Path) -> None:
 
 def test_without_torchcodec_it_says_what_to_install(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 5)
-    folder = Path(__file__).resolve().parents[1] / "lfvila_hf"
+    folder = Path(__file__).resolve().parents[2] / "lfvila_hf"
     program = f"""
 import sys, types
 sys.modules["torchcodec"] = None

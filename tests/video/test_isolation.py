@@ -1,8 +1,7 @@
 """Decoding in a process of its own: the same frames, and no harm from files that crash, hang or eat memory.
 
 The child is made to misbehave through its own process number or through what it is asked. A sample of mutated files
-(see `video_mutations`) goes through it; `fuzz_videos.py` runs many more. Damage that FFmpeg only conceals is pinned in
-`test_video_decoding_lfvila.py`.
+goes through it; `fuzz_videos.py` runs many more.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz_videos import LIMITS, fuzz
+from fuzz_videos import LIMITS, SEEDS, fuzz
 from video_files import read_barcodes, write_video
-from video_mutations import SEEDS
 
-from lfvila_hf import video_isolation_lfvila as isolation
+from lfvila_hf.video import isolation
 from lfvila_hf.video_reading_lfvila import (
     LFVilaVideoError,
     VideoLimits,

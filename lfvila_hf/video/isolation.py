@@ -1,10 +1,11 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Decoding in a process of its own, so that a hostile file can crash or hang a decoder without harm to the caller.
+"""Decoding in a child process, on request: `read_frames(..., isolated=True)`.
 
-The child is a plain interpreter that loads the reading files of this folder (torch, NumPy and PyAV, nothing of
-transformers) and stays for the next video; it is started when first needed and ended after a crash, a time-out or a
-broken answer. Its memory is limited by the operating system. What it sends back is JSON and raw pixels, never pickled
-objects, and is checked before it is used: a child that a video has taken over can lie about pixels, and nothing else.
+A hostile file can crash or hang a decoder there without harm to the caller. The child is a plain interpreter that loads
+the reading files of the package (torch, NumPy and PyAV, nothing of transformers) and stays for the next video. It is
+started when first needed, and ended after a crash, a time-out or a broken answer. The operating system limits its
+memory. It sends back JSON and raw pixels, never pickled objects, and both are checked before use: a child that a video
+has taken over can lie about pixels, and nothing else.
 
 It needs a POSIX system. It is a subprocess and no `multiprocessing` child, so loader workers may have one too.
 """
@@ -20,14 +21,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
 
-from .video_sources_lfvila import STOP, LFVilaVideoError, VideoLimits
+from ..video_reading_lfvila import (
+    FrameSelection,
+    ReadOptions,
+    VideoFrames,
+    VideoInfo,
+    read_selected,
+    stack_pictures,
+)
+from ..video_sources_lfvila import STOP, LFVilaVideoError, VideoLimits, VideoSource, describe_source
 
 # Seconds that a child gets beyond the limit of one video, to say itself that the limit is over.
 GRACE = 5.0
@@ -35,14 +45,14 @@ GRACE = 5.0
 LOOK_UP = 0.2
 # Seconds that a new child may take to load torch.
 START = 120.0
-# Run in the child: build a bare package around this folder and answer requests until the connection ends.
+# Run in the child: build a bare package around the flat files and answer requests until the connection ends.
 BOOT = """
 import importlib, sys, types
 folder, number, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 package = types.ModuleType("lfvila_reading")
 package.__path__ = [folder]
 sys.modules["lfvila_reading"] = package
-importlib.import_module("lfvila_reading.video_isolation_lfvila").serve(number, memory)
+importlib.import_module("lfvila_reading.video.isolation").serve(number, memory)
 """
 # The messages of a child and the types of their fields.
 ANSWERS: dict[str, dict[str, Any]] = {
@@ -81,7 +91,7 @@ class DecoderProcess:
                     sys.executable,
                     "-c",
                     BOOT,
-                    os.path.dirname(__file__),
+                    os.path.dirname(os.path.dirname(__file__)),
                     str(theirs.fileno()),
                     str(max_memory_bytes or 0),
                 ],
@@ -108,21 +118,22 @@ class DecoderProcess:
         self,
         name: str,
         request: dict[str, Any],
-        on_picture: Callable[[torch.Tensor], None],
         seconds: float | None,
         max_picture_bytes: int,
-    ) -> dict[str, Any]:
-        """Send one request and take its pictures and its result.
+    ) -> Generator[torch.Tensor | dict[str, Any], None, None]:
+        """Send one request and receive its pictures and its result.
 
         Args:
             name: The video, for errors.
-            request: What `serve` hands to the reader.
-            on_picture: Called with each `(3, H, W)` uint8 picture in the order of arrival.
+            request: The message that `serve` answers.
             seconds: Until the child is given up; `None` to wait for ever.
             max_picture_bytes: The largest picture that is accepted.
 
+        Yields:
+            Pictures `(3, H, W)` uint8 in the order of arrival, then the result.
+
         Raises:
-            LFVilaVideoError: what the child says of the video, or that it crashed, hung or answered nonsense; after
+            LFVilaVideoError: What the child says of the video, or that it crashed, hung or answered nonsense; after
                 one of the latter three it is gone.
         """
         end = None if seconds is None else time.monotonic() + seconds
@@ -134,11 +145,12 @@ class DecoderProcess:
                 if kind == "ready":
                     raise _BrokenAnswer("it said that it is ready a second time")
                 if kind == "picture":
-                    on_picture(self._picture(end, answer["shape"], max_picture_bytes))
+                    yield self._picture(end, answer["shape"], max_picture_bytes)
                     continue
                 in_step = True
                 if kind == "result":
-                    return answer
+                    yield answer
+                    return
                 if kind == "video_error":
                     raise LFVilaVideoError(name, answer["reason"], answer["position"])
                 raise CALLER_ERRORS[answer["type"]](answer["message"])
@@ -280,40 +292,87 @@ def close_decoder_processes() -> None:
     _POOL.clear()
 
 
-def run_isolated(
-    name: str, request: dict[str, Any], on_picture: Callable[[torch.Tensor], None], limits: VideoLimits
-) -> dict[str, Any]:
-    """Run one request in a child of the pool.
+def read_isolated(
+    source: Any,
+    selection: FrameSelection,
+    options: ReadOptions,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> VideoFrames:
+    """Read the selected frames in a child of the pool, and apply the transform here.
 
     Args:
-        name: The video, for errors.
-        request: What the reader needs; its `limits` are enforced inside the child, those on memory, time and picture
-            size from outside as well.
-        on_picture: Called with each `(3, H, W)` uint8 picture in the order of arrival.
-        limits: See there.
+        source: See `read_frames`; no array.
+        selection: The frames.
+        options: The limits are enforced inside the child; those on memory, time and picture size from outside as well.
+        transform: Called with each kept `(3, H, W)` uint8 picture.
 
     Raises:
-        LFVilaVideoError: where the video cannot be used, or its decoder crashed, hung or ran out of memory.
+        LFVilaVideoError: If the video cannot be used, or its decoder crashed, hung or ran out of memory.
+        ValueError: For a frame that the video does not have.
     """
-    most = 3 * (limits.max_pixels or 2**29)
+    name, limits = describe_source(source), options.limits
+    with closing(VideoSource(source, limits)) as opened:
+        portable = opened.portable()
+    request = {"source": portable, "selection": vars(selection), "options": {**vars(options), "limits": vars(limits)}}
     seconds = None if limits.max_seconds is None else limits.max_seconds + GRACE
+    pictures: list[torch.Tensor] = []
+    answer: dict[str, Any] = {}
     child = _POOL.take(limits.max_memory_bytes)
     try:
-        return child.run(name, request, on_picture, seconds, most)
+        with closing(child.run(name, request, seconds, 3 * (limits.max_pixels or 2**29))) as received:
+            for item in received:
+                if isinstance(item, dict):
+                    answer = item
+                else:
+                    pictures.append(item if transform is None else transform(item))
     finally:
         _POOL.give_back(child)
+    try:
+        frames = [pictures[number] for number in answer["order"]]
+        known = {**answer["metadata"], "source": name, "notes": tuple(map(str, answer["metadata"]["notes"]))}
+        info = VideoInfo(**known)
+        times, indices = [float(second) for second in answer["times"]], [int(index) for index in answer["indices"]]
+        if not len(frames) == len(times) == len(indices) or not frames:
+            raise ValueError("its parts differ in length")
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise LFVilaVideoError(name, f"the decoder process gave no proper answer: {error!r:.80}") from error
+    return VideoFrames(stack_pictures(name, frames, indices), times, indices, info, answer["decoded_frames"])
+
+
+def _answer(request: dict[str, Any], send_picture: Callable[[torch.Tensor], None]) -> dict[str, Any]:
+    """Read frames in the child.
+
+    Returns:
+        Fields that JSON can carry: `order` (which sent picture is which frame), `times`, `indices`, `metadata` and
+        `decoded_frames`.
+    """
+    fields = request["options"]
+    options = ReadOptions(**{**fields, "limits": VideoLimits(**fields["limits"])})
+    sent = 0
+
+    def send_and_number(picture: torch.Tensor) -> torch.Tensor:
+        nonlocal sent
+        send_picture(picture)
+        sent += 1
+        return torch.tensor([sent - 1])
+
+    read = read_selected(request["source"], FrameSelection(**request["selection"]), options, send_and_number)
+    return {
+        "order": read.frames[:, 0].tolist(),
+        "times": read.times,
+        "indices": read.indices,
+        "metadata": vars(read.metadata),
+        "decoded_frames": read.decoded_frames,
+    }
 
 
 def serve(number: int, max_memory_bytes: int) -> None:
-    """The child's side: answer requests on the socket `number` until the other end is closed.
+    """Answer requests in the child, on the socket `number` until the other end is closed.
 
     Args:
         number: File descriptor of the socket.
         max_memory_bytes: What may be added to the address space from now on; 0 for no limit.
     """
-    import importlib
-
-    reading = importlib.import_module(f"{__package__}.video_reading_lfvila")
     torch.set_num_threads(1)
     _limit_memory(max_memory_bytes)
     connection = Connection(number)
@@ -332,7 +391,7 @@ def serve(number: int, max_memory_bytes: int) -> None:
         except (EOFError, OSError):
             return
         try:
-            send("result", **reading.answer_request(request, send_picture))
+            send("result", **_answer(request, send_picture))
         except LFVilaVideoError as error:
             send("video_error", reason=error.reason, position=error.position)
         except MemoryError:
