@@ -8,7 +8,7 @@
 Runs that are there are not repeated, so it can be stopped and started at any time. Writes `table.md`, `results.json`
 and `ablations.png` to the output folder.
 
-Steps: 1. arguments 2. runs that are missing (`lfvila_hf.recipes.ablations`) 3. table and claims 4. plot.
+Steps: 1. arguments 2. runs that are missing (`ablation_sweep.py`) 3. table and claims 4. plot.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lfvila_hf.recipes.ablations import VARIANTS, Settings, plot, report, sweep
+from ablation_sweep import VARIANTS, Settings, plot, report, sweep
 
 SMOKE = {"steps": 2, "fusion_steps": 2, "batch_size": 4, "stories": 24, "test_stories": 8}
 

@@ -1,7 +1,6 @@
-"""Checkpoints are whole or not there; a run that is killed again and again ends as one that never was.
+"""Atomic checkpoints; a run that is killed again and again ends as one that never was; FSDP 2 checkpoints.
 
-Module: `checkpoints`. The long form, twenty kills at random moments of separate processes, is `make soak`
-(benchmarks/kill_soak.py).
+The long form, twenty kills at random moments of separate processes, is `make soak` (benchmarks/kill_soak.py).
 """
 
 from __future__ import annotations
@@ -13,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from gradient_runs import in_processes
+from gradient_runs import PAIRS, in_processes
 from killed_runs import STEPS, at_step, before_renaming, killed, train, while_writing, write_videos
+from sharding import fsdp_on_cpus, whole
 from tiny_models import tiny_model
-from training_runs import arguments, changed, dropout_config, logged, pairs, state
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from training_runs import TensorRows, arguments, changed, dropout_config, logged, pairs, state
 
 from lfvila_hf import LFVilaModel, LFVilaTrainer
-from lfvila_hf.training.checkpoints import UNFINISHED, missing_parts, publish, recover, whole_checkpoints
+from lfvila_hf.loading_lfvila import unsharded_class
+from lfvila_hf.training.training_checkpoints import UNFINISHED, complete_checkpoints, missing_parts, publish, recover
 
 KEPT = ("loss", "grad_norm", "learning_rate", "global_loss", "mtc_loss", "step")
 
@@ -110,8 +112,8 @@ def test_the_last_whole_checkpoint_is_found_by_its_number(tmp_path: Path) -> Non
         make_checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
     (tmp_path / "checkpoint-best").mkdir()
-    assert [path.name for path in whole_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-9"]
-    assert whole_checkpoints(tmp_path / "nothing") == []
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-9"]
+    assert complete_checkpoints(tmp_path / "nothing") == []
 
 
 def test_a_checkpoint_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
@@ -204,12 +206,115 @@ def test_what_cannot_be_resumed_is_an_error_that_says_what_is_missing(tmp_path: 
     trainer = LFVilaTrainer(
         model=tiny_model(LFVilaModel), args=arguments(tmp_path, max_steps=1), train_dataset=pairs(2)
     )
-    with pytest.raises(ValueError, match="there is no whole checkpoint to resume from"):
+    with pytest.raises(ValueError, match="there is no complete checkpoint to resume from"):
         trainer.train(resume_from_checkpoint=True)
     make_checkpoint(tmp_path, 1)
     (tmp_path / "checkpoint-1" / "optimizer.pt").unlink()
-    with pytest.raises(ValueError, match=r"no whole checkpoint, it lacks optimizer\.pt; resume_from_checkpoint=True"):
+    with pytest.raises(
+        ValueError, match=r"no complete checkpoint, it lacks optimizer\.pt; resume_from_checkpoint=True"
+    ):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     before = torch.get_rng_state()
     trainer.train(resume_from_checkpoint="auto")  # from the beginning
     assert trainer.state.global_step == 1 and not torch.equal(before, torch.get_rng_state())
+
+
+# -- FSDP 2 over gloo on CPUs (sharding.py) ---------------------------------------------------------------------------
+
+STEPS_SHARDED = 4
+
+
+def doubled(rows: TensorRows) -> TensorRows:
+    rows.tensors["pixel_values_videos"] = rows.tensors["pixel_values_videos"].double()
+    return rows
+
+
+def train_sharded(
+    folder: Path, resume: str | None = None, batch_size: int = PAIRS
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Four clipped steps of AdamW, a checkpoint and an evaluation after each second; the weights, whole, and ranks."""
+    trainer = LFVilaTrainer(
+        model=tiny_model(LFVilaModel).double(),
+        args=arguments(
+            folder,
+            max_steps=STEPS_SHARDED,
+            save_strategy="steps",
+            save_steps=2,
+            per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=3,
+            eval_strategy="steps",
+            eval_steps=2,
+            learning_rate=1e-3,
+            max_grad_norm=0.5,
+        ),
+        train_dataset=doubled(pairs(2 * PAIRS)),
+        eval_dataset=doubled(pairs(7)),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    assert trainer.state.global_step == STEPS_SHARDED
+    ranks = {name: value for name, value in logged(trainer, "eval_loss")[-1].items() if "_t2v_" in name}
+    return {name: whole(value).clone() for name, value in trainer.model.state_dict().items()}, ranks
+
+
+def test_the_class_before_sharding_is_found() -> None:
+    made = type("FSDPLFVilaModel", (FSDPModule, LFVilaModel), {})  # as fully_shard makes it
+    assert unsharded_class(made) is LFVilaModel and unsharded_class(LFVilaModel) is LFVilaModel
+
+
+def assert_saved_as_itself(folder: Path) -> None:
+    """The configuration names LF-VILA's class, and its code lies beside it, not torch's."""
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["architectures"] == ["LFVilaModel"] and saved["auto_map"]["AutoModel"] == "modeling_lfvila.LFVilaModel"
+    assert (folder / "modeling_lfvila.py").exists() and not list(folder.rglob("*fsdp_init*"))
+
+
+def test_a_model_is_saved_as_what_it_was_before_sharding(tmp_path: Path) -> None:
+    model = tiny_model(LFVilaModel)
+    (tmp_path / "a file").touch()
+
+    def save(_: int) -> None:
+        torch.distributed.init_process_group("gloo")
+        fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+        weights = {name: whole(value) for name, value in model.state_dict().items()}
+        with pytest.raises(Exception, match="a file"):
+            model.save_pretrained(tmp_path / "a file" / "below", state_dict=weights)
+        assert isinstance(model, FSDPModule)
+        model.save_pretrained(tmp_path / "saved", state_dict=weights)
+        assert isinstance(model, FSDPModule)
+
+    in_processes(1, tmp_path / "process", save)
+    loaded = LFVilaModel.from_pretrained(tmp_path / "saved")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert_saved_as_itself(tmp_path / "saved")
+
+
+@pytest.mark.slow
+def test_a_sharded_run_saves_whole_models_and_goes_on_from_them(tmp_path: Path) -> None:
+    expected, ranks = train_sharded(tmp_path / "one")
+
+    def sharded(rank: int) -> None:
+        with fsdp_on_cpus():
+            found = train_sharded(tmp_path / "two", batch_size=PAIRS // 2)
+            if rank == 0:
+                torch.save(found, tmp_path / "found.pt")
+                (tmp_path / "two" / "checkpoint-4").rename(tmp_path / "last")
+            torch.distributed.barrier()
+            resumed = train_sharded(tmp_path / "two", "auto", PAIRS // 2)
+            if rank == 0:
+                torch.save(resumed, tmp_path / "resumed.pt")
+
+    in_processes(2, tmp_path / "processes", sharded)
+    (found, ranks_found), (resumed, _) = torch.load(tmp_path / "found.pt"), torch.load(tmp_path / "resumed.pt")
+    assert found.keys() == expected.keys() and len(ranks) > 5 and ranks_found == pytest.approx(ranks, abs=1e-6)
+    begun = state(tiny_model(LFVilaModel).double())
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, rtol=0, atol=1e-9), name
+        assert torch.equal(resumed[name], found[name]), name
+    assert sum(not torch.equal(begun[name], value) for name, value in expected.items()) > 100
+    assert [path.name for path in complete_checkpoints(tmp_path / "two")] == ["checkpoint-2", "checkpoint-4"]
+    assert not (tmp_path / "two" / UNFINISHED).exists()
+
+    last = tmp_path / "last"
+    loaded = state(LFVilaModel.from_pretrained(last, dtype=torch.float64))
+    assert all(torch.allclose(loaded[name], found[name], rtol=0, atol=1e-12) for name in found)
+    assert_saved_as_itself(last)

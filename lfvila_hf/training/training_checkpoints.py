@@ -1,11 +1,11 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Checkpoints that are there whole or not at all, and the last one that is whole.
+"""Atomic checkpoints, and the last complete one to resume from.
 
 A checkpoint is written into `OUTPUT/.unfinished/checkpoint-N`, flushed to disk, and then renamed to
-`OUTPUT/checkpoint-N`, which the file system does in one step. A process that is killed at any moment leaves either no
-checkpoint of that name or a whole one; what it leaves in `.unfinished` is removed by the next run. Old checkpoints are
-renamed into `.unfinished` before they are deleted, for the same reason. Resuming also passes over folders that other
-software left incomplete.
+`OUTPUT/checkpoint-N`, which the file system does in one step. A process that is killed leaves either no checkpoint of
+that name or a complete one; the next run removes the rest in `.unfinished`. Old checkpoints are renamed into
+`.unfinished` before they are deleted, for the same reason. Resuming also passes over folders that other software left
+incomplete.
 
 Disk: one checkpoint more than are kept, while one is written.
 """
@@ -43,11 +43,11 @@ OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
 
 
 def missing_parts(checkpoint: str | os.PathLike[str], weights_only: bool = False) -> list[str]:
-    """What a folder lacks of a checkpoint that training can go on from; nothing where it is whole.
+    """List the parts that a folder lacks of a checkpoint to resume from; empty if it is complete.
 
     Args:
-        checkpoint: the folder.
-        weights_only: it was written with `save_only_model`.
+        checkpoint: Folder of the checkpoint.
+        weights_only: The checkpoint was written with `save_only_model`.
     """
     folder = Path(checkpoint)
     missing = []
@@ -69,28 +69,28 @@ def missing_parts(checkpoint: str | os.PathLike[str], weights_only: bool = False
 
 
 def step_of(checkpoint: Path) -> int | None:
-    """N of a folder `checkpoint-N`, `None` for any other name."""
+    """Return N of a folder `checkpoint-N`; `None` for any other name."""
     prefix, _, number = checkpoint.name.rpartition("-")
     return int(number) if prefix == PREFIX_CHECKPOINT_DIR and number.isdecimal() else None
 
 
-def whole_checkpoints(folder: str | os.PathLike[str], weights_only: bool = False) -> list[Path]:
-    """Checkpoints of a run that are whole, by step; incomplete ones are named in the log."""
-    whole = []
+def complete_checkpoints(folder: str | os.PathLike[str], weights_only: bool = False) -> list[Path]:
+    """List the complete checkpoints of a run by step. Incomplete ones are named in the log."""
+    complete = []
     found = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     for path in sorted((one for one in found if step_of(one) is not None), key=lambda one: step_of(one) or 0):
         missing = missing_parts(path, weights_only)
         if missing:
-            logger.warning("%s is not whole, it lacks %s: passed over", path, ", ".join(missing))
+            logger.warning("%s is incomplete, it lacks %s: passed over", path, ", ".join(missing))
         else:
-            whole.append(path)
-    return whole
+            complete.append(path)
+    return complete
 
 
 def recover(folder: str | os.PathLike[str]) -> None:
-    """Tidy up what a killed process left behind.
+    """Clean up after a killed process.
 
-    A checkpoint that was about to be replaced comes back unless the new one is there; anything else unfinished goes.
+    Restores a checkpoint that was about to be replaced, unless the new one is there, and deletes unfinished ones.
     """
     unfinished = Path(folder) / UNFINISHED
     for replaced in unfinished.glob("replaced-*"):
@@ -102,7 +102,7 @@ def recover(folder: str | os.PathLike[str]) -> None:
 
 
 def publish(written: Path, target: Path) -> None:
-    """Rename a folder that is complete, after its bytes are on disk; a folder in its place is removed afterwards."""
+    """Flush a complete folder to disk and rename it to `target`. A folder in its place is deleted afterwards."""
     for path in [*written.rglob("*"), written]:
         _flush(path)
     replaced = written.parent / f"replaced-{target.name}"
@@ -111,17 +111,17 @@ def publish(written: Path, target: Path) -> None:
     written.rename(target)
     _flush(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-    with suppress(OSError):  # there is more in it
+    with suppress(OSError):  # not empty
         written.parent.rmdir()
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; a reader never sees half of it."""
+    """Delete a checkpoint; no reader sees half of it."""
     doomed = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
     doomed.parent.mkdir(exist_ok=True)
     checkpoint.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-    with suppress(OSError):  # there is more in it
+    with suppress(OSError):  # not empty
         doomed.parent.rmdir()
 
 
@@ -133,22 +133,22 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-class AtomicCheckpoints(Trainer):
-    """The checkpoint half of `LFVilaTrainer`, to be put before `Trainer`."""
+class AtomicCheckpointMixin(Trainer):
+    """Checkpoints of `LFVilaTrainer`. A mixin in front of transformers' `Trainer`."""
 
     args: Any
     _staging: str | None = None
     _to_push: bool = False
 
-    def _resolved_checkpoint(self, resume_from_checkpoint: Any) -> Any:
-        """What to resume from: a folder, or nothing.
+    def _find_checkpoint(self, resume_from_checkpoint: Any) -> Any:
+        """Return the folder to resume from; `None` for a run from the beginning.
 
         Args:
-            resume_from_checkpoint: as for `Trainer.train`; besides, `"auto"`: the last whole checkpoint of
-                `output_dir` if there is one, else a run from the beginning.
+            resume_from_checkpoint: As for `Trainer.train`. Besides, `"auto"` takes the last complete checkpoint of
+                `output_dir`, and starts from the beginning if there is none.
 
         Raises:
-            ValueError: the folder is not whole, or there is no checkpoint.
+            ValueError: The folder is incomplete, or there is no checkpoint.
         """
         if self.args.should_save:
             recover(self.args.output_dir)
@@ -156,25 +156,25 @@ class AtomicCheckpoints(Trainer):
         if resume_from_checkpoint in (None, False):
             return None
         if resume_from_checkpoint is True or resume_from_checkpoint == "auto":
-            found = whole_checkpoints(self.args.output_dir, self.args.save_only_model)
+            found = complete_checkpoints(self.args.output_dir, self.args.save_only_model)
             if not found and resume_from_checkpoint is True:
-                raise ValueError(f"there is no whole checkpoint to resume from in {self.args.output_dir}")
+                raise ValueError(f"there is no complete checkpoint to resume from in {self.args.output_dir}")
             return str(found[-1]) if found else None
         missing = missing_parts(resume_from_checkpoint, self.args.save_only_model)
         if missing:
             raise ValueError(
-                f"{resume_from_checkpoint} is no whole checkpoint, it lacks {', '.join(missing)}; "
-                'resume_from_checkpoint=True takes the last whole one of output_dir, "auto" also where there is none'
+                f"{resume_from_checkpoint} is no complete checkpoint, it lacks {', '.join(missing)}; "
+                'resume_from_checkpoint=True takes the last complete one of output_dir, "auto" starts anew without one'
             )
         return resume_from_checkpoint
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where checkpoints go; the folder of unfinished ones while one is written."""
+        """Return the folder of checkpoints; that of unfinished ones while one is written."""
         run_folder = super()._get_output_dir(trial)
         return run_folder if self._staging is None else os.path.join(run_folder, UNFINISHED)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint as `Trainer` does, elsewhere, and rename it when every process is done."""
+        """Write a checkpoint as `Trainer` does, into another folder, and rename it when every process is done."""
         run_folder = Path(super()._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         written, target = run_folder / UNFINISHED / name, run_folder / name
@@ -193,7 +193,7 @@ class AtomicCheckpoints(Trainer):
         if self.args.should_save:
             publish(written, target)
         self.accelerator.wait_for_everyone()
-        if self.args.local_process_index == 0 and written.exists():  # a node without a folder shared with the first one
+        if self.args.local_process_index == 0 and written.exists():  # a node that shares no folder with the first one
             publish(written, target)
         if self._to_push:
             self._to_push = False
@@ -202,14 +202,14 @@ class AtomicCheckpoints(Trainer):
             self._remove_old_checkpoints(run_folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Uploads begin when the checkpoint has its name."""
+        """Upload a checkpoint, but not before it has its name."""
         if self._staging is None:
             super()._push_from_checkpoint(checkpoint_folder)
         else:
             self._to_push = True
 
     def _remove_old_checkpoints(self, run_folder: Path) -> None:
-        """Keep `save_total_limit` checkpoints, among them the one written last and the best one."""
+        """Keep `save_total_limit` checkpoints, among them the last written one and the best one."""
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
@@ -223,4 +223,4 @@ class AtomicCheckpoints(Trainer):
             remove(path)
 
 
-__all__ = ["AtomicCheckpoints", "missing_parts", "publish", "recover", "step_of", "whole_checkpoints"]
+__all__ = ["AtomicCheckpointMixin", "complete_checkpoints", "missing_parts", "publish", "recover", "step_of"]
