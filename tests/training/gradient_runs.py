@@ -1,17 +1,14 @@
 """One optimisation step of the real `LFVilaTrainer` on 8 pairs, for any number of processes, and the gradient it makes.
 
-`gradients(case, processes, folder)` forks the processes, which costs no import; as a program (`python -m
-torch.distributed.run ... gradient_runs.py CASE.json OUT`) the same step runs under a launcher.
+`gradients(case, processes, folder)` forks the processes, which costs no import.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,19 +16,14 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from sharding import fsdp_on_cpus, whole
+from tiny_models import random_ids, tiny_config, tiny_model
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from transformers import TrainingArguments
-
-if __name__ == "__main__":  # under a launcher there is no conftest
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    torch.set_num_threads(1)
-
-from sharding import fsdp_on_cpus, whole
-from tiny_models import random_ids, tiny_config, tiny_model
 from training_runs import DROPOUT, OnStep, TensorRows, arguments, pairs
+from transformers import TrainingArguments
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaTrainer
 from lfvila_hf.loss_lfvila import random_keys
@@ -253,12 +245,3 @@ def largest_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tens
         errors[name] = ((found[name] - expected[name]).norm() / scale).item()
     worst = max(errors, key=lambda name: errors[name])
     return errors[worst], worst
-
-
-if __name__ == "__main__":
-    given, out = Case(**json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
-    result = run(given, out / f"rank-{os.environ.get('RANK', 0)}")
-    if os.environ.get("RANK", "0") == "0":
-        torch.save(result, out / "result.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

@@ -11,10 +11,6 @@ is off from that in float64.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
@@ -139,21 +135,6 @@ def test_float32_features_get_the_gradient_of_float64_but_for_its_last_rounding(
     assert len(found) == 4
     for name in found:
         assert torch.equal(narrow[name].grad, wide[name].grad.float())
-
-
-def test_a_gradient_that_a_local_gather_would_lose_is_there(tmp_path: Path) -> None:
-    """The columns' gradient: with the features of others detached, it would be another one."""
-    sizes = (4, 4)
-
-    def task(rank: int) -> torch.Tensor:
-        local = torch.arange(4.0).add(4 * rank).requires_grad_()
-        everyone = GlobalBatch(sizes, rank).gather(local)
-        assert everyone.tolist() == list(range(8))
-        (everyone * (rank + 1) * torch.arange(8.0)).sum().backward()
-        return local.grad
-
-    found = torch.cat(in_gloo_processes(sizes, tmp_path, task))
-    assert found.tolist() == [3.0 * place for place in range(8)]
 
 
 @pytest.mark.parametrize("sizes", [(5, 3), (1, 1, 6), (3, 2, 2, 1), (1, 1), (7,)], ids=str)
@@ -501,29 +482,6 @@ def test_chunks_under_autocast(phase: str, folder: Path, tmp_path: Path) -> None
     found = gradients(dataclasses.replace(case, chunk=3), tmp_path)
     assert norm_of_difference(found, expected) < 0.05
     assert 1e-4 < norm_of_difference(expected, undivided_batch(dataclasses.replace(case, autocast=False), folder)) < 0.2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [CONTRASTIVE, FUSION], ids=["contrastive", "fusion"])
-def test_under_torchrun(case: Case, folder: Path, tmp_path: Path) -> None:
-    parts = dataclasses.replace(case, batch_size=4, chunk=2)
-    (tmp_path / "case.json").write_text(json.dumps(dataclasses.asdict(parts)))
-    program = Path(__file__).with_name("gradient_runs.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    run = subprocess.run(
-        [*launch, str(program), str(tmp_path / "case.json"), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    sys.modules["__main__"].Result = Result  # type: ignore[attr-defined]  # the program pickled its own
-    found = torch.load(tmp_path / "result.pt", weights_only=False)
-    error, worst = largest_error(found.gradients, undivided_batch(case, folder).gradients)
-    assert error < EXACT, worst
 
 
 def test_what_cannot_be_made_of_parts_is_refused(tmp_path: Path) -> None:
