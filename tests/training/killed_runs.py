@@ -102,10 +102,10 @@ def before_renaming(checkpoint: int) -> Callable[[LFVilaTrainer], None]:
     def arm(trainer: LFVilaTrainer) -> None:
         publish = checkpoints.publish
 
-        def dying(written: Path, target: Path) -> None:
+        def dying(written: Path, target: Path, world_size: int) -> None:
             if target.name == f"checkpoint-{checkpoint}":
                 _die()
-            publish(written, target)
+            publish(written, target, world_size)
 
         checkpoints.publish = dying
 
