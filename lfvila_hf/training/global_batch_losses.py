@@ -48,7 +48,7 @@ from lfvila_hf.loss_lfvila import (
     mtc_loan,
     mtc_sums,
 )
-from lfvila_hf.modeling_lfvila import LFVilaForPreTraining, LFVilaModel
+from lfvila_hf.modeling_lfvila import LFVilaForPreTraining, LFVilaModel, LFVilaPreTrainedModel
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -475,31 +475,31 @@ class GlobalBatchLossMixin(Trainer):
         self._window: list[tuple[GlobalBatch, FusionCounts]] = []
         self._step_counts = FusionCounts()
 
-    def _base_model(self) -> Any:
-        """Return the LF-VILA model inside its wrappers (DDP, PEFT)."""
-        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+    def _base_model(self, model: Any = None) -> Any:
+        """Return the LF-VILA model inside its wrappers (DDP, PEFT). Defaults to that of the trainer's model."""
+        model = self.accelerator.unwrap_model(self.model if model is None else model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    def _phase(self) -> Literal["contrastive", "fusion"] | None:
-        """Return the phase that is trained; `None` for task heads."""
-        model = self._base_model()
-        if isinstance(model, LFVilaModel):
+    def _phase(self, model: Any = None) -> Literal["contrastive", "fusion"] | None:
+        """Return the phase that a model is trained in; `None` for task heads. Defaults to the trainer's model."""
+        base = self._base_model(model)
+        if isinstance(base, LFVilaModel):
             return "contrastive"
-        return model.config.training_phase if isinstance(model, LFVilaForPreTraining) else None
+        return base.config.training_phase if isinstance(base, LFVilaForPreTraining) else None
 
     def _criterion(self) -> LFVilaLoss:
         """Return the loss function that holds weights and temperatures."""
         given = self.compute_loss_func
         return given if isinstance(given, LFVilaLoss) else LFVilaLoss(self._base_model().config)
 
-    def _check_loss_parts(self) -> None:
-        """Refuse settings under which a loss cannot be split.
+    def _check_loss_parts(self, model: Any) -> None:
+        """Refuse settings under which a model's loss cannot be split.
 
         Raises:
             ValueError: Chunks for a task head, a loss function that is no `LFVilaLoss`, or one process for several
                 devices.
         """
-        phase, model = self._phase(), self._base_model()
+        phase = self._phase(model)
         if self.args.n_gpu > 1 and phase is not None:
             raise ValueError(
                 f"one process drives {self.args.n_gpu} devices, which cuts the batch of a loss into pieces; "
@@ -509,7 +509,7 @@ class GlobalBatchLossMixin(Trainer):
         if chunked and phase is None:
             raise ValueError(
                 "contrastive_chunk_size is for LFVilaModel and LFVilaForPreTraining, got "
-                f"{type(model).__name__}; use gradient_accumulation_steps"
+                f"{type(self._base_model(model)).__name__}; use gradient_accumulation_steps"
             )
         in_parts = chunked or self.args.world_size > 1 or self.args.contrastive_block_size is not None
         if in_parts and phase and not isinstance(self.compute_loss_func, LFVilaLoss | None):
@@ -518,15 +518,24 @@ class GlobalBatchLossMixin(Trainer):
                 f"contrastive_chunk_size, contrastive_block_size), got {type(self.compute_loss_func).__name__}"
             )
 
-    def _freeze_unread_outputs(self) -> None:
-        """Freeze parameters without a gradient, which the processes of DDP would wait for in vain."""
-        if self.args.world_size == 1 or self._phase() != "contrastive":
+    def _freeze_unread_parameters(self, model: Any) -> None:
+        """Freeze parameters that no loss reads: the processes of DDP would wait for their gradients.
+
+        These are the video tower's clip level, except for MTC on clip-level features, and the fusion modules of
+        `LFVilaForPreTraining` in its contrastive phase. The fusion phase freezes the towers itself.
+        """
+        base, phase = self._base_model(model), self._phase(model)
+        if self.args.world_size == 1 or phase == "fusion" or not isinstance(base, LFVilaPreTrainedModel):
             return
-        model = self._base_model()
-        if not (model.config.temporal_alignment and model.config.clip_feature_source == "clip_level"):
-            towers = model.model if isinstance(model, LFVilaForPreTraining) else model
-            towers.video_model.clip_merging.requires_grad_(False)
-            towers.video_model.clip_norm.requires_grad_(False)
+        config: Any = base.config
+        reads_clip_level = (
+            phase == "contrastive" and config.temporal_alignment and config.clip_feature_source == "clip_level"
+        )
+        for name, parameter in base.named_parameters():
+            is_clip_level = ".video_model.clip_" in f".{name}"
+            is_fusion = isinstance(base, LFVilaForPreTraining) and not name.startswith("model.")
+            if is_fusion or (is_clip_level and not reads_clip_level):
+                parameter.requires_grad_(False)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """Fetch the batches of one optimizer step, and exchange the counts that their losses are means over."""

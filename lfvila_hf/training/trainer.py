@@ -65,6 +65,7 @@ class LFVilaTrainer(GlobalBatchLossMixin, AtomicCheckpointMixin, Trainer):
     """
 
     args: LFVilaTrainingArguments
+    _is_set_up = False
     _batches_done = 0
     _sampled_rows: list[int] | None = None
 
@@ -74,9 +75,8 @@ class LFVilaTrainer(GlobalBatchLossMixin, AtomicCheckpointMixin, Trainer):
         self._reset_loss_state()
         if isinstance(self.compute_loss_func, LFVilaLoss):
             self.loss_is_scaled_for_ga = False  # its terms are means over one batch
-        self._set_phase()
-        self._check_loss_parts()
-        self._freeze_unread_outputs()
+        self._set_up_model(self.model)
+        self._is_set_up = True
         if isinstance(self.data_collator, LFVilaCollator) and not self.data_collator.return_ids:
             self.data_collator = copy.copy(self.data_collator)
             self.data_collator.return_ids = True  # for the report of a loss that is not finite
@@ -91,19 +91,27 @@ class LFVilaTrainer(GlobalBatchLossMixin, AtomicCheckpointMixin, Trainer):
         if self.args.world_size > 1 and getattr(skips, "on_error", None) == "skip" and not has_agreement:
             self.add_callback(SkipAgreement)
 
-    def _set_phase(self) -> None:
-        """Freeze what `training_phase` does not train."""
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make a model by `model_init`, and set it up as the constructor sets up a `model`."""
+        model = super().call_model_init(trial)
+        if self._is_set_up:
+            self._set_up_model(model)
+        return model
+
+    def _set_up_model(self, model: Any) -> None:
+        """Freeze what is not trained, and check that the model's loss can be split as the arguments ask for."""
         phase = self.args.training_phase
-        if phase is None and isinstance(self.model, LFVilaForPreTraining) and self.model.awaits_freezing:
+        if phase is None and isinstance(model, LFVilaForPreTraining) and model.awaits_freezing:
             phase = "fusion"  # a checkpoint of that phase, loaded again: a file keeps no frozen parameters
-        if phase is None:
-            return
-        if not isinstance(self.model, LFVilaForPreTraining):
-            raise ValueError(
-                f"training_phase={phase!r} is for LFVilaForPreTraining, got {type(self.model).__name__}; to train "
-                "adapters, call set_training_phase of the model before they are added"
-            )
-        self.model.set_training_phase(phase)  # type: ignore[arg-type]  # checked by the arguments
+        if phase is not None:
+            if not isinstance(model, LFVilaForPreTraining):
+                raise ValueError(
+                    f"training_phase={phase!r} is for LFVilaForPreTraining, got {type(model).__name__}; to train "
+                    "adapters, call set_training_phase of the model before they are added"
+                )
+            model.set_training_phase(phase)  # type: ignore[arg-type]  # checked by the arguments
+        self._check_loss_parts(model)
+        self._freeze_unread_parameters(model)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
