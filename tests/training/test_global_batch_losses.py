@@ -490,7 +490,7 @@ def test_what_cannot_be_made_of_parts_is_refused(tmp_path: Path) -> None:
     trainer = LFVilaTrainer(model=tiny_model(LFVilaModel), args=arguments(tmp_path))
     trainer.args._n_gpu = 2
     with pytest.raises(ValueError, match="one process drives 2 devices"):
-        trainer._check_loss_parts()
+        trainer._check_loss_parts(trainer.model)
     with pytest.raises(ValueError, match="compute_loss_func must be an LFVilaLoss .* got function"):
         LFVilaTrainer(
             model=tiny_model(LFVilaModel),
