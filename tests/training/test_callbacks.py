@@ -24,7 +24,6 @@ from lfvila_hf.training.callbacks import (
     NonFiniteLossError,
     ThroughputCallback,
     flops_of_step,
-    last_evaluation,
 )
 
 # -- throughput and progress ------------------------------------------------------------------------------------------
@@ -129,22 +128,6 @@ def test_flops_are_three_forwards_of_what_learns_and_one_of_what_is_frozen() -> 
     assert model.is_activation_checkpointing if renamed else model.is_gradient_checkpointing
     # every paragraph is compared with every video, so a little more than twice
     assert flops_of_step(model, tiny_batch(2)) == pytest.approx(2 * learning, rel=1e-4)
-
-
-def test_flops_of_linear_layers_are_counted_as_by_hand() -> None:
-    model = torch.nn.Linear(3, 5)
-
-    class Wrapped(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = model
-
-        def forward(self, pixel_values_videos: torch.Tensor, return_loss: bool) -> dict[str, torch.Tensor]:
-            assert pixel_values_videos.is_meta and not return_loss
-            return {"out": self.linear(pixel_values_videos)}
-
-    # forward and the weight's gradient; the input needs none
-    assert flops_of_step(Wrapped(), {"pixel_values_videos": torch.ones(7, 3)}) == 2 * (2 * 7 * 3 * 5)
 
 
 def test_the_progress_bar_shows_the_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,9 +254,3 @@ def test_the_card_of_a_training_has_its_last_evaluation_and_its_arguments(tmp_pa
     assert {one.dataset_name for one in card.data.eval_results} == {"ShapeTales"}
     assert (card.data.license, card.data.base_model) == ("mit", "org/base")
     assert "1 steps" in card.text and "learning rate 0.003" in card.text and "seed 7" in card.text
-
-
-def test_only_numbers_of_the_model_are_its_metrics() -> None:
-    history = [{"eval_R@1": 0.1}, {"loss": 2.0}, {"eval_R@1": 0.5, "eval_runtime": 3.0, "epoch": 1.0, "step": 2}]
-    assert last_evaluation(history) == {"R@1": 0.5}
-    assert last_evaluation([{"loss": 1.0}]) == {}

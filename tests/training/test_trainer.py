@@ -42,7 +42,7 @@ from lfvila_hf.data.skip_agreement import SkipAgreement
 from lfvila_hf.data.streaming import ResumableStream, stream_webdataset
 from lfvila_hf.evaluation import RetrievalFeatures, evaluate_features, make_compute_metrics
 from lfvila_hf.loss_lfvila import LFVilaLoss, MTCDraw, draw_mtc, global_contrastive_loss, mtc_loss
-from lfvila_hf.training.trainer import fusion_accuracy, reproducible_sampler
+from lfvila_hf.training.trainer import reproducible_sampler
 
 # Losses of another batch shape or summed in another order; the largest difference measured is 2e-6 relative.
 FLOAT32_NOISE = 1e-5
@@ -719,17 +719,6 @@ def test_only_the_scores_asked_for_are_made(model: LFVilaModel, tmp_path: Path) 
     assert_metrics(metrics, evaluate_features(features_by_hand(model, rows), scores=["aligned"]), "eval")
 
 
-def test_a_model_without_temporal_alignment_has_the_global_score(tmp_path: Path) -> None:
-    model = tiny_model(LFVilaModel, tiny_config(temporal_alignment=False))
-    trainer = LFVilaTrainer(model=model, args=arguments(tmp_path), eval_dataset=pairs(4))
-    metrics = trainer.evaluate()
-    assert metrics["eval_global_num_texts"] == 4 and metrics["eval_loss"] == metrics["eval_global_loss"]
-    assert not [name for name in metrics if "aligned" in name or "mtc" in name]
-    asked = arguments(tmp_path, eval_scores=["aligned"])
-    with pytest.raises(ValueError, match="the score 'aligned' needs sentence_embeds"):
-        LFVilaTrainer(model=model, args=asked, eval_dataset=pairs(4)).evaluate()
-
-
 def test_batches_may_differ_in_their_number_of_sentences(model: LFVilaModel, tmp_path: Path) -> None:
     rows = pairs(4)
     for row, sentences in enumerate((2, 1, 4, 3)):
@@ -842,21 +831,6 @@ def test_the_fusion_phase_is_evaluated_by_the_accuracy_of_its_heads(tmp_path: Pa
     assert metrics["eval_mlm_accuracy"] == pytest.approx(sum(words) / 12)
     assert metrics["eval_vtm_loss"] == pytest.approx(output.vtm_loss.item(), rel=FLOAT32_NOISE)
     assert not [name for name in metrics if "_r1" in name or "global" in name]
-
-
-def test_accuracy_of_the_heads_counts_masked_text_tokens_and_pairs() -> None:
-    # Paragraph token, two sentences of two tokens, one video token; a vocabulary of three.
-    words = torch.tensor([[2, 0, 1, 2, 0, 2], [1, 1, 1, 1, 1, 1]])
-    outputs = {
-        "mlm_logits": torch.nn.functional.one_hot(words, 3).float(),
-        "mlm_targets": torch.tensor([[[0, 2], [2, -100]], [[-100, -100], [-100, 1]]]),
-        "vtm_logits": torch.tensor([[0.0, 1.0], [3.0, -1.0]]),
-        "vtm_targets": torch.tensor([1, 1]),
-    }
-    assert fusion_accuracy(outputs) == {"vtm_accuracy": (1, 2), "mlm_accuracy": (3, 4)}
-    assert fusion_accuracy({"loss": torch.zeros(())}) == {}
-    outputs["mlm_targets"] = torch.full_like(outputs["mlm_targets"], -100)
-    assert fusion_accuracy(outputs)["mlm_accuracy"] == (0, 0)
 
 
 # -- tasks with labels -----------------------------------------------------------------------------------------------
