@@ -2,7 +2,7 @@
 
     make ablations                                                    # everything: hours, see the README
     python examples/ablations/run_ablations.py --seeds 0 --only-one   # the next run that is missing
-    python examples/ablations/run_ablations.py --smoke                # the whole path, under a minute or two
+    python examples/ablations/run_ablations.py --smoke                # every step, under a minute or two
     python examples/ablations/run_ablations.py --runs benchmarks/ablations_2026-11-28/runs --table-only
 
 Runs that are there are not repeated, so it can be stopped and started at any time. Writes `table.md`, `results.json`
@@ -34,7 +34,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="folder of runs to go on from; default: OUTPUT/runs")
     parser.add_argument("--table-only", action="store_true", help="train nothing: table and plot of what is there")
     parser.add_argument("--only-one", action="store_true", help="stop after one run that was missing")
-    parser.add_argument("--smoke", action="store_true", help="two steps per run: shows that the path works")
+    parser.add_argument("--smoke", action="store_true", help="two steps per run: shows that every step works")
     options = parser.parse_args(words)
     settings = Settings(**SMOKE) if options.smoke else Settings(steps=options.steps, stories=options.stories)
     # 2. runs that are missing
