@@ -1,7 +1,7 @@
 """LFVilaConfig and its two towers: defaults, presets, round trips, what is refused and with which words.
 
 The checks themselves are in configuration_lfvila. What a field does to the model is tested beside the model
-(test_modeling*_lfvila.py), how a trained model gets another size of video in test_resizing_lfvila.py.
+(test_modeling*_lfvila.py), how a trained model gets another size of video in test_size_of_video.py.
 """
 
 from __future__ import annotations
