@@ -519,7 +519,7 @@ class GlobalBatchLossMixin(Trainer):
             )
 
     def _freeze_fusion_modules(self, model: Any) -> None:
-        """Freeze the fusion modules in the contrastive phase of several processes: DDP would wait for their gradients."""
+        """Freeze fusion modules in the contrastive phase of several processes; DDP would wait for their gradients."""
         base = self._base_model(model)
         if self.args.world_size > 1 and isinstance(base, LFVilaForPreTraining) and self._phase(model) == "contrastive":
             for name, parameter in base.named_parameters():
