@@ -4,9 +4,9 @@
 LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead"; the released
 cutter copies packets and so begins at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
 frame j is the one that is on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond,
-as some containers round). Seconds count from the first frame, as in `video_reading_lfvila`, and the frames are those of
-the package's reader: `decoding_plans` lists them, plans the seeks, leaves out what nothing refers to, and starts over
-with a dearer table where a file is not as it says.
+as some containers round). Seconds count from the container's start, as in `video_reading_lfvila`, and the frames are
+those of the package's reader: `decoding_plans` lists them, plans the seeks, leaves out what nothing refers to, and
+starts over with a dearer table where a file is not as it says.
 
 A frame goes from the decoder through one scaling (YUV to YUV) straight into the encoders of the clips that want it, so
 memory is one encoder per clip that is open at that second. Each clip is then read again with the package's reader,
@@ -219,7 +219,7 @@ class _ClipCutter:
         """The frames that any clip wants. Called anew where the decoder starts over with another table."""
         self.abandon()
         self.reasons, self._wanted = {}, {}
-        end = (table.end - int(table.pts[0])) * table.time_base
+        end = table.end * table.time_base - table.second_zero
         for wish in self.wishes:
             if Fraction(wish.end, 1000) > end + Fraction(self.parameters.end_tolerance):
                 self.reasons[wish.clip_id] = (
@@ -363,6 +363,5 @@ class _Job:
 
 def _indices(table: FrameTable, times: Sequence[Fraction]) -> np.ndarray:
     """The frame on screen at each second."""
-    first = int(table.pts[0])
-    ticks = np.array([first + (time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
+    ticks = np.array([(table.second_zero + time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
     return np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)

@@ -34,6 +34,7 @@ from ..video_reading_lfvila import (
     ReadOptions,
     VideoFrames,
     VideoInfo,
+    check_output,
     read_selected,
     stack_pictures,
 )
@@ -325,6 +326,7 @@ def read_isolated(
                     answer = item
                 else:
                     pictures.append(item if transform is None else transform(item))
+                    check_output(name, pictures[-1].nbytes, len(pictures), limits)
     finally:
         _POOL.give_back(child)
     try:
@@ -336,6 +338,7 @@ def read_isolated(
             raise ValueError("its parts differ in length")
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise LFVilaVideoError(name, f"the decoder process gave no proper answer: {error!r:.80}") from error
+    check_output(name, frames[0].nbytes, len(frames), limits)
     return VideoFrames(stack_pictures(name, frames, indices), times, indices, info, answer["decoded_frames"])
 
 

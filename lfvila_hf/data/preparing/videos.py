@@ -51,10 +51,12 @@ class VideoFolder:
             raise ValueError(f"there is no folder of videos at {root}")
         self.root = root
         self.by_name: dict[str, list[str]] = defaultdict(list)
+        self.by_exact_name: dict[str, list[str]] = defaultdict(list)
         self.segments: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
         for folder, _, names in os.walk(root):
             for name in sorted(names):
                 bare = stem(name)
+                self.by_exact_name[name].append((Path(folder) / name).relative_to(root).as_posix())
                 if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
                     path = (Path(folder) / name).relative_to(root).as_posix()
                     self.by_name[bare].append(path)
@@ -76,8 +78,8 @@ class VideoFolder:
         """
         bare = stem(name)
         other = bare.removeprefix("v_") if bare.startswith("v_") else f"v_{bare}"
-        for candidate in (bare, other):
-            paths = self.by_name.get(candidate, [])
+        exact = self.by_exact_name.get(name, [])
+        for paths in (exact, self.by_name.get(bare, []), self.by_name.get(other, [])):
             if len(paths) > 1:
                 raise ValueError(f"could be any of {', '.join(paths)}")
             if paths:
