@@ -56,7 +56,7 @@ CHECK_EVERY = 64
 RETRIES = 100
 # First packets of H.264 and HEVC whose structure is looked at before a table is believed, so that what is said of a
 # short video does not depend on which frames are wanted. Looking at all packets of long videos costs too much.
-INSPECTED = 600
+INSPECTED, INSPECTED_BYTES = 600, 16 * 2**20
 # Seconds, and multiples of the usual distance of two frames, above which a distance is a gap.
 GAP_SECONDS, GAP_STEPS = 0.5, 10
 # Share of the frames of the liveliest stream below which a stream is a series of stills beside a video.
@@ -198,12 +198,12 @@ class VideoSession:
         if packet.dts is not None and (self.newest_dts is None or packet.dts > self.newest_dts):
             self.newest_dts = packet.dts
 
-    def is_inspected(self, packet: Any) -> bool:
-        """Look at the structure of one of the first packets; `False` if it is broken."""
+    def looks_sound(self, packet: Any) -> bool:
+        """Check the structure of one of the first packets; later ones are taken to be sound."""
         return not self._unit_length or self.packets_read > INSPECTED or _units_fit(packet, self._unit_length)
 
     def decode_forward(self) -> Iterator[Any]:
-        """Every frame from here on, past packets that cannot be decoded."""
+        """Decode every frame from here on, past packets that cannot be decoded."""
         for packet in self.packets():
             try:
                 frames = self.context.decode(packet)
@@ -217,7 +217,7 @@ class VideoSession:
         yield from frames
 
     def header_table(self) -> FrameTable | None:
-        """The table from the sample list of an mp4-like file of constant rate, else `None`."""
+        """Make the table from the sample list of an mp4-like file of constant rate; `None` for other files."""
         stream = self.stream
         entries = getattr(stream, "index_entries", None)
         if not self.container.format.name.startswith("mov") or entries is None or stream.start_time is None:
@@ -240,15 +240,16 @@ class VideoSession:
         first = next(packets, None)
         if first is not None and not (first.is_keyframe and first.pts == stream.start_time):
             return None
-        if first is not None and count <= INSPECTED and self._unit_length:
-            sound = self.is_inspected(first) and all(map(self.is_inspected, packets))
+        small = count <= INSPECTED and self.container.size <= INSPECTED_BYTES
+        if first is not None and small and self._unit_length:
+            sound = self.looks_sound(first) and all(map(self.looks_sound, packets))
             if not sound or self.packets_read != count:
                 return None
         pts = int(stream.start_time) + step * np.arange(count, dtype=np.int64)
         return FrameTable(pts, self.time_base, int(pts[-1]) + step, "header", start=self.start(int(pts[0])))
 
     def packet_table(self) -> FrameTable | None:
-        """The table from listing every packet; `None` where time stamps are missing, repeated or not to be trusted."""
+        """Make the table from all packets; `None` if time stamps are missing, repeated or not to be trusted."""
         pts: list[int] = []
         keys: list[int] = []
         newest_dts = newest_key = last = -(2**62)
@@ -268,7 +269,7 @@ class VideoSession:
                 keys.append(packet.pts)
             # frames before the first key frame, in either order, cannot be decoded
             trusted &= bool(keys) and packet.pts >= keys[0]
-            trusted &= self.is_inspected(packet)
+            trusted &= self.looks_sound(packet)
             if packet.is_discard or _is_hidden(self.context.name, packet):
                 continue
             pts.append(packet.pts)
