@@ -1,4 +1,4 @@
-"""Time of a contrastive step with gradient caching against the same videos without it.
+"""Time of a contrastive step with and without gradient caching.
 
     python benchmarks/contrastive_time.py                                              # tiny model, a minute
     python benchmarks/contrastive_time.py --preset base --batch 2 --chunk 1 --rounds 3 --without-whole

@@ -1,4 +1,4 @@
-"""What every recipe learns on generated data of its own format, held out, and what it learns from shuffled labels.
+"""Held-out accuracy of every recipe on generated data of its format, with its labels and with shuffled ones.
 
     python benchmarks/recipe_learning.py --output outputs/learning               # all tasks, resumable: under an hour
     python benchmarks/recipe_learning.py --output outputs/learning --tasks violin how2qa --json result.json

@@ -1,4 +1,4 @@
-"""Time and peak memory of the video tower and of a training step in both phases, beside the floor of their products.
+"""Time and peak memory of the video tower, its floor, and training steps of both phases.
 
     python benchmarks/training_step.py                                        # the tiny preset, a minute
     python benchmarks/training_step.py --preset base --batch 1 --rounds 3     # the released size

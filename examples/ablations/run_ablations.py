@@ -3,7 +3,7 @@
     make ablations                                                    # everything: hours, see the README
     python examples/ablations/run_ablations.py --seeds 0 --only-one   # the next run that is missing
     python examples/ablations/run_ablations.py --smoke                # the whole path, under a minute or two
-    python examples/ablations/run_ablations.py --runs benchmarks/ablations_2026-11-28/runs --table-only
+    python examples/ablations/run_ablations.py --runs benchmarks/results/ablations_2026-11-28/runs --table-only
 
 Runs that are there are not repeated, so it can be stopped and started at any time. Writes `table.md`, `results.json`
 and `ablations.png` to the output folder.

@@ -177,8 +177,8 @@ def run_variant(output: Path, variant: Variant, settings: Settings, seed: int) -
     from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaProcessor, LFVilaVideoProcessor
     from lfvila_hf.data.annotations import load_pretraining, load_retrieval
     from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset
-    from lfvila_hf.data.frame_cache import FrameCache
-    from lfvila_hf.data.stories import make_shapetales
+    from lfvila_hf.data.frame_store import FrameStore
+    from lfvila_hf.shapetales import make_shapetales
 
     tales = make_shapetales(
         output / "shapetales", train_stories=settings.stories, test_stories=settings.test_stories,
@@ -207,7 +207,7 @@ def run_variant(output: Path, variant: Variant, settings: Settings, seed: int) -
         flip_probability=0.0,  # sentences tell left from right
     )
     processor = LFVilaProcessor(video_processor, tokenizer, max_sentences=CLIPS, max_sentence_length=24)
-    cache = FrameCache(output / "frame_cache", max_bytes=8 * 2**30, frames_per_video=2 * variant.num_frames)
+    cache = FrameStore(output / "frame_cache", max_bytes=8 * 2**30, frames_per_video=2 * variant.num_frames)
     options: dict[str, Any] = {"seed": seed, "frame_cache": cache}
     rows = load_pretraining(tales.pretraining_annotations("train"), tales.clips)
     fewest = min(len(clips) for clips in rows["clips"])

@@ -12,7 +12,7 @@ import torch
 
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset, StreamedDataset, VideoTextDataset
-from lfvila_hf.data.frame_cache import FrameCache
+from lfvila_hf.data.frame_store import FrameStore
 from lfvila_hf.data.skipping import SkipLog
 from lfvila_hf.recipes.arguments import RecipeArguments
 from lfvila_hf.recipes.tasks import COLLATORS, TASKS
@@ -64,7 +64,7 @@ class RecipeData:
         cache = None
         if self.arguments.frame_cache:
             size = int(self.arguments.frame_cache_gib * 2**30)
-            cache = FrameCache(self.arguments.frame_cache, max_bytes=size)
+            cache = FrameStore(self.arguments.frame_cache, max_bytes=size)
         return TASKS[self.arguments.task].reader(processor, seed=self.seed, frame_cache=cache, **options)
 
     def _dataset(self, reader: Any, rows: Any) -> VideoTextDataset:
@@ -138,7 +138,7 @@ def _generated(arguments: RecipeArguments, output: Path) -> tuple[Path, Path, An
     from accelerate import PartialState
     from transformers import BertTokenizer
 
-    from lfvila_hf.data.story_tasks import make_task_data
+    from lfvila_hf.shapetales.tasks import make_task_data
 
     count = arguments.generated_videos
     with PartialState().main_process_first():

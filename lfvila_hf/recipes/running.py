@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from lfvila_hf.data.skip_agreement import SkipAgreement
 from lfvila_hf.recipes.arguments import RecipeArguments, RecipeTrainingArguments
 from lfvila_hf.recipes.data import RecipeData, load_data
 from lfvila_hf.recipes.evaluating import evaluate_recipe, write_rows
@@ -45,7 +44,6 @@ def make_trainer(arguments: RecipeArguments, training: RecipeTrainingArguments) 
         train_dataset=data.training_set(processor) if training.do_train else None,
         data_collator=data.collator(processor),
         processing_class=processor,
-        callbacks=[SkipAgreement()] if arguments.on_error == "skip" else None,
     )
     return trainer, data
 

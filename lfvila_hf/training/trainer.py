@@ -12,8 +12,7 @@ What it adds to `Trainer`:
 6. evaluation by retrieval (`evaluating.py`);
 7. speed, waiting, skipped samples and arithmetic use in the log, terms on the progress bar (`watching.py`), and a stop
    with the names of the samples where a loss is not finite (`nonfinite.py`);
-8. processes that agree on what was skipped, at the end of every epoch (`SkipAgreement`);
-9. checkpoints that are there whole or not at all (`checkpoints.py`), and resumed runs that equal unbroken ones.
+8. checkpoints that are there whole or not at all (`checkpoints.py`), and resumed runs that equal unbroken ones.
 
 Letters: B videos, K clips, M sentences.
 """
@@ -35,7 +34,6 @@ from transformers.trainer_utils import TrainOutput
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset
 from lfvila_hf.data.sampling import EqualLengthSampler
-from lfvila_hf.data.skip_agreement import SkipAgreement
 from lfvila_hf.data.streaming import ResumableStream
 from lfvila_hf.loss_lfvila import LFVilaLoss, MTCDraw
 from lfvila_hf.modeling_lfvila import LFVilaForPreTraining
@@ -94,10 +92,6 @@ class LFVilaTrainer(WholeBatchSteps, RetrievalEvaluation, AtomicCheckpoints, Pub
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(TermsProgressCallback)
-        skips = getattr(self.train_dataset, "skips", None)
-        has_agreement = any(isinstance(callback, SkipAgreement) for callback in self.callback_handler.callbacks)
-        if self.args.world_size > 1 and getattr(skips, "on_error", None) == "skip" and not has_agreement:
-            self.add_callback(SkipAgreement)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer` does; nothing that an earlier training of this object left over is counted.

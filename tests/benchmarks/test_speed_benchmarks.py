@@ -1,4 +1,4 @@
-"""The other benchmarks of speed in small form: frames, text, loading, quantisation, encoding, and the script for a GPU.
+"""The other benchmarks of speed in small form: frames, text, loading, encoding, and the script for a GPU.
 
 What they measure depends on the machine; tested is that they run what they say and that their records hold together.
 """
@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from lfvila_hf.video_reading_lfvila import probe_video
 
@@ -109,20 +108,6 @@ def test_loading_is_more_than_importing(run: Callable[..., Any]) -> None:
     seconds = {row: one["seconds"] for row, one in found["rows"].items()}
     assert 0 < seconds["python"] < seconds["torch"] < seconds["load"]
     assert found["rows"]["load"]["peak_mb"] > 100 and found["checkpoint_mb"] > 4
-
-
-# -- quantisation ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_int8_is_smaller_and_close(run: Callable[..., Any], load: Callable[[str], Any]) -> None:
-    found = run("quantisation")["rows"]
-    assert found["int8"]["size_mb"] < 0.6 * found["fp32"]["size_mb"]
-    for side in ("video", "text"):
-        assert found["fp32"][side]["least_cosine"] == pytest.approx(1)
-        assert 0.9 < found["int8"][side]["least_cosine"] < 1 and found["int8"][side]["x_fp32"] > 0
-    layers = load("quantisation").quantised(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
-    assert type(layers[0]) is not nn.Linear and type(layers[1]) is nn.LayerNorm
 
 
 # -- films -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def test_the_command_prints_a_table_and_one_line_of_json(benchmark: Any, capsys:
     size = {"preset": "tiny", "frames": 8, "batch": 2, "rounds": 2, "threads": 1}
     assert record["arguments"] == {**size, "device": "cpu", "dtype": "fp32", "no_memory": False}
     assert record["versions"]["torch"] == torch.__version__ and set(record["hardware"]) == {"cpu", "cores", "system"}
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(record["date"])
+    age = datetime.now(UTC) - datetime.fromisoformat(record["date"])
     assert timedelta(0) <= age < timedelta(minutes=30)
     assert tuple(record["parts"]) == benchmark.PARTS
     for name, part in record["parts"].items():

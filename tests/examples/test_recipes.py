@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from transformers import BertTokenizer
 
-from lfvila_hf.data.story_tasks import make_task_data
+from lfvila_hf.shapetales.tasks import make_task_data
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = ("pretraining", "retrieval", "video_qa", "multiple_choice", "video_classification")

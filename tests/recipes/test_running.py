@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from lfvila_hf.data.annotations import AnnotationError
-from lfvila_hf.data.story_tasks import make_task_data
 from lfvila_hf.recipes.arguments import parse_recipe
 from lfvila_hf.recipes.running import run_recipe
 from lfvila_hf.recipes.tasks import TASKS
+from lfvila_hf.shapetales.tasks import make_task_data
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = ["--disable_tqdm", "True", "--num_frames", "4", "--output_dir"]

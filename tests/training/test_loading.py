@@ -13,8 +13,6 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import SeedableRandomSampler
-from gradient_runs import in_processes
-from killed_runs import make_trainer, write_videos
 from small_stream import write_stream_shards
 from tiny_models import tiny_model
 from training_runs import arguments, changed, dropout_config, logged, make_processor, pairs, state
@@ -22,7 +20,6 @@ from training_runs import arguments, changed, dropout_config, logged, make_proce
 from lfvila_hf import LFVilaModel, LFVilaTrainer
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingReader
-from lfvila_hf.data.skip_agreement import SkipAgreement
 from lfvila_hf.data.streaming import ResumableStream, stream_webdataset
 from lfvila_hf.training.loading import row_order
 
@@ -71,27 +68,6 @@ def test_batches_that_are_passed_over_leave_the_epoch_right(tmp_path: Path) -> N
     sampler = SeedableRandomSampler(rows, data_seed=9)
     sampler.set_epoch(2)
     assert rows.asked == [(2, row) for row in list(sampler)[4:]]
-
-
-def test_processes_agree_on_what_was_skipped_at_the_end_of_an_epoch(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    """Each decodes four of eight videos, one of which is broken: without an agreement only one of them would know."""
-    rows = write_videos(tmp_path)
-    fields = {"max_steps": 2, "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
-    quiet = {"save_strategy": "no", "eval_strategy": "no"}
-
-    def task(rank: int) -> None:
-        trainer = make_trainer(rows, tiny_tokenizer, tmp_path / f"rank-{rank}", **fields, **quiet)
-        assert sum(type(one) is SkipAgreement for one in trainer.callback_handler.callbacks) == 1
-        trainer.train()
-        (tmp_path / f"rank-{rank}.txt").write_text(str(trainer.train_dataset.skip_report()))
-        assert trainer.state.log_history[-2]["skipped_samples"] == 1
-
-    in_processes(2, tmp_path, task)
-    one, other = ((tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2))
-    assert one == other and one.startswith("1 of 8 samples were skipped") and "v_3" in one
-
-    alone = make_trainer(rows, tiny_tokenizer, tmp_path / "alone", **fields, **quiet)
-    assert not any(type(callback) is SkipAgreement for callback in alone.callback_handler.callbacks)
 
 
 def stream_trainer(shards: Path, folder: Path, tokenizer: Any, **fields: Any) -> LFVilaTrainer:

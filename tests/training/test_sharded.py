@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from training_runs import TensorRows, arguments, logged, pairs, state
 
 from lfvila_hf import LFVilaModel, LFVilaTrainer
-from lfvila_hf.loading_lfvila import unsharded_class
+from lfvila_hf.modeling_base_lfvila import unsharded_class
 from lfvila_hf.training.checkpoints import UNFINISHED, whole_checkpoints
 
 EXACT = 1e-9
