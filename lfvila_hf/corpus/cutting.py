@@ -267,7 +267,7 @@ class _ClipCutter:
                 # The other clips of the video are fine, so only this one is given up.
                 second = self._table.seconds(index)
                 self.reasons[job.wish.clip_id] = (
-                    f"size_changes: the picture of {self.source} becomes {size[1]} x {size[0]} at {second:g} s"
+                    f"size_changes: the picture of {self.source} becomes {frame.width} x {frame.height} at {second:g} s"
                 )
                 job.discard()
                 continue
