@@ -39,7 +39,7 @@ from lfvila_hf import (
 from lfvila_hf.data.annotations import load_retrieval
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import RetrievalDataset
-from lfvila_hf.data.stories import ShapeTales, make_shapetales
+from lfvila_hf.shapetales import ShapeTales, make_shapetales
 
 COMPARED = ("step", "epoch", "loss", "grad_norm", "learning_rate", "global_loss", "mtc_loss")
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}

@@ -86,7 +86,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command("lfvila_hf.conversion.convert_command:main", "convert a released checkpoint"),
     "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, report unusable ones"),
     "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora"),
-    "prepare": Command("lfvila_hf.data.preparing.prepare_command:main", "convert public annotation files"),
+    "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files"),
     "push": Command("lfvila_hf.hub.push_command:main", "publish a checkpoint folder on the Hub, with a card"),
     "index": Command("lfvila_hf.library.index_command:main", "embed a folder of videos, to be searched by a story"),
     "app": Command("lfvila_hf.library.app_command:main", "search an index in the browser"),

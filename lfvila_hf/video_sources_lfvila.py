@@ -332,27 +332,8 @@ def require_av() -> None:
         raise ImportError("decoding a video file needs PyAV, which is not installed: `pip install av`")
 
 
-class CallerError(Exception):
-    """Carries an error of the caller's own code past `video_errors`.
-
-    Args:
-        cause: The error.
-    """
-
-    def __init__(self, cause: Exception) -> None:
-        self.cause = cause
-        super().__init__(str(cause))
-
-
-@contextmanager
-def caller_errors() -> Iterator[None]:
-    """Mark what goes wrong inside as no fault of the video: arguments, or a function of the caller's."""
-    try:
-        yield
-    except LFVilaVideoError:
-        raise
-    except Exception as error:
-        raise CallerError(error) from error
+class StaleTableError(Exception):
+    """Signal inside the reader that a file is not as its table of frames says; the next, dearer table decides."""
 
 
 @contextmanager
@@ -365,7 +346,7 @@ def video_errors(name: str, position: Callable[[], str | None] | None = None) ->
     """
     try:
         yield
-    except (LFVilaVideoError, CallerError, ImportError, TypeError, AttributeError, NameError, AssertionError):
+    except (LFVilaVideoError, StaleTableError, ImportError, TypeError, AttributeError, NameError, AssertionError):
         raise  # ours already, or a mistake in a program and not in a video
     except Exception as error:
         raise LFVilaVideoError(name, _reason(error), position() if position else None) from error

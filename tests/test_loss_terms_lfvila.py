@@ -3,7 +3,7 @@
 Each against a slow loop (value and gradient) and a value worked out by hand. The contrastive losses are in
 test_loss_lfvila.py. EXACT is float64 rounding; the largest difference measured is 1e-15.
 
-Spans live in `span_loss_lfvila`.
+Spans live in `loss_lfvila`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from lfvila_hf.loss_lfvila import (
     masked_language_modeling_loss,
     mismatched_pairs,
     mtc_loss,
+    span_loss,
+    span_weights_from_targets,
     video_text_matching_loss,
 )
-from lfvila_hf.span_loss_lfvila import span_loss, span_weights_from_targets
 
 EXACT = 1e-12
 

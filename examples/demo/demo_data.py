@@ -16,7 +16,7 @@ from typing import Any
 from transformers import BertTokenizer
 
 from lfvila_hf.data.annotations import load_pretraining, load_retrieval
-from lfvila_hf.data.stories import build_vocabulary, make_shapetales
+from lfvila_hf.shapetales import build_vocabulary, make_shapetales
 
 
 @dataclass

@@ -44,7 +44,7 @@ from lfvila_hf import (
 )
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset
-from lfvila_hf.data.frame_cache import FrameCache
+from lfvila_hf.data.frame_store import FrameStore
 from lfvila_hf.library.plots import plot_losses
 from lfvila_hf.processing_lfvila import merge_sentences
 
@@ -120,9 +120,9 @@ def sentences_to_keep(lengths: list[int], most: int = 4) -> int:
     return min(statistics.median_high(lengths), most)
 
 
-def frame_cache(options: argparse.Namespace) -> FrameCache:
+def frame_cache(options: argparse.Namespace) -> FrameStore:
     """Frames decoded once; of a whole video, 32 besides those of evaluation (twice T), which jitter picks from."""
-    return FrameCache(options.output / "frame_cache", frames_per_video=32)
+    return FrameStore(options.output / "frame_cache", frames_per_video=32)
 
 
 def train_phase(

@@ -22,15 +22,15 @@ from typing import Any
 
 import torch
 
-from lfvila_hf.checkpoint_files_lfvila import read_state_dict
 from lfvila_hf.configuration_lfvila import LFVilaConfig
+from lfvila_hf.conversion.checkpoint_files import read_state_dict
 from lfvila_hf.conversion.names import FUSING_TASKS, TASKS
 from lfvila_hf.conversion.original import config_from_original, processor_settings, read_original
 from lfvila_hf.conversion.released import map_checkpoint, meta_model
 from lfvila_hf.conversion.report import ConversionReport, report_on
+from lfvila_hf.conversion.swin_inflation import quiet, read_swin
+from lfvila_hf.conversion.towers import bert_state, read_bert
 from lfvila_hf.processing_lfvila import LFVilaProcessor
-from lfvila_hf.swin_inflation_lfvila import quiet, read_swin
-from lfvila_hf.towers_lfvila import bert_state, read_bert
 from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
 
 # What the release used; its vocabulary is 30,522 words.
@@ -57,24 +57,24 @@ def convert_checkpoint(
     """Convert a released checkpoint.
 
     Args:
-        checkpoint: the released `.bin`, or a folder with one `pytorch_model.bin`.
-        original_config: the released YAML of the task.
-        task: one of `TASKS`.
-        output_dir: folder to write, which must not exist or be empty.
-        tokenizer: folder or repository of the tokenizer; `None` writes the video processor alone.
-        bert_config: the BERT json, where it is not found as the YAML names it.
-        bert: folder or repository of a BERT; cross-modal layers that the checkpoint lacks start from it.
-        swin: the Swin that pre-training started from, to tell whether the clip projection was trained.
+        checkpoint: The released `.bin`, or a folder with one `pytorch_model.bin`.
+        original_config: The released YAML of the task.
+        task: One of `TASKS`.
+        output_dir: Folder to write, which must not exist or be empty.
+        tokenizer: Folder or repository of the tokenizer; `None` writes the video processor alone.
+        bert_config: The BERT json, where it is not found as the YAML names it.
+        bert: Folder or repository of a BERT; cross-modal layers that the checkpoint lacks start from it.
+        swin: The Swin that pre-training started from, to tell whether the clip projection was trained.
         dtype: "float16", "bfloat16" or "float32"; that of the checkpoint where not given.
-        max_sentences: sentences that the processor keeps apart; by default those of the released data set.
-        max_sentence_length: tokens of a sentence; by default those of the released data set.
-        **config_overrides: fields of `LFVilaConfig` that win over the YAML.
+        max_sentences: Sentences that the processor keeps apart; by default those of the released data set.
+        max_sentence_length: Tokens of a sentence; by default those of the released data set.
+        **config_overrides: Fields of `LFVilaConfig` that win over the YAML.
 
     Returns:
         What was done. It is also written to the folder, as `conversion_report.json`.
 
     Raises:
-        ValueError: an argument, a file or its content is not what it should be. Nothing is written then.
+        ValueError: An argument, a file or its content is not what it should be. Nothing is written then.
     """
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -116,7 +116,7 @@ def build_processor(config: LFVilaConfig, tokenizer: str | None, settings: dict[
     """The processor of a converted model.
 
     Raises:
-        ValueError: the tokenizer is not there, or the sizes do not fit the model's positions.
+        ValueError: The tokenizer is not there, or the sizes do not fit the model's positions.
     """
     video = config.video_config
     size = {"height": video.image_size[0], "width": video.image_size[1]}
@@ -143,7 +143,7 @@ def load_tokenizer(name: str) -> Any:
     """A tokenizer from a folder or the Hub.
 
     Raises:
-        ValueError: it is not there, saying what works without a network.
+        ValueError: It is not there, saying what works without a network.
     """
     from transformers import AutoTokenizer
 
@@ -161,7 +161,7 @@ def bert_state_for(config: LFVilaConfig, task: str, bert: str) -> dict[str, torc
     """Cross-modal layers out of a BERT, under our names.
 
     Raises:
-        ValueError: the task has no cross-modal encoder, or the BERT does not fit.
+        ValueError: The task has no cross-modal encoder, or the BERT does not fit.
     """
     if config.text_config.num_cross_modal_layers == 0:
         fusing = ", ".join((*FUSING_TASKS, "pretraining (stage: 2)"))

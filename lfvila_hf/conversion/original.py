@@ -68,12 +68,12 @@ def read_original(path: str | Path, bert_config: str | Path | None = None) -> di
     """Read a released YAML and the BERT json that it names.
 
     Args:
-        path: the YAML.
-        bert_config: the BERT json. Otherwise the path in the YAML is looked up from the working folder, from every
+        path: The YAML.
+        bert_config: The BERT json. Otherwise the path in the YAML is looked up from the working folder, from every
             folder above the YAML (it is written from the root of the released repository), and beside the YAML.
 
     Raises:
-        ValueError: a file is missing, is not YAML or JSON, or is of another model.
+        ValueError: A file is missing, is not YAML or JSON, or is of another model.
     """
     path = Path(path)
     original = _read_mapping(path)
@@ -96,16 +96,16 @@ def config_from_original(original: Mapping[str, Any], task: str = "pretraining",
     """Our configuration of a released model.
 
     Args:
-        original: the released YAML as a dict; its `bert_config` may be a dict or the path of the BERT json.
-        task: one of `TASKS`.
-        **overrides: fields of `LFVilaConfig` that win over what `original` says; `video_config` and `text_config` given
+        original: The released YAML as a dict; its `bert_config` may be a dict or the path of the BERT json.
+        task: One of `TASKS`.
+        **overrides: Fields of `LFVilaConfig` that win over what `original` says; `video_config` and `text_config` given
             as dicts replace single fields.
 
     Returns:
         A configuration with every switch set so that released weights give the released numbers.
 
     Raises:
-        ValueError: unknown task, `original` lacks what a released YAML has, or it describes a model that ours cannot
+        ValueError: Unknown task, `original` lacks what a released YAML has, or it describes a model that ours cannot
             be.
     """
     if task not in TASKS:

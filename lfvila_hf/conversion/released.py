@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lfvila_hf.checkpoint_files_lfvila import not_finite
 from lfvila_hf.configuration_lfvila import LFVilaConfig
+from lfvila_hf.conversion.checkpoint_files import not_finite
 from lfvila_hf.conversion.names import NEW_PARTS, NOT_READ, SIGNS, TASKS, reason_unneeded, rename
 from lfvila_hf.modeling_base_lfvila import LFVilaPreTrainedModel
 
@@ -44,15 +44,15 @@ def convert_state_dict(
     """Released parameters under our names and in our shapes; the result loads with `strict=True`.
 
     Args:
-        released: the released state dict.
-        config: our configuration of it (`config_from_original`).
-        task: one of `TASKS`; decides which parts there are.
+        released: The released state dict.
+        config: Our configuration of it (`config_from_original`).
+        task: One of `TASKS`; decides which parts there are.
 
     Returns:
         One tensor for every parameter of the task's model, with the dtype of `released`.
 
     Raises:
-        ValueError: keys that are unknown, missing, of another shape or not finite, all of them listed.
+        ValueError: Keys that are unknown, missing, of another shape or not finite, all of them listed.
     """
     return map_checkpoint(released, config, task).state
 
@@ -67,16 +67,16 @@ def map_checkpoint(
     """As `convert_state_dict`, with an account, and for tasks that add parts to a pre-training checkpoint.
 
     Args:
-        released: the released state dict.
-        config: our configuration of it.
-        task: one of `TASKS`.
-        initialise_new_parts: let a pre-training checkpoint lack the parts that `NEW_PARTS` lists for the task, each as
+        released: The released state dict.
+        config: Our configuration of it.
+        task: One of `TASKS`.
+        initialise_new_parts: Let a pre-training checkpoint lack the parts that `NEW_PARTS` lists for the task, each as
             a whole; they start from torch's random generator as in a new model.
-        bert_layers: parameters under our names (`towers_lfvila.bert_state`) to start new parts from where they have
+        bert_layers: Parameters under our names (`towers_lfvila.bert_state`) to start new parts from where they have
             them.
 
     Raises:
-        ValueError: as `convert_state_dict`.
+        ValueError: As `convert_state_dict`.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {sorted(TASKS)}, got {task!r}")

@@ -89,14 +89,14 @@ def report_on(
     """The account of a conversion.
 
     Args:
-        mapped: what `map_checkpoint` returned.
-        released: the released state dict.
-        config: our configuration of it.
-        source: the file, as a person would name it.
-        task: one of `TASKS`.
-        model_class: name of the class that was written.
-        dtype: dtype that was written.
-        swin: the 2-D Swin that pre-training started from (`read_swin`), to compare the clip projection with.
+        mapped: What `map_checkpoint` returned.
+        released: The released state dict.
+        config: Our configuration of it.
+        source: The file, as a person would name it.
+        task: One of `TASKS`.
+        model_class: Name of the class that was written.
+        dtype: Dtype that was written.
+        swin: The 2-D Swin that pre-training started from (`read_swin`), to compare the clip projection with.
     """
     parts: dict[str, int] = {}
     for name, tensor in mapped.state.items():
@@ -125,9 +125,9 @@ def clip_projection_verdict(
     """Say whether the clip-level projection of a released checkpoint was ever trained.
 
     Args:
-        released: the released state dict.
-        config: our configuration of it.
-        swin: the 2-D Swin that pre-training started from (`read_swin`). Without it the projection is compared with the
+        released: The released state dict.
+        config: Our configuration of it.
+        swin: The 2-D Swin that pre-training started from (`read_swin`). Without it the projection is compared with the
             last merging layer of the checkpoint itself, which started from the same numbers and then learned: equal
             proves that neither moved, different proves nothing.
     """

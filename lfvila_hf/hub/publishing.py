@@ -31,7 +31,7 @@ from transformers import CONFIG_MAPPING
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
-from lfvila_hf.configuration_base_lfvila import AUTO_MAPS
+from lfvila_hf.configuration_lfvila import AUTO_MAPS
 from lfvila_hf.hub.cards import HEADS, METRIC_FILES, CardFacts, is_generated, metrics_of, model_card, training_lines
 
 logger = logging.get_logger(__name__)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lfvila_hf.video_geometry_lfvila import VideoGeometry, VideoSettings, resize_pictures
+from lfvila_hf.video_processing_lfvila import VideoGeometry, VideoSettings, resize_pictures
 from lfvila_hf.video_reading_lfvila import VideoInfo, probe_video, read_frames
 from lfvila_hf.video_sources_lfvila import LFVilaVideoError, require_av
 

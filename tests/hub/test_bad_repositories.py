@@ -14,7 +14,7 @@ from tiny_models import EXAMPLES, tiny_config
 from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel, pipeline
 
 from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaTextConfig
-from lfvila_hf.configuration_base_lfvila import AUTO_MAPS
+from lfvila_hf.configuration_lfvila import AUTO_MAPS
 
 EVIL = "raise SystemExit('code of a stranger has run')\n"
 
@@ -37,7 +37,7 @@ def change(folder: Path, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"trust_remote_code": True}, "'trust_remote_code' = True: a configuration does not decide"),
+        ({"trust_remote_code": True}, "'trust_remote_code' = True, but a configuration does not decide"),
         ({"trust_remote_code": False}, "does not decide whether code is trusted"),
         ({"text_config": {"trust_remote_code": True}}, "text_config of LFVilaConfig has a field 'trust_remote_code'"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "names foreign code, AutoModel = 'evil.Model'"),
@@ -46,10 +46,10 @@ def change(folder: Path, **fields: Any) -> None:
         ({"auto_map": ["evil.Model"]}, "auto_map of LFVilaConfig must be a mapping"),
         ({"custom_pipelines": {"x": {"impl": "evil.Pipe"}}}, "names foreign code, x = 'evil.Pipe'"),
         ({"custom_generate": "evil/repo"}, "'custom_generate'"),
-        ({"attn_implementation": "evil/kernel"}, "asks for a kernel off the Hub"),
+        ({"attn_implementation": "evil/kernel"}, "asks for a kernel from the Hub"),
         ({"video_config": {"attn_implementation": "evil/kernel"}}, "video_config of LFVilaConfig asks for a kernel"),
         ({"model_type": "bert"}, "LFVilaConfig has model_type"),
-        ({"temprature": 0.1}, "has no field 'temprature'; is 'temperature' meant"),
+        ({"temprature": 0.1}, "has no field 'temprature'; did you mean 'temperature'"),
         ({"wings": 2}, r"LFVilaConfig has no field 'wings' \(= 2\); it has .*'temperature'"),
         ({"text_config": {"wings": 2}}, "LFVilaTextConfig has no field 'wings'"),
     ],

@@ -1,6 +1,6 @@
 """Bias tables for longer windows, and a 2-D Swin inflated, against what the released loader made of the same tensors.
 
-The behaviour of both beyond these recorded tensors is tested in tests/test_resizing_lfvila.py and
+The behaviour of both beyond these recorded tensors is tested in tests/test_size_of_video.py and
 tests/test_swin_inflation_lfvila.py.
 """
 
@@ -13,8 +13,8 @@ from load_case import load_case
 
 from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaVideoConfig
 from lfvila_hf.conversion.names import rename
-from lfvila_hf.resizing_lfvila import resize_bias_table
-from lfvila_hf.swin_inflation_lfvila import inflate_swin, read_swin
+from lfvila_hf.conversion.swin_inflation import inflate_swin, read_swin
+from lfvila_hf.modeling_video_lfvila import resize_bias_table
 
 
 def test_bias_tables_of_longer_windows_are_the_released_ones() -> None:
