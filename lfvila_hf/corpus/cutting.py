@@ -4,9 +4,9 @@
 LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead". The released cutter
 copies packets, so its clips begin at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
 frame j is the one on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond, because
-some containers round). Seconds count from the container's start, as in `video_reading_lfvila`, and frames come from the package's reader:
-`decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and starts over with a
-full scan if a file is not as its tables say.
+some containers round). Seconds count from the container's start, as in `video_reading_lfvila`. Frames come from the
+package's reader: `decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and
+starts over with a full scan if a file is not as its tables say.
 
 A frame goes from the decoder through one scaling (YUV to YUV) into the encoders of the clips that want it, so memory is
 one encoder per clip that is open at that second. Each clip is then read again with the package's reader, every frame of
