@@ -140,7 +140,7 @@ def refuse_name(config: type[PreTrainedConfig], name: str) -> None:
         raise ValueError(
             f"{name} follows from the other fields of {config.__name__} and cannot be set: {derived.__doc__}"
         )
-    names = config.__dataclass_fields__  # type: ignore[attr-defined]  # every configuration is a dataclass
+    names = config.__dataclass_fields__
     if name.startswith("_") or name in names or name in fields_of_transformers():
         return
     if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
