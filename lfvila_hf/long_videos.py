@@ -30,7 +30,7 @@ from lfvila_hf.configuration_lfvila import LFVilaVideoConfig
 from lfvila_hf.data.batch_decoding import decode_videos
 from lfvila_hf.inference import autocast_if, eval_mode
 from lfvila_hf.modeling_lfvila import LFVilaModel
-from lfvila_hf.video_geometry_lfvila import VideoGeometry, VideoSettings, normalize_pixels
+from lfvila_hf.video_processing_lfvila import VideoGeometry, VideoSettings, normalize_pixels
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, describe_source, probe_video, read_frames
 
 SECONDS_PER_FRAME = 13.4 / 8

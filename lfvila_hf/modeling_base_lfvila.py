@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
 from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
 from .loss_lfvila import MTCDraw
@@ -204,6 +204,15 @@ def eager_attention_forward(
     weights = F.softmax(weights, dim=-1, dtype=precision).to(query.dtype)
     dropped = F.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(dropped, value).transpose(1, 2).contiguous(), weights
+
+
+def backend_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the keyword arguments that transformers defines for attention backends.
+
+    Backends differ in what they do with others: one ignores them, another raises. Here all ignore them, also text
+    inputs that a video-only model is called with.
+    """
+    return {name: value for name, value in options.items() if name in TransformersKwargs.__annotations__}
 
 
 def takes_additive_mask(config: LFVilaTextConfig) -> bool:

@@ -87,6 +87,13 @@ class LFVilaModel(LFVilaPreTrainedModel):
         self.sentence_projection: Any = nn.Linear(width, width) if aligned else None
         self.clip_projection: Any = nn.Linear(width, width) if aligned else None
         self.post_init()
+        self.freeze_unread()
+
+    def freeze_unread(self) -> None:
+        """Freeze the video tower's clip level where nothing reads it: DDP expects a gradient for all that can learn."""
+        if self.clip_projection is None or self.config.clip_feature_source != "clip_level":
+            self.video_model.clip_merging.requires_grad_(False)
+            self.video_model.clip_norm.requires_grad_(False)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the word embeddings; the stem of the video tower if there is no text tower."""
@@ -106,8 +113,8 @@ class LFVilaModel(LFVilaPreTrainedModel):
         """Encode paragraphs.
 
         Args:
-            input_ids: `(B, M, L)`.
-            attention_mask: `(B, M, L)`, 1 for real tokens. Defaults to all ones.
+            input_ids: `(B, M, L)`; `(B, L)` is one sentence per paragraph.
+            attention_mask: Same shape, 1 for real tokens. Defaults to all ones.
             **kwargs: `inputs_embeds`, `output_hidden_states`, `output_attentions`, `return_dict`, and options of the
                 backend.
 
@@ -364,6 +371,7 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         self.config.training_phase = phase
         fusion = phase == "fusion"
         self.model.requires_grad_(not fusion)
+        self.model.freeze_unread()
         for part in (self.cross_modal_encoder, self.mlm_head, self.vtm_head):
             if part is not None:
                 part.requires_grad_(fusion)
@@ -465,6 +473,7 @@ class LFVilaForQuestionAnswering(LFVilaFusionModel):
         super().__init__(config, add_projections=False)
         self.dropout = nn.Dropout(config.text_config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.loss_type = "ForSequenceClassification"  # transformers would guess a loss over spans of text
         self.post_init()
 
     @can_return_tuple
@@ -491,7 +500,7 @@ class LFVilaForQuestionAnswering(LFVilaFusionModel):
         text, video = self.encode(input_ids, attention_mask, pixel_values_videos, **kwargs)
         fused = self.fuse(text, video, **kwargs)
         logits = self.classifier(self.dropout(fused.pooler_output))  # (B, num_labels)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return LFVilaHeadOutput(
             loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
         )
@@ -534,6 +543,11 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
         Raises:
             ValueError: `input_ids` is not four-dimensional, or the numbers of questions and videos differ.
         """
+        if self.config.problem_type not in (None, "single_label_classification"):
+            raise ValueError(
+                f'problem_type="{self.config.problem_type}" is not supported: one choice is right. Use '
+                '"single_label_classification" or LFVilaForQuestionAnswering'
+            )
         if input_ids.ndim != 4:
             raise ValueError(f"input_ids of a multiple choice must be (B, N, M, L), got {tuple(input_ids.shape)}")
         choices = input_ids.shape[1]
@@ -555,6 +569,8 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
             span_term = span_loss(span_logits, span_targets, span_weights)
             if loss is not None:
                 loss = loss + self.config.span_loss_weight * span_term
+        elif loss is not None:
+            loss = loss + 0.0 * span_logits.sum()  # DDP expects a gradient for the span classifier in every step
         return LFVilaHeadOutput(
             loss=loss,
             logits=logits,

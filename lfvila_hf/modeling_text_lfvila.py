@@ -29,6 +29,7 @@ from .modeling_base_lfvila import (
     LFVilaCrossModalOutput,
     LFVilaPreTrainedModel,
     LFVilaTextModelOutput,
+    backend_options,
     eager_attention_forward,
     interpolation_dtype,
     padding_mask,
@@ -386,6 +387,7 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         Raises:
             ValueError: Both or neither of ids and vectors are given, shapes do not fit, or a paragraph is too long.
         """
+        kwargs = backend_options(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             given = "both" if input_ids is not None else "neither"
             raise ValueError(f"exactly one of input_ids and inputs_embeds is expected, got {given}")
@@ -569,6 +571,7 @@ class LFVilaCrossModalEncoder(LFVilaPreTrainedModel):
         Raises:
             ValueError: T or P differ from the numbers of positions, or the backend cannot mask co-attention.
         """
+        kwargs = backend_options(kwargs)
         video = self.video_embeddings(video_tokens)  # (B, T*P, D)
         if self.config.cross_modal_fusion == "merged":
             hidden = torch.cat([text_states, video], dim=1)  # (B, 1 + M*L + T*P, D)

@@ -33,6 +33,7 @@ from .configuration_lfvila import LFVilaVideoConfig
 from .modeling_base_lfvila import (
     LFVilaPreTrainedModel,
     LFVilaVideoModelOutput,
+    backend_options,
     eager_attention_forward,
     interpolation_dtype,
     resized_parameter,
@@ -505,6 +506,7 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
         Raises:
             ValueError: The frames are missing, not `(B, T, channels, H, W)`, empty, or of an integer type.
         """
+        kwargs = backend_options(kwargs)
         if pixel_values_videos is None:
             raise ValueError("pixel_values_videos (B, T, channels, H, W) is expected, got None")
         shape = pixel_values_videos.shape

@@ -21,6 +21,8 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from .alignment_lfvila import monotone_alignment
 from .video_processing_lfvila import LFVilaVideoMetadata
 
+# Sentences of a paragraph and tokens of a sentence that may be asked for; a typing error must not fill the memory.
+MOST_SENTENCES = MOST_TOKENS = 4096
 # Arguments of tokenizers, with the values that ask for what sentences get anyway: one length for all of them.
 AS_ALWAYS = {"padding": (True, "max_length"), "truncation": (True, "longest_first")}
 
@@ -101,6 +103,8 @@ class LFVilaProcessor(ProcessorMixin):
             generator: Randomness of frames, crops and flips.
             kwargs: Arguments of the video processor (`training`, `seed`, `num_frames`, ...), `return_tensors` ("pt"
                 if left out), `return_metadata`; also grouped as `videos_kwargs={...}` and `text_kwargs={...}`.
+                `text_kwargs={"as_sentences": True}` is the layout of generic text encoders (sentence-transformers):
+                a list of texts, one sentence each, blank ones included, to `(B, L)`.
 
         Returns:
             `input_ids` and `attention_mask` `(B, M, L)`, or `(B, N, M, L)` for multiple choice; `pixel_values_videos`
@@ -125,7 +129,10 @@ class LFVilaProcessor(ProcessorMixin):
             sentences = self.max_sentences if max_sentences is None else max_sentences
             _check_sizes(sentences, length)
             pad = self.pad_to_max_sentences if pad_to_max_sentences is None else pad_to_max_sentences
-            data.update(self._encode(text, sentences, length, pad))
+            if merged["text_kwargs"].get("as_sentences"):
+                data.update(self._encode_sentences(text, length))
+            else:
+                data.update(self._encode(text, sentences, length, pad))
         if videos is not None:
             options = merged["videos_kwargs"] | {"return_tensors": "pt"}
             if generator is not None:
@@ -183,11 +190,24 @@ class LFVilaProcessor(ProcessorMixin):
             raise TypeError(f"{type(self).__name__} does not know the arguments {unknown}")
         given = kwargs.get("text_kwargs") or {}
         asked_anyway = {name for name, values in AS_ALWAYS.items() if given.get(name) in values}
-        unknown = sorted(set(given) - {"max_length", "return_tensors"} - asked_anyway)
+        unknown = sorted(set(given) - {"as_sentences", "max_length", "return_tensors"} - asked_anyway)
         if unknown:
             raise ValueError(
                 f"text_kwargs {unknown} cannot be set: sentences are always padded and cut to max_sentence_length"
             )
+
+    def _encode_sentences(self, text: Sequence[str], length: int) -> dict[str, torch.Tensor]:
+        """Tokenise each text as one sentence, padded to the longest; a blank text is `[CLS] [SEP]`: `(B, L)`."""
+        encoded = self.tokenizer(
+            list(text),
+            padding=True,
+            truncation=True,
+            max_length=length,
+            padding_side="right",
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _encode(self, text: Any, max_sentences: int, length: int, pad: bool) -> dict[str, torch.Tensor]:
         paragraphs, choices = _as_paragraphs(text)
@@ -272,8 +292,10 @@ def _sentence(value: Any, name: str) -> str:
 
 
 def _check_sizes(max_sentences: int, max_sentence_length: int) -> None:
-    if max_sentences < 1:
-        raise ValueError(f"max_sentences must be at least 1, got {max_sentences}")
+    if not 1 <= max_sentences <= MOST_SENTENCES:
+        raise ValueError(f"max_sentences must be at least 1 and at most {MOST_SENTENCES}, got {max_sentences}")
+    if max_sentence_length > MOST_TOKENS:
+        raise ValueError(f"max_sentence_length must be at most {MOST_TOKENS}, got {max_sentence_length}")
     if max_sentence_length < 3:
         raise ValueError(
             f"max_sentence_length must hold [CLS], a token and [SEP], so at least 3, got {max_sentence_length}"

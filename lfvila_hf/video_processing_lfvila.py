@@ -1,41 +1,33 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""From video sources to `pixel_values_videos (B, T, 3, H, W)`: sampling, geometry, normalising.
+"""Frames to pixels: `LFVilaVideoProcessor` turns video sources into `pixel_values_videos (B, T, 3, H, W)`.
 
 Evaluation follows the released LF-VILA transforms: resize to 240 x 428, centre crop 216 x 385, resize to 192 x 320
 (the same ratios for any other target size), in floating point, bilinear with antialiasing, then `/ 255` and ImageNet
 mean and standard deviation. Training takes one random resized crop and one coin flip for all T frames of a video.
-Both run picture by picture while the video is decoded, so that memory holds one full-size picture and T small ones,
-whatever the resolution.
+Both run picture by picture while the video is decoded, so memory holds one full-size picture and T small ones, whatever
+the resolution.
 
 Neither torchvision nor Pillow is needed: the base class of transformers calls them to decode, resize and normalise, and
 every one of those methods is replaced here by PyAV and torch.
+
+Letters: B videos, T frames, K clips, H and W pixels of the target, h and w of a picture as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .video_geometry_lfvila import (
-    VideoGeometry,
-    VideoSettings,
-    center_crop_pictures,
-    checked_pair,
-    name_of,
-    normalize_pixels,
-    per_channel,
-    random_crop_box,
-    resize_pictures,
-)
 from .video_reading_lfvila import (
     VideoFrames,
     VideoLimits,
@@ -47,13 +39,18 @@ from .video_reading_lfvila import (
     uniform_indices,
 )
 
+# The released evaluation sizes over the released target size of 192 x 320.
+RESIZE_OVER_TARGET = (240 / 192, 428 / 320)
+CROP_OVER_TARGET = (216 / 192, 385 / 320)
+# Pixels of one picture at the target size; a typing error must not fill the memory.
+MOST_PIXELS = 8192 * 8192
 # Arguments of a call that say nothing about the processor and are not saved with it.
 CALL_ONLY = ("generator", "seed", "training", "limits", "video_metadata", "fps", "return_tensors", "device")
 
 
 @dataclass
 class LFVilaVideoMetadata(VideoMetadata):
-    """What is known of one video after sampling.
+    """Metadata of one video after sampling.
 
     `frames_indices` are the T sampled frames; `timestamps` their true seconds on the (joined) video.
 
@@ -70,10 +67,10 @@ class LFVilaVideoMetadata(VideoMetadata):
 
     @property
     def timestamps(self) -> list[float]:
-        """The seconds of the T sampled frames.
+        """Seconds of the T sampled frames.
 
         Raises:
-            ValueError: where the source is an array whose rate was not given; nothing is guessed.
+            ValueError: If the source is an array whose rate was not given; nothing is guessed.
         """
         if self.times is None:
             raise ValueError(f"the frame rate of {self.source} is not known, so its frames have no seconds: give fps")
@@ -187,8 +184,8 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
             `pixel_values_videos (B, T, 3, H, W)` float32, and `video_metadata` where `return_metadata`.
 
         Raises:
-            LFVilaVideoError: where a video cannot be used.
-            ValueError: for arguments that do not fit the videos.
+            LFVilaVideoError: If a video cannot be used.
+            ValueError: For arguments that do not fit the videos.
         """
         settings = self._settings(kwargs)
         sources = batch_of_videos(videos)
@@ -203,13 +200,16 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data, tensor_type=kind, skip_tensor_conversion=["video_metadata"])
 
     def read_pictures(self, source: Any, **kwargs: Unpack[LFVilaVideoProcessorKwargs]) -> VideoFrames:
-        """Sample and resize one video without normalising it: `frames (T, 3, H, W)` float32 in 0 ... 255.
+        """Sample and resize one video without normalising it.
 
         This is the part of `preprocess` that is worth keeping in a cache; `normalize_pictures` is the rest.
 
         Args:
             source: One source, or a list of clip files.
             kwargs: As for `preprocess`.
+
+        Returns:
+            `frames (T, 3, H, W)` float32 in 0 ... 255, with their seconds and numbers.
         """
         settings = self._settings(kwargs)
         sources = [source] if _is_clip_list(source) else batch_of_videos(source)
@@ -218,7 +218,7 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         return self._read(sources[0], _rates(sources, settings)[0], _seeds(1, settings)[0], settings)
 
     def normalize_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
-        """`(..., 3, H, W)` in 0 ... 255 (uint8 or float) to what the model takes, by the stored settings."""
+        """Rescale and normalise `(..., 3, H, W)` in 0 ... 255 (uint8 or float) by the stored settings."""
         return normalize_pixels(pictures, self._settings({}))
 
     def sample_frames(
@@ -228,11 +228,11 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         fps: int | float | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """The frames that `preprocess` would take of a video with `metadata.total_num_frames` frames.
+        """Compute the frames that `preprocess` would take of a video with `metadata.total_num_frames` frames.
 
         Args:
             metadata: Only `total_num_frames` is read.
-            num_frames: T; the stored one if left out.
+            num_frames: T. Defaults to the stored one.
             fps: Not supported: LF-VILA takes a fixed number of frames of a video of any length.
             kwargs: `sampling` and `generator`.
         """
@@ -244,33 +244,33 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         return np.asarray(uniform_indices(metadata.total_num_frames, count))
 
     def convert_to_rgb(self, image: torch.Tensor, input_data_format: Any = None) -> torch.Tensor:
-        """Pictures are RGB when they leave the reader."""
+        """Return pictures as they are: they are RGB when they leave the reader."""
         return image
 
     def resize(
         self, image: torch.Tensor, size: Any, resample: Any = None, antialias: bool = True, **kwargs: Any
     ) -> torch.Tensor:
-        """`(..., 3, h, w)` to `size` (height and width), bilinear with antialiasing."""
+        """Resize `(..., 3, h, w)` to `size` (height and width), bilinear with antialiasing."""
         return resize_pictures(image, (size.height, size.width), antialias)
 
     def center_crop(  # type: ignore[override]  # any keyword
         self, image: torch.Tensor, size: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """The central `size` (height and width) of `(..., 3, h, w)`."""
+        """Cut the central `size` (height and width) out of `(..., 3, h, w)`."""
         return center_crop_pictures(image, (size.height, size.width))
 
     def normalize(  # type: ignore[override]  # any mapping
         self, image: torch.Tensor, mean: Any, std: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """`(image - mean) / std` for each of the three channels."""
+        """Compute `(image - mean) / std` for each of the three channels."""
         return (image - per_channel(mean, image)) / per_channel(std, image)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable[..., Any] | None = None) -> Any:
-        """Not needed here: `preprocess` takes paths and addresses."""
+        """Refuse: `preprocess` takes paths and addresses itself."""
         raise NotImplementedError("LFVilaVideoProcessor reads paths and addresses itself: pass them to the processor")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings that are saved: everything but the arguments that belong to one call."""
+        """List the settings that are saved: all but the arguments of one call."""
         return {name: value for name, value in super().to_dict().items() if name not in CALL_ONLY}
 
     def _settings(self, given: Mapping[str, Any]) -> VideoSettings:
@@ -325,14 +325,14 @@ def _is_clip_list(source: Any) -> bool:
 
 
 def batch_of_videos(videos: Any) -> list[Any]:
-    """The videos of a batch, each one source or a list of clip files.
+    """List the videos of a batch, each one source or a list of clip files.
 
     Args:
-        videos: one source, a list of sources, or a list of lists of sources; a list of pictures is one source, an array
+        videos: One source, a list of sources, or a list of lists of sources; a list of pictures is one source, an array
             with five axes is a batch.
 
     Raises:
-        ValueError: for no video, an empty list of clip files, or an array with other axes.
+        ValueError: For no video, an empty list of clip files, or an array with other axes.
     """
     axes = getattr(videos, "ndim", None)
     if axes == 5:
@@ -352,7 +352,7 @@ def batch_of_videos(videos: Any) -> list[Any]:
 
 
 def _rates(sources: list[Any], settings: VideoSettings) -> list[float | None]:
-    """The frame rate of each video that is an array, as far as it was given."""
+    """List the given frame rate of each video; only arrays may have one."""
     given = settings["video_metadata"]
     if given is None:
         rates = [settings["fps"]] * len(sources)
@@ -374,7 +374,7 @@ def _rates(sources: list[Any], settings: VideoSettings) -> list[float | None]:
 
 
 def _seeds(count: int, settings: VideoSettings) -> list[int | None]:
-    """One seed for each video, drawn in order, so that a batch equals its videos one by one."""
+    """Draw one seed for each video in order, so that a batch equals its videos one by one."""
     generator = settings["generator"]
     if settings["seed"] is not None:
         if generator is not None:
@@ -399,6 +399,180 @@ def _metadata(video: VideoFrames) -> LFVilaVideoMetadata:
         times=video.times,
         notes=info.notes,
     )
+
+
+# -- settings and geometry ---------------------------------------------------------------------------------------------
+
+
+class VideoSettings:
+    """Arguments of one call, each either given or the processor's own."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+        size = self._values["size"]
+        if isinstance(size, Mapping):
+            height, width = size.get("height"), size.get("width")
+        else:
+            height, width = getattr(size, "height", None), getattr(size, "width", None)
+        if not height or not width:
+            raise ValueError(f"size must give height and width, got {size!r}")
+        if not (0 < height and 0 < width and height * width <= MOST_PIXELS):
+            raise ValueError(f"size must be of 1 to {MOST_PIXELS} pixels, got {size!r}")
+        self.size: tuple[int, int] = (int(height), int(width))
+        if not 0 <= self["flip_probability"] <= 1:
+            raise ValueError(f"flip_probability must lie in 0 to 1, got {self['flip_probability']}")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    @property
+    def resize_size(self) -> tuple[int, int]:
+        """First evaluation size: 240 x 428 for a target of 192 x 320."""
+        return round(self.size[0] * RESIZE_OVER_TARGET[0]), round(self.size[1] * RESIZE_OVER_TARGET[1])
+
+    @property
+    def center_size(self) -> tuple[int, int]:
+        """Centre crop: 216 x 385 for a target of 192 x 320."""
+        return round(self.size[0] * CROP_OVER_TARGET[0]), round(self.size[1] * CROP_OVER_TARGET[1])
+
+    def decoder_size(self) -> tuple[int, int] | None:
+        """Compute the size that the decoder scales to; `None` for the stored size."""
+        if not (self["scale_in_decoder"] and self["do_resize"]):
+            return None
+        return self.resize_size if self["do_center_crop"] or self["training"] else self.size
+
+
+class VideoGeometry:
+    """Crop, resize and flip of the pictures of one video; random choices are drawn once.
+
+    Args:
+        settings: Sizes and the ranges of random choices.
+        generator: Randomness. Defaults to torch's global generator.
+    """
+
+    def __init__(self, settings: VideoSettings, generator: torch.Generator | None) -> None:
+        self.settings = settings
+        self.generator = generator
+        self._box: tuple[float, float, float, float] | None = None
+        self._flip = False
+
+    def __call__(self, picture: torch.Tensor) -> torch.Tensor:
+        """Turn a picture `(3, h, w)` uint8 into float32 `(3, H, W)` in 0 ... 255."""
+        settings = self.settings
+        picture = picture.float()
+        if settings["training"]:
+            return self._augment(picture)
+        if not settings["do_resize"]:
+            return picture
+        if settings["do_center_crop"]:
+            picture = center_crop_pictures(resize_pictures(picture, settings.resize_size), settings.center_size)
+        return resize_pictures(picture, settings.size)
+
+    def _augment(self, picture: torch.Tensor) -> torch.Tensor:
+        height, width = picture.shape[1:]
+        if self._box is None:
+            self._box = random_crop_box(
+                height,
+                width,
+                self.settings["crop_scale"],
+                self.settings["crop_ratio"],
+                self.generator,
+                relative=bool(self.settings["crop_ratio_is_relative"]),
+            )
+            self._flip = _uniform(self.generator) < self.settings["flip_probability"]
+        if self.settings["do_resize"]:
+            top, left = round(self._box[0] * height), round(self._box[1] * width)
+            bottom, right = top + max(round(self._box[2] * height), 1), left + max(round(self._box[3] * width), 1)
+            picture = resize_pictures(picture[:, top:bottom, left:right], self.settings.size)
+        return picture.flip(-1) if self._flip else picture
+
+
+def random_crop_box(
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    generator: torch.Generator | None = None,
+    relative: bool = False,
+) -> tuple[float, float, float, float]:
+    """Draw a random part of a picture like the usual random resized crop.
+
+    Up to ten times an area in `scale` and, on a logarithmic scale, a width over height in `ratio` are drawn; the
+    first pair that fits is placed at random. If none fits, the largest central part within `ratio` is taken.
+
+    Args:
+        height: Of the picture.
+        width: Of the picture.
+        scale: Smallest and largest part of the area.
+        ratio: Smallest and largest width over height.
+        generator: Randomness. Defaults to torch's global generator.
+        relative: Read `ratio` as a multiple of `width / height`.
+
+    Returns:
+        Top, left, height and width of the part, as fractions of the picture.
+    """
+    low, high = (bound * (width / height if relative else 1) for bound in ratio)
+    for _ in range(10):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * _uniform(generator))
+        aspect = math.exp(math.log(low) + (math.log(high) - math.log(low)) * _uniform(generator))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(_uniform(generator) * (height - crop_height + 1))
+            left = int(_uniform(generator) * (width - crop_width + 1))
+            return top / height, left / width, crop_height / height, crop_width / width
+    crop_width, crop_height = width, height
+    if width / height < low:
+        crop_height = round(width / low)
+    elif width / height > high:
+        crop_width = round(height * high)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return top / height, left / width, crop_height / height, crop_width / width
+
+
+def _uniform(generator: torch.Generator | None) -> float:
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def resize_pictures(pictures: torch.Tensor, size: tuple[int, int], antialias: bool = True) -> torch.Tensor:
+    """Resize `(..., 3, h, w)` to `(..., 3, H, W)`, bilinear; pictures of that size are returned as they are."""
+    if tuple(pictures.shape[-2:]) == size:
+        return pictures
+    flat = pictures.reshape(-1, *pictures.shape[-3:])  # (N, 3, h, w)
+    flat = functional.interpolate(flat, size=size, mode="bilinear", align_corners=False, antialias=antialias)
+    return flat.reshape(*pictures.shape[:-2], *size)  # (..., 3, H, W)
+
+
+def center_crop_pictures(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Cut the central `size` (height and width) out of `(..., 3, h, w)`."""
+    top, left = round((pictures.shape[-2] - size[0]) / 2), round((pictures.shape[-1] - size[1]) / 2)
+    return pictures[..., top : top + size[0], left : left + size[1]]
+
+
+def normalize_pixels(pictures: torch.Tensor, settings: VideoSettings) -> torch.Tensor:
+    """Rescale and normalise `(..., 3, H, W)` in 0 ... 255 to float32 as the settings say."""
+    pixels = pictures.float() * (settings["rescale_factor"] if settings["do_rescale"] else 1.0)
+    if settings["do_normalize"]:
+        pixels.sub_(per_channel(settings["image_mean"], pixels)).div_(per_channel(settings["image_std"], pixels))
+    return pixels
+
+
+def per_channel(values: Any, like: torch.Tensor) -> torch.Tensor:
+    """Bring one value or three to `(3, 1, 1)`, in the dtype and on the device of `like`."""
+    values = torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    return values.expand(3).reshape(3, 1, 1)  # (3, 1, 1)
+
+
+def checked_pair(name: str, value: Any, largest: float) -> tuple[float, float]:
+    """Check for two ascending numbers above 0 and at most `largest`; raise a `ValueError` that names them."""
+    pair = tuple(value)
+    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= largest:
+        raise ValueError(f"{name} must be two ascending numbers above 0 (at most {largest:g}), got {value!r}")
+    return pair
+
+
+def name_of(member: Any) -> str | None:
+    """Return the value of an enumeration member, and anything else as it is."""
+    return getattr(member, "value", member)
 
 
 __all__ = ["LFVilaVideoMetadata", "LFVilaVideoProcessor", "VideoLimits", "random_crop_box"]

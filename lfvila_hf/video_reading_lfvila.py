@@ -1,19 +1,32 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Frames of a video as tensors: `read_frames`, `read_clips`, `probe_video`.
 
-This is the one door through which the processor, the loaders, the index and the corpus tools get pixels. Whatever the
-source (a file, bytes, an open file, an address, an array, a list of pictures) the answer is the same: `VideoFrames`,
-uint8 `(T, 3, H, W)` with the true second of each frame, counted from the first one.
+The processor, the data sets, the index and the corpus tools get pixels here and nowhere else. The answer to any source
+(a file, bytes, an open file, an address, an array, a list of pictures) is `VideoFrames`: uint8 `(T, 3, H, W)` with the
+true second of each frame.
 
-The parts: `video_sources_lfvila` (what a video can be, limits, the one error), `video_tables_lfvila` (when each frame
-is shown), `video_sampling_lfvila` (which frames are taken), `video_decoding_lfvila` (getting them, and what bounds
-memory), `video_pictures_lfvila` (RGB and upright), `video_isolation_lfvila` (in a process of its own),
-`video_torchcodec_lfvila` (the other decoder) and `video_arrays_lfvila`.
+A video goes one way: source (`video_sources_lfvila`) -> table of frames -> indices (`FrameSelection.resolve`, here) ->
+decode -> upright RGB (`video_decoding_lfvila`) -> resize and normalise (`video_processing_lfvila`).
+
+*Sampling.* In evaluation the released LF-VILA code takes `linspace(0, n - 1, T)`. In training it moves both ends
+inwards by up to one interval. Of each of K clip files it takes `linspace(0, n, T / K + 1)[:-1]`. All are truncated to
+integers, so a video that is shorter than T frames repeats frames.
+
+*Arrays.* Nothing is guessed: floats must lie in 0 to 1, a shape that could be read in two ways needs
+`input_data_format`, and frames have no seconds unless their rate is given.
+
+Two opt-in parts are in the folder `video` of the package and do not travel with a checkpoint: decoding in a process of
+its own, and torchcodec.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -21,21 +34,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .video_arrays_lfvila import array_of_frames, is_frame_source, to_uint8
-from .video_decoding_lfvila import DecodedVideo, checked_indices, decode_video
-from .video_isolation_lfvila import close_decoder_processes, run_isolated
-from .video_pictures_lfvila import PictureMaker
-from .video_sampling_lfvila import FrameWish, clip_indices, draw_jitter, jittered_indices, uniform_indices
+from .video_decoding_lfvila import DecodingPlan, FrameConverter, FrameTable, decoding_plans
 from .video_sources_lfvila import (
-    CallerError,
     Deadline,
     LFVilaVideoError,
+    StaleTableError,
     VideoLimits,
     VideoSource,
     describe_source,
 )
-from .video_tables_lfvila import FrameTable
-from .video_torchcodec_lfvila import decode_with_torchcodec, is_torchcodec_decoder
 
 __all__ = [
     "LFVilaVideoError",
@@ -53,17 +60,23 @@ __all__ = [
     "uniform_indices",
 ]
 
+logger = logging.getLogger(__name__)
+
 BACKENDS = ("pyav", "torchcodec")
+SAMPLINGS = ("uniform", "jittered", "clip")
+# Frames that may be asked for by their number, T.
+MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video.
+    """Properties of a video.
 
     Args:
         source: The video as a person would name it.
         total_num_frames: Frames in it, as a full decode would give.
-        duration: Seconds from the first frame to the end of the last; `None` for an array whose rate is not known.
+        duration: Seconds from the container's start to the end of the last frame; `None` for an array whose rate is
+            not known.
         fps: Mean frames per second; `None` for an array whose rate is not known.
         width: Pixels of the upright picture.
         height: Pixels of the upright picture.
@@ -97,8 +110,8 @@ class VideoFrames:
 
     Args:
         frames: `(T, 3, H, W)` uint8, or whatever `transform` made of each picture, stacked.
-        times: The second of each frame, counted from the first frame of the video; `None` for an array whose rate is
-            not known.
+        times: The second of each frame, counted from the container's start, which is that of the sound if the pictures
+            begin later; `None` for an array whose rate is not known.
         indices: The number of each frame in a full sequential decode.
         metadata: What is known of the video.
         decoded_frames: How many frames the decoder had to give out, wanted or not.
@@ -132,7 +145,7 @@ def read_frames(
     backend: str = "pyav",
     isolated: bool = False,
 ) -> VideoFrames:
-    """Read some frames of one video. Without `num_frames`, `indices` and `times`: all of them.
+    """Read frames of one video: all of them, or those that `num_frames`, `indices` or `times` select.
 
     Args:
         source: A path, bytes, an open binary file, an address, a `datasets` video value (`{"path": ..., "bytes":
@@ -140,7 +153,7 @@ def read_frames(
             pictures (arrays `(H, W, 3)` or `(3, H, W)`, or PIL images).
         num_frames: How many frames, T, chosen by `sampling`.
         indices: Or: which frames, as numbers in a full sequential decode.
-        times: Or: the frames on screen at these seconds, counted from the first frame.
+        times: Or: the frames on screen at these seconds, counted from the container's start.
         sampling: "uniform", "jittered" or "clip": the rule of `uniform_indices`, `jittered_indices`, `clip_indices`.
         generator: Randomness of "jittered".
         size: Height and width to scale to while decoding (bilinear, in the colour conversion); arrays are left as
@@ -169,7 +182,7 @@ def read_frames(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "torchcodec" and times is not None:
         raise ValueError("torchcodec does not tell which frame a second belongs to: use the backend 'pyav' with times")
-    wish = FrameWish(
+    selection = FrameSelection(
         num_frames=num_frames,
         indices=None if indices is None else [int(index) for index in indices],
         times=None if times is None else [float(second) for second in times],
@@ -180,11 +193,11 @@ def read_frames(
         array = array_of_frames(source, input_data_format)
         if times is not None and fps is None:
             raise ValueError("an array of frames has no seconds of its own: give fps with times")
-        return _frames_of_array(array, wish, transform, fps, describe_source(source))
-    request = _Request(wish, size, limits, num_threads, accept_truncated, backend)
+        return _read_array(array, selection, transform, fps, describe_source(source), limits)
+    options = ReadOptions(size, limits, num_threads, accept_truncated, backend)
     if isolated:
-        return _read_isolated(source, request, transform)
-    return _read_here(source, request, transform)
+        return _opt_in("isolation", "isolated=True").read_isolated(source, selection, options, transform)
+    return read_selected(source, selection, options, transform)
 
 
 def read_clips(sources: Sequence[Any], *, num_frames: int, **options: Any) -> VideoFrames:
@@ -232,7 +245,7 @@ def read_clips(sources: Sequence[Any], *, num_frames: int, **options: Any) -> Vi
         notes=tuple(note for part in parts for note in part.metadata.notes),
     )
     return VideoFrames(
-        frames=_stack(info.source, [frame for part in parts for frame in part.frames], indices),
+        frames=stack_pictures(info.source, [frame for part in parts for frame in part.frames], indices),
         times=times,
         indices=indices,
         metadata=info,
@@ -241,9 +254,9 @@ def read_clips(sources: Sequence[Any], *, num_frames: int, **options: Any) -> Vi
 
 
 def probe_video(source: Any, *, limits: VideoLimits | None = None) -> VideoInfo:
-    """What a video is: exact frame count, duration, size, rotation.
+    """Read the properties of a video: exact frame count, duration, size, rotation.
 
-    It decodes one frame, so an answer means that the video can be decoded.
+    One frame is decoded, so an answer means that the video can be decoded.
 
     Args:
         source: Anything that `read_frames` takes.
@@ -255,11 +268,153 @@ def probe_video(source: Any, *, limits: VideoLimits | None = None) -> VideoInfo:
     return read_frames(source, indices=[0], limits=limits).metadata
 
 
-@dataclass(frozen=True)
-class _Request:
-    """The arguments of `read_frames` that can travel to another process."""
+def close_decoder_processes() -> None:
+    """End the idle decoder processes of `isolated=True` in this process; new ones are started when needed."""
+    _opt_in("isolation", "close_decoder_processes()").close_decoder_processes()
 
-    wish: FrameWish
+
+def _opt_in(name: str, asked_by: str) -> Any:
+    """Import a part of the package's folder `video`, which does not travel with a checkpoint."""
+    try:
+        return importlib.import_module(f"{__package__}.video.{name}")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{asked_by} needs the package lfvila_hf, and this code came with a checkpoint: install the package and "
+            "`import lfvila_hf` before loading, without trust_remote_code"
+        ) from error
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+def uniform_indices(num_available: int, num_frames: int) -> list[int]:
+    """Apply the released evaluation rule: `linspace(0, n - 1, T)` truncated to integers.
+
+    Args:
+        num_available: Frames in the video, n.
+        num_frames: Frames wanted, T. More than n repeats frames.
+    """
+    _check_counts(num_available, num_frames)
+    return np.linspace(0, num_available - 1, num_frames).astype(int).tolist()
+
+
+def jittered_indices(num_available: int, num_frames: int, generator: torch.Generator | None = None) -> list[int]:
+    """Apply the released training rule: the uniform one, both ends moved inwards by up to `n // (T - 1)` frames.
+
+    Args:
+        num_available: Frames in the video, n.
+        num_frames: Frames wanted, T.
+        generator: Source of the two random numbers. Defaults to torch's global one.
+    """
+    return _moved_ends(num_available, num_frames, draw_jitter(generator))
+
+
+def clip_indices(num_available: int, frames_per_clip: int) -> list[int]:
+    """Apply the released rule for one clip file: `linspace(0, n, T / K + 1)[:-1]` truncated to integers.
+
+    Args:
+        num_available: Frames in the clip file, n.
+        frames_per_clip: Frames wanted of it, T / K.
+    """
+    _check_counts(num_available, frames_per_clip)
+    return np.linspace(0, num_available, frames_per_clip + 1)[:-1].astype(int).tolist()
+
+
+def draw_jitter(generator: torch.Generator | None = None) -> tuple[float, float]:
+    """Draw how far the two ends of a jittered sample move inwards, as parts of one interval, in [0, 1)."""
+    start, cut = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    return start, cut
+
+
+@dataclass(frozen=True)
+class FrameSelection:
+    """A choice of frames, as numbers, seconds or a sampling rule.
+
+    Args:
+        num_frames: How many, by `sampling`.
+        indices: Or: these.
+        times: Or: those on screen at these seconds. None of the three: all.
+        sampling: "uniform", "jittered" or "clip".
+        jitter: What "jittered" was drawn to, from `draw_jitter`, so that every table gives the same choice.
+    """
+
+    num_frames: int | None = None
+    indices: list[int] | None = None
+    times: list[float] | None = None
+    sampling: str = "uniform"
+    jitter: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if sum(wanted is not None for wanted in (self.num_frames, self.indices, self.times)) > 1:
+            raise ValueError("give one of num_frames, indices and times")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
+        if self.num_frames is not None:
+            _check_counts(1, self.num_frames)
+
+    def resolve(self, source: str, table: FrameTable) -> list[int]:
+        """Compute the frame numbers of a video with this table, in the order asked for.
+
+        Args:
+            source: The video as a person would name it.
+            table: All its frames.
+
+        Raises:
+            ValueError: For a frame or a second that the video does not have, or no frame at all.
+        """
+        if self.times is not None:
+            indices = [_index_at(table, second) for second in self.times]
+        elif self.indices is not None:
+            indices = self.indices
+        elif self.num_frames is None:
+            indices = list(range(len(table)))
+        elif self.sampling == "jittered":
+            indices = _moved_ends(len(table), self.num_frames, self.jitter or (0.0, 0.0))
+        else:
+            indices = (clip_indices if self.sampling == "clip" else uniform_indices)(len(table), self.num_frames)
+        if not indices:
+            raise ValueError(f"no frame of {source} was asked for")
+        for index in indices:
+            if not 0 <= index < len(table):
+                raise ValueError(f"frame {index} was asked for, {source} has the frames 0 to {len(table) - 1}")
+        return indices
+
+
+def _moved_ends(num_available: int, num_frames: int, jitter: tuple[float, float]) -> list[int]:
+    _check_counts(num_available, num_frames)
+    interval = min(num_available // max(num_frames - 1, 1), (num_available - 1) // 2)
+    start, cut = (int(part * (interval + 1)) for part in jitter)
+    return np.linspace(start, num_available - 1 - cut, num_frames).astype(int).tolist()
+
+
+def _index_at(table: FrameTable, second: float) -> int:
+    if not 0 <= second <= table.duration:
+        raise ValueError(f"second {second:g} was asked for, the video runs from 0 to {table.duration:g} s")
+    return table.index_at(second)
+
+
+def _check_counts(num_available: int, num_frames: int) -> None:
+    if num_available < 1 or num_frames < 1:
+        raise ValueError(f"sampling needs at least 1 frame of at least 1, got {num_frames} of {num_available}")
+    if num_frames > MOST_FRAMES:
+        raise ValueError(f"num_frames must be at most {MOST_FRAMES}, got {num_frames}")
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Arguments of `read_frames` that hold for every encoded source and can travel to another process.
+
+    Args:
+        size: Height and width to scale to while decoding.
+        limits: Bounds of the video.
+        num_threads: Decoders at work at once.
+        accept_truncated: Take a file whose end is missing.
+        backend: "pyav" or "torchcodec".
+    """
+
     size: tuple[int, int] | None
     limits: VideoLimits
     num_threads: int
@@ -267,125 +422,163 @@ class _Request:
     backend: str
 
 
-def _read_here(source: Any, request: _Request, transform: Callable[[torch.Tensor], torch.Tensor] | None) -> VideoFrames:
-    limits = request.limits
-    name = describe_source(source)
-    opened: VideoSource | None = None
-    try:
-        if is_torchcodec_decoder(source) and not hasattr(source, "_hf_encoded"):
-            decoded = decode_with_torchcodec(name, source, request.wish, limits, request.size, transform)
-        else:
-            opened = VideoSource(source, limits)
-            if request.backend == "torchcodec":
-                decoded = decode_with_torchcodec(name, opened.handle(), request.wish, limits, request.size, transform)
-            else:
-                decoded = decode_video(
-                    opened,
-                    request.wish,
-                    PictureMaker(name, limits, request.size, transform),
-                    Deadline(name, limits.max_seconds),
-                    num_threads=request.num_threads,
-                    accept_truncated=request.accept_truncated,
-                )
-            opened.check_unchanged()
-    except CallerError as wrapped:
-        raise wrapped.cause from None
-    finally:
-        if opened is not None:
-            opened.close()
-    return VideoFrames(
-        frames=_stack(name, [decoded.pictures[index] for index in decoded.indices], decoded.indices),
-        times=[decoded.table.seconds(index) for index in decoded.indices],
-        indices=decoded.indices,
-        metadata=_info(name, decoded),
-        decoded_frames=decoded.decoded_frames,
-    )
-
-
-def _read_isolated(
-    source: Any, request: _Request, transform: Callable[[torch.Tensor], torch.Tensor] | None
+def read_selected(
+    source: Any,
+    selection: FrameSelection,
+    options: ReadOptions,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> VideoFrames:
-    """As `_read_here`, with the decoding in another process and the transform in this one."""
-    name = describe_source(source)
-    opened = VideoSource(source, request.limits)
-    try:
-        portable = opened.portable()
-    finally:
-        opened.close()
-    pictures: list[torch.Tensor] = []
-
-    def keep(picture: torch.Tensor) -> None:
-        pictures.append(picture if transform is None else transform(picture))
-
-    fields = {**vars(request), "wish": vars(request.wish), "limits": vars(request.limits)}
-    answer = run_isolated(name, {"source": portable, "request": fields}, keep, request.limits)
-    try:
-        frames = [pictures[number] for number in answer["order"]]
-        known = {**answer["metadata"], "source": name, "notes": tuple(map(str, answer["metadata"]["notes"]))}
-        info = VideoInfo(**known)
-        times, indices = [float(second) for second in answer["times"]], [int(index) for index in answer["indices"]]
-        if not len(frames) == len(times) == len(indices) or not frames:
-            raise ValueError("its parts differ in length")
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise LFVilaVideoError(name, f"the decoder process gave no proper answer: {error!r:.80}") from error
-    return VideoFrames(_stack(name, frames, indices), times, indices, info, answer["decoded_frames"])
-
-
-def answer_request(message: dict[str, Any], send_picture: Callable[[torch.Tensor], None]) -> dict[str, Any]:
-    """Read frames on behalf of another process; `video_isolation_lfvila` calls this in the child.
+    """Read the selected frames of an encoded source in this process.
 
     Args:
-        message: `source` (a path or bytes) and `request` (the fields of a reading request).
-        send_picture: Takes each kept picture.
+        source: See `read_frames`; no array.
+        selection: The frames.
+        options: The way of reading.
+        transform: Called with each kept `(3, H, W)` uint8 picture.
+
+    Raises:
+        LFVilaVideoError: If the video cannot be used.
+        ValueError: For a frame that the video does not have.
+    """
+    name = describe_source(source)
+    if is_torchcodec_decoder(source) and not hasattr(source, "_hf_encoded"):
+        return _opt_in("torchcodec", "a decoder of torchcodec").read_with_torchcodec(
+            name, source, selection, options, transform
+        )
+    opened = VideoSource(source, options.limits)
+    with closing(opened):
+        if options.backend == "torchcodec":
+            read = _opt_in("torchcodec", "backend='torchcodec'").read_with_torchcodec(
+                name, opened, selection, options, transform
+            )
+        else:
+            read = _read_with_pyav(opened, selection, options, transform)
+        opened.check_unchanged()
+    return read
+
+
+def _read_with_pyav(
+    source: VideoSource,
+    selection: FrameSelection,
+    options: ReadOptions,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> VideoFrames:
+    with closing(
+        decoding_plans(
+            source, Deadline(source.name, options.limits.max_seconds), accept_truncated=options.accept_truncated
+        )
+    ) as plans:
+        for plan in plans:
+            indices = selection.resolve(source.name, plan.table)
+            height, width = options.size or (plan.context.height, plan.context.width)
+            if transform is None:
+                check_output(source.name, 3 * height * width, len(indices), options.limits)
+            try:
+                pictures, rotation, decoded = _decode(plan, indices, options, transform)
+            except StaleTableError:
+                continue
+            for note in plan.session.notes:
+                level = logging.INFO if "time stamps" in note else logging.WARNING
+                logger.log(level, "video %s: %s", source.name, note)
+            return VideoFrames(
+                frames=stack_pictures(source.name, [pictures[index] for index in indices], indices),
+                times=[plan.table.seconds(index) for index in indices],
+                indices=indices,
+                metadata=_info(plan, rotation),
+                decoded_frames=plan.spent + decoded,
+            )
+    raise AssertionError("the last plan always gives frames or an error")
+
+
+def check_output(name: str, picture_bytes: int, count: int, limits: VideoLimits) -> None:
+    """Raise `LFVilaVideoError` if `count` pictures of that many bytes are above the limit."""
+    limit = limits.max_output_bytes
+    if limit is not None and picture_bytes * count > limit:
+        reason = f"{count} frames of {picture_bytes} bytes exceed the limit of {limit} bytes (max_output_bytes)"
+        raise LFVilaVideoError(name, reason)
+
+
+def _decode(
+    plan: DecodingPlan,
+    indices: list[int],
+    options: ReadOptions,
+    transform: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> tuple[dict[int, torch.Tensor], int, int]:
+    """Decode frames with one thread or several.
 
     Returns:
-        Fields that JSON can carry: `order` (which sent picture is which frame), `times`, `indices`, `metadata` and
-        `decoded_frames`.
+        Pictures by frame number, the rotation in degrees, and how many frames came out of decoders.
     """
-    fields = dict(message["request"])
-    request = _Request(**{**fields, "wish": FrameWish(**fields["wish"]), "limits": VideoLimits(**fields["limits"])})
-    sent = 0
+    groups, shared = plan.groups(indices, options.num_threads)
+    left = iter(groups)  # one for all threads: a list's iterator gives each group once
+    lock = threading.Lock()  # a transform need not be safe for threads
 
-    def number(picture: torch.Tensor) -> torch.Tensor:
-        nonlocal sent
-        send_picture(picture)
-        sent += 1
-        return torch.tensor([sent - 1])
+    def take(plan: DecodingPlan) -> tuple[dict[int, torch.Tensor], int, int]:
+        converter = FrameConverter(plan.source.name, options.limits, options.size)
+        pictures = {}
+        for index, frame in plan.frames(left):
+            picture = converter.convert(frame)
+            if transform is not None:
+                with lock:
+                    picture = transform(picture.contiguous())
+                check_output(plan.source.name, picture.nbytes, len(indices), options.limits)
+            pictures[index] = picture
+        return pictures, converter.rotation, plan.session.decoded_frames
 
-    read = _read_here(message["source"], request, number)
-    return {
-        "order": read.frames[:, 0].tolist(),
-        "times": read.times,
-        "indices": read.indices,
-        "metadata": vars(read.metadata),
-        "decoded_frames": read.decoded_frames,
-    }
+    def take_elsewhere() -> tuple[dict[int, torch.Tensor], int, int]:
+        try:
+            with plan.reopened() as other:
+                return take(other)
+        except BaseException:
+            list(left)  # the other threads need not go on
+            raise
+
+    if not shared:
+        return take(plan)
+    with ThreadPoolExecutor(options.num_threads - 1) as pool:
+        others = [pool.submit(take_elsewhere) for _ in range(options.num_threads - 1)]
+        try:
+            pictures, rotation, decoded = take(plan)
+        except BaseException:
+            list(left)
+            raise
+        for other in others:
+            found, other_rotation, other_decoded = other.result()
+            rotation = rotation if pictures else other_rotation
+            pictures |= found
+            decoded += other_decoded
+    return pictures, rotation, decoded
 
 
-def _info(name: str, decoded: DecodedVideo) -> VideoInfo:
-    table = decoded.table
-    height, width = decoded.stored_size
-    if round(decoded.rotation / 90) % 2:
+def _info(plan: DecodingPlan, rotation: int) -> VideoInfo:
+    table, context = plan.table, plan.context
+    height, width = context.height, context.width
+    if round(rotation / 90) % 2:
         height, width = width, height
     steps = np.diff(table.pts)
     return VideoInfo(
-        source=name,
+        source=plan.source.name,
         total_num_frames=len(table),
         duration=table.duration,
-        fps=len(table) / table.duration if table.duration > 0 else None,
+        fps=table.fps,
         width=width,
         height=height,
-        rotation=decoded.rotation,
-        variable_rate=table.origin != "torchcodec" and bool(len(steps)) and int(steps.max() - steps.min()) > 1,
-        codec=decoded.codec,
-        container=decoded.container,
-        pixel_format=decoded.pixel_format,
-        backend="torchcodec" if table.origin == "torchcodec" else "pyav",
-        notes=tuple(decoded.notes),
+        rotation=rotation,
+        variable_rate=bool(len(steps)) and int(steps.max() - steps.min()) > 1,
+        codec=context.name,
+        container=plan.session.container.format.name,
+        pixel_format=str(context.pix_fmt),
+        backend="pyav",
+        notes=tuple(plan.session.notes),
     )
 
 
-def _stack(name: str, pictures: list[torch.Tensor], indices: Sequence[int]) -> torch.Tensor:
+def stack_pictures(name: str, pictures: list[torch.Tensor], indices: Sequence[int]) -> torch.Tensor:
+    """Stack pictures of one shape to `(T, 3, H, W)`.
+
+    Raises:
+        LFVilaVideoError: If the picture size changes, naming the frame.
+    """
     for picture, index in zip(pictures, indices, strict=True):
         if picture.shape != pictures[0].shape:
             raise LFVilaVideoError(
@@ -397,24 +590,89 @@ def _stack(name: str, pictures: list[torch.Tensor], indices: Sequence[int]) -> t
     return torch.stack(pictures)  # (T, 3, H, W)
 
 
-def _frames_of_array(
+def is_torchcodec_decoder(source: Any) -> bool:
+    """Tell a decoder of torchcodec, as a decoded `datasets` video column holds."""
+    kind = type(source)
+    return kind.__name__ == "VideoDecoder" and kind.__module__.startswith("torchcodec")
+
+
+# -- arrays and lists of pictures --------------------------------------------------------------------------------------
+
+
+def is_frame_source(source: Any) -> bool:
+    """Tell whether a source is frames already: a four-axis array, or a list of three-axis arrays or PIL images."""
+    if isinstance(source, (list, tuple)):
+        return bool(source) and all(_is_picture(item) for item in source)
+    return getattr(source, "ndim", None) == 4
+
+
+def _is_picture(item: Any) -> bool:
+    return getattr(item, "ndim", None) == 3 or (hasattr(item, "convert") and hasattr(item, "getbands"))
+
+
+def array_of_frames(source: Any, input_data_format: str | None) -> torch.Tensor:
+    """Bring any array of frames to a tensor `(T, 3, H, W)` of its own type."""
+    if isinstance(source, (list, tuple)):
+        pictures = [torch.as_tensor(np.asarray(_rgb(picture))) for picture in source]
+        shapes = sorted({tuple(picture.shape) for picture in pictures})
+        if len(shapes) > 1:
+            raise LFVilaVideoError(describe_source(source), f"its frames differ in shape: {shapes[0]} and {shapes[1]}")
+        array = torch.stack(pictures)
+    else:
+        array = source if isinstance(source, torch.Tensor) else torch.as_tensor(np.asarray(source))
+    name = describe_source(source)
+    if len(array) == 0:
+        raise LFVilaVideoError(name, "it has no frame")
+    first, last = array.shape[1] == 3, array.shape[3] == 3
+    if input_data_format not in (None, "channels_first", "channels_last"):
+        raise ValueError(f"input_data_format must be 'channels_first' or 'channels_last', got {input_data_format!r}")
+    if first and last and input_data_format is None:
+        raise ValueError(f"{name} could be (T, 3, H, W) or (T, H, W, 3): give input_data_format")
+    if first and input_data_format != "channels_last":
+        return array
+    if last and input_data_format != "channels_first":
+        return array.permute(0, 3, 1, 2)  # (T, 3, H, W)
+    raise LFVilaVideoError(name, "frames must be (T, 3, H, W) or (T, H, W, 3), with 3 channels")
+
+
+def _rgb(picture: Any) -> Any:
+    return picture.convert("RGB") if hasattr(picture, "getbands") else picture
+
+
+def to_uint8(array: torch.Tensor, name: str) -> torch.Tensor:
+    """Convert frames to uint8 on the CPU; floats in 0 to 1 are multiplied by 255 and rounded."""
+    if array.dtype == torch.uint8:
+        return array.cpu()
+    if not array.dtype.is_floating_point:
+        raise LFVilaVideoError(name, f"frames must be uint8 or float in 0 to 1, got {array.dtype}")
+    array = array.cpu().float()
+    low, high = array.min().item(), array.max().item()
+    if not (low >= 0 and high <= 1):  # also refuses NaN
+        raise LFVilaVideoError(name, f"frames of floats must lie in 0 to 1, got {low:g} to {high:g}")
+    return (array * 255).round().to(torch.uint8)
+
+
+def _read_array(
     array: torch.Tensor,
-    wish: FrameWish,
+    selection: FrameSelection,
     transform: Callable[[torch.Tensor], torch.Tensor] | None,
     fps: float | None,
     name: str,
+    limits: VideoLimits,
 ) -> VideoFrames:
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be above 0, got {fps}")
     count = len(array)
     table = FrameTable(np.arange(count, dtype=np.int64), 1 / Fraction(fps or 1), count, "array")
-    try:
-        indices = checked_indices(name, wish, table)
-    except CallerError as wrapped:
-        raise wrapped.cause from None
+    indices = selection.resolve(name, table)
+    check_output(name, array[0].numel(), len(indices), limits)
     frames = to_uint8(array[indices], name)  # (T, 3, H, W)
     if transform is not None:
-        frames = _stack(name, [transform(frame) for frame in frames], indices)
+        made = []
+        for frame in frames:
+            made.append(transform(frame))
+            check_output(name, made[-1].nbytes, len(indices), limits)
+        frames = stack_pictures(name, made, indices)
     return VideoFrames(
         frames=frames,
         times=None if fps is None else [table.seconds(index) for index in indices],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TEXT, random_ids, random_videos, tiny_batch, tiny_config, tiny_model
+from tiny_models import EXAMPLES, TEXT, random_ids, random_videos, tiny_batch, tiny_config, tiny_model
 from torch.nn import functional as F
 from transformers import BertConfig
 
@@ -406,3 +406,38 @@ def test_a_pretraining_checkpoint_loads_as_joined_model_and_as_head(tmp_path: Pa
     assert {name.split(".")[0] for name in report["missing_keys"]} == {"classifier", "span_classifier"}
     pooler = pretrained.cross_modal_encoder.pooler.dense.weight
     assert torch.equal(head.cross_modal_encoder.pooler.dense.weight, pooler)
+
+
+# -- heads in the ecosystem ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["question answering", "multiple choice", "classification", "joined, no alignment"])
+def test_every_parameter_that_can_learn_gets_a_gradient(name: str) -> None:
+    model, inputs = EXAMPLES[name].model().train(), EXAMPLES[name].inputs(4)
+    inputs.pop("span_targets", None)  # a batch without spans
+    model(**inputs).loss.backward()
+    assert not [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    assert not any(one.requires_grad for name, one in model.named_parameters() if ".clip_" in f".{name}")
+
+
+def test_a_new_phase_does_not_unfreeze_what_nothing_reads() -> None:
+    model = tiny_model(LFVilaForPreTraining, tiny_config(temporal_alignment=False))
+    model.set_training_phase("contrastive")
+    assert not any(one.requires_grad for one in model.model.video_model.clip_merging.parameters())
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_text_inputs_and_unknown_keywords_change_nothing_of_a_video_model(backend: str) -> None:
+    model, inputs = EXAMPLES["classification"].model(attn_implementation=backend), tiny_batch(2)
+    alone = model(inputs["pixel_values_videos"]).logits
+    assert torch.equal(model(**inputs, task_type="VIDEO_CLS").logits, alone)
+
+
+def test_answers_obey_the_problem_type() -> None:
+    model, labels = EXAMPLES["question answering"].model(problem_type="multi_label_classification"), torch.rand(2, 2)
+    output = model(**tiny_batch(2), labels=labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, labels)
+    torch.testing.assert_close(output.loss, expected)
+    choice, inputs = EXAMPLES["multiple choice"].model(problem_type="regression"), EXAMPLES["multiple choice"].inputs(2)
+    with pytest.raises(ValueError, match='problem_type="regression" is not supported'):
+        choice(**inputs)

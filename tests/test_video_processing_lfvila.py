@@ -1,8 +1,6 @@
-"""What the video processor promises: the released pixels, one random choice per video, and one shape for any batch.
+"""The video processor: the released pixels, one random choice per video, and one shape for any batch.
 
-Decoding itself is pinned in `test_video_reading_lfvila.py`; here the files only have to be the right ones. The
-reference for the geometry is written out step by step with torch, and normalising is checked against the
-formula; both live in video_geometry_lfvila.
+The reference for the geometry is written out step by step with torch, and normalising is checked against the formula.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ import torch
 from torch.nn import functional
 from video_files import barcode_picture, read_barcodes, sequential_frames, write_video
 
-from lfvila_hf.video_geometry_lfvila import random_crop_box
-from lfvila_hf.video_processing_lfvila import LFVilaVideoMetadata, LFVilaVideoProcessor
+from lfvila_hf.video_processing_lfvila import LFVilaVideoMetadata, LFVilaVideoProcessor, random_crop_box
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, close_decoder_processes, uniform_indices
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -285,6 +282,11 @@ def test_bad_input_names_what_is_wrong(videos: list[Path], tmp_path: Path) -> No
         processor(videos, limits=VideoLimits(max_pixels=10))
     with pytest.raises(ValueError, match="crop_scale"):
         LFVilaVideoProcessor(crop_scale=(0.9, 0.8))
+    for count, reason in ((10**5, "max_output_bytes"), (10**6, "max_output_bytes"), (10**12, "at most 1000000")):
+        with pytest.raises(ValueError, match=reason):
+            processor(videos[0], num_frames=count)
+    with pytest.raises(ValueError, match="size must be of 1 to 67108864 pixels"):
+        processor(videos[0], size={"height": 10**5, "width": 10**5})
     with pytest.raises(ValueError, match="size must give height and width"):
         processor(videos, size={"shortest_edge": 4})
 
@@ -303,33 +305,22 @@ def test_settings_survive_saving_and_call_arguments_do_not(tmp_path: Path, video
     assert torch.equal(again(videos[0])["pixel_values_videos"], processor(videos[0])["pixel_values_videos"])
 
 
-def test_neither_torchvision_nor_pillow_is_needed(videos: list[Path]) -> None:
+@pytest.mark.parametrize("missing", [("torchvision", "PIL", "cv2", "decord", "torchcodec"), ("av",)])
+def test_only_files_need_pyav_and_nothing_else_is_needed(videos: list[Path], missing: tuple[str, ...]) -> None:
     program = f"""
 import sys
-for name in ("torchvision", "PIL", "cv2", "decord", "torchcodec"):
-    sys.modules[name] = None
-from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
-pixels = LFVilaVideoProcessor(num_frames=4)({str(videos[0])!r}, training=True, seed=1)["pixel_values_videos"]
-print(tuple(pixels.shape))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "(1, 4, 3, 192, 320)", done.stderr
-
-
-def test_without_pyav_arrays_work_and_files_say_what_to_install(videos: list[Path]) -> None:
-    program = f"""
-import sys
-sys.modules["av"] = None
+sys.modules.update(dict.fromkeys({missing!r}))
 import numpy as np
 from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
 processor = LFVilaVideoProcessor(num_frames=4)
 print(tuple(processor(np.zeros((6, 3, 20, 30), np.uint8))["pixel_values_videos"].shape))
 try:
-    processor({str(videos[0])!r})
+    print(tuple(processor({str(videos[0])!r}, training=True, seed=1)["pixel_values_videos"].shape))
 except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    shape, message = done.stdout.splitlines()
-    assert shape == "(1, 4, 3, 192, 320)", done.stderr
-    assert "pip install av" in message
+    assert "(1, 4, 3, 192, 320)" in done.stdout, done.stderr
+    array, file = done.stdout.splitlines()
+    assert array == "(1, 4, 3, 192, 320)"
+    assert "pip install av" in file if missing == ("av",) else file == array

@@ -1,7 +1,6 @@
-"""What a video can be read from, and what is refused before a decoder sees it.
+"""Sources: paths, bytes, files, addresses (a server on this machine), `datasets` columns; limits and the one error.
 
-Paths, bytes, files, addresses (a server on this machine), `datasets` columns; and files that are no videos, lie about
-themselves, change, or never come. Arrays and lists of frames are in `test_video_reading_lfvila.py`.
+Files that are no videos, lie about themselves, change, or never come are refused before a decoder sees them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import torch
 from video_files import read_barcodes, write_video
 
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoFrames, VideoLimits, read_frames, uniform_indices
-from lfvila_hf.video_sources_lfvila import FORMATS, describe_source, is_address
+from lfvila_hf.video_sources_lfvila import FORMATS, VIDEO_EXTENSIONS, describe_source, is_address
 
 WANTED = uniform_indices(30, 5)
 
@@ -172,13 +171,26 @@ def test_what_looks_like_an_address() -> None:
 # Files and datasets.
 
 
+def test_paths_bytes_and_mappings_are_videos(video: Path) -> None:
+    data = video.read_bytes()
+    for source in (video, str(video), data, bytearray(data), memoryview(data), io.BytesIO(data), video.as_uri()):
+        _assert_read(read_frames(source, num_frames=5))
+    for mapping in ({"path": str(video), "bytes": None}, {"path": None, "bytes": data}):
+        _assert_read(read_frames(mapping, num_frames=5))
+    with pytest.raises(ValueError, match="needs 'path' or 'bytes', got the keys \\['bytes', 'path'\\]"):
+        read_frames({"path": None, "bytes": None}, num_frames=5)
+    with pytest.raises(ValueError, match="a video must be a path"):
+        read_frames(17, num_frames=4)
+
+
 def test_a_file_object_is_left_open_and_may_stand_anywhere(video: Path) -> None:
     with video.open("rb") as file:
         file.seek(100)
-        _assert_read(read_frames(file, num_frames=5))
-        _assert_read(read_frames(file, num_frames=5))
+        for _ in range(2):
+            read = read_frames(file, num_frames=5)
+            _assert_read(read)
         assert not file.closed
-        assert read_frames(file, num_frames=5).metadata.source == str(video)
+        assert read.metadata.source == str(video)
     with video.open("rb") as file, pytest.raises(LFVilaVideoError, match="open in text mode"):
         read_frames(io.TextIOWrapper(file), num_frames=5)
     with pytest.raises(LFVilaVideoError, match="a.mp4: "):
@@ -186,11 +198,10 @@ def test_a_file_object_is_left_open_and_may_stand_anywhere(video: Path) -> None:
 
 
 def test_a_stream_that_cannot_seek_is_read_up_to_a_limit(video: Path) -> None:
+    program = f"import sys; sys.stdout.buffer.write(open({str(video)!r}, 'rb').read())"
+
     def pipe() -> Any:
-        return subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.stdout.buffer.write(open({str(video)!r}, 'rb').read())"],
-            stdout=subprocess.PIPE,
-        )
+        return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
 
     with pipe() as process:
         _assert_read(read_frames(process.stdout, num_frames=5))
@@ -204,8 +215,7 @@ def test_a_datasets_video_column_is_read(video: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = {"video": [str(video), {"path": None, "bytes": video.read_bytes()}]}
     features = datasets.Features({"video": datasets.Video(decode=False)})
-    table = datasets.Dataset.from_dict(rows, features=features)
-    for row in table:
+    for row in datasets.Dataset.from_dict(rows, features=features):
         _assert_read(read_frames(row["video"], num_frames=5))
 
     class Decoded:
@@ -214,8 +224,22 @@ def test_a_datasets_video_column_is_read(video: Path) -> None:
         _hf_encoded = {"path": str(video), "bytes": None}
 
     _assert_read(read_frames(Decoded(), num_frames=5))
-    with pytest.raises(ValueError, match="needs 'path' or 'bytes', got the keys \\['bytes', 'path'\\]"):
-        read_frames({"path": None, "bytes": None}, num_frames=5)
+
+
+def test_one_list_of_endings_holds_for_all_folders_and_exact_names_need_none(video: Path, tmp_path: Path) -> None:
+    from lfvila_hf.data.annotations import resolve_video
+    from lfvila_hf.data.checking import find_videos
+
+    assert {".mp4", ".mts", ".m2ts", ".vob", ".3g2", ".ogv"} < set(VIDEO_EXTENSIONS)
+    assert VIDEO_EXTENSIONS[0] == ".mp4"
+    for number, ending in enumerate(VIDEO_EXTENSIONS):
+        (tmp_path / f"{number}{ending}").write_bytes(b"x")
+        assert resolve_video(str(tmp_path), str(number), "row 1") == str(tmp_path / f"{number}{ending}")
+    assert len(find_videos(tmp_path)) == len(VIDEO_EXTENSIONS)
+    for name in ("clip.part1", "clip.", "clip"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+        assert resolve_video(str(tmp_path), name, "row 1") == str(tmp_path / name)
+        _assert_read(read_frames(tmp_path / name, num_frames=5))
 
 
 def test_sources_are_named_as_a_person_would() -> None:
@@ -245,6 +269,16 @@ def test_the_error_is_made_again_from_a_text_that_holds_it() -> None:
     assert (str(other), other.reason, other.position) == ("just words", "just words", None)
 
 
+def test_limits_are_kept_and_named(video: Path) -> None:
+    for name, value in [("max_bytes", 100), ("max_pixels", 1000), ("max_frames", 10), ("max_output_bytes", 1000)]:
+        with pytest.raises(LFVilaVideoError, match=name):
+            read_frames(video, num_frames=4, limits=VideoLimits(**{name: value}))
+    with pytest.raises(LFVilaVideoError, match="longer than the limit of 1e-09 s"):
+        read_frames(video, num_frames=4, limits=VideoLimits(max_seconds=1e-9))
+    with pytest.raises(ValueError, match="max_pixels must be above 0"):
+        VideoLimits(max_pixels=0)
+
+
 def test_torch_can_raise_a_workers_error_again() -> None:
     from torch._utils import ExceptionWrapper
 
@@ -258,6 +292,21 @@ def test_torch_can_raise_a_workers_error_again() -> None:
 
 
 # What is refused.
+
+
+def test_what_is_no_video_gets_the_one_error_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    for path, reason in [
+        (tmp_path / "empty.mp4", "empty"),
+        (tmp_path / "absent.mp4", "no such file"),
+        (tmp_path, "directory"),
+    ]:
+        with pytest.raises(LFVilaVideoError, match=reason) as caught:
+            read_frames(path, num_frames=4)
+        assert caught.value.source == str(path)
+        assert isinstance(caught.value, ValueError)
+    with pytest.raises(LFVilaVideoError, match="bytes \\(7\\)"):
+        read_frames(b"1234567", num_frames=4)
 
 
 @pytest.mark.parametrize(

@@ -160,20 +160,28 @@ def copy_packets(
     return Path(target)
 
 
+def _add_cover(container: Any) -> Any:
+    """Announce a cover picture; `_mux_cover` writes it."""
+    stream = container.add_stream("mjpeg", rate=1)
+    stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+    stream.disposition = av.stream.Disposition.attached_pic
+    return stream
+
+
+def _mux_cover(container: Any, stream: Any) -> None:
+    frame = av.VideoFrame.from_ndarray(barcode_picture(999, 64, 64), format="rgb24").reformat(format="yuvj420p")
+    frame.pts = 0
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
 def write_sound(path: str | Path, *, cover: bool = False) -> Path:
     """An audio file, with a cover picture if asked for."""
     with av.open(str(path), "w", format="mp4") as container:
-        picture = None
-        if cover:
-            picture = container.add_stream("mjpeg", rate=1)
-            picture.width, picture.height, picture.pix_fmt = 64, 64, "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
+        picture = _add_cover(container) if cover else None
         sound = container.add_stream("aac", rate=44100, layout="mono")
         if picture is not None:
-            frame = av.VideoFrame.from_ndarray(barcode_picture(999, 64, 64), format="rgb24").reformat(format="yuvj420p")
-            frame.pts = 0
-            container.mux(picture.encode(frame))
-            container.mux(picture.encode(None))
+            _mux_cover(container, picture)
         for number in range(20):
             block = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             block.rate, block.pts = 44100, number * 1024
@@ -191,18 +199,11 @@ def write_streams(path: str | Path, sizes: Sequence[tuple[int, int]], *, cover: 
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             streams.append(stream)
         if cover:
-            picture = container.add_stream("mjpeg", rate=1)
-            picture.width, picture.height, picture.pix_fmt = 64, 64, "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
-            frame = av.VideoFrame.from_ndarray(barcode_picture(999, 64, 64), format="rgb24").reformat(format="yuvj420p")
-            frame.pts = 0
-            container.mux(picture.encode(frame))
-            container.mux(picture.encode(None))
+            _mux_cover(container, _add_cover(container))
         for position in range(count):
             for number, ((height, width), stream) in enumerate(zip(sizes, streams, strict=True)):
-                frame = av.VideoFrame.from_ndarray(
-                    barcode_picture(100 * number + position, height, width), format="rgb24"
-                )
+                picture = barcode_picture(100 * number + position, height, width)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts = position
                 container.mux(stream.encode(frame))
         for stream in streams:

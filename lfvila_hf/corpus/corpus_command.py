@@ -1,7 +1,7 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`lfvila-hf corpus`: a table of its own sub-commands, `build`, `cut`, `from-subtitles` and `stats`.
+"""Command `lfvila-hf corpus` with the sub-commands `build`, `cut`, `from-subtitles` and `stats`.
 
-What is printed is the result: a few lines for people; everything else is in the files of the corpus.
+It prints a few lines for people; everything else is in the files of the corpus.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .building import BuildResult, build_corpus, prepare_output
+from .building import BuildResult, build_corpus, build_into, find_inputs
+from .contiguous_clips import OVERLAPS, JoinRules
 from .cutting import CutParameters
 from .cutting_jobs import LEDGER, cut_corpus, source_finder, wishes_of_corpus, wishes_of_metadata
 from .engines import make_engine
-from .from_subtitles import INPUT_KINDS, write_source
+from .from_subtitles import INPUT_KINDS, SentenceRules, write_source
+from .output_folders import new_corpus
 from .plan import NEAR_DUPLICATES, BuildParameters
-from .runs import OVERLAPS, JoinRules
-from .sentences import SentenceRules
-from .statistics import corpus_statistics
+from .statistics import corpus_statistics, plot_statistics
 from .text import TextRules
 
 PROGRAM = "lfvila-hf corpus"
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 def _add_build(commands: Any) -> None:
     parser = commands.add_parser(
         "build",
-        help="metadata and transcripts into long-form rows",
+        help="build long-form rows from metadata and transcripts",
         description="Join clips that follow each other in time into long videos, as LF-VILA-8M was made from "
         "HD-VILA-100M.",
     )
@@ -69,10 +69,10 @@ def _add_build(commands: Any) -> None:
 
 
 def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
-    """The options that every way to a corpus shares."""
+    """Add the options that `build` and `from-subtitles` share."""
     join, text, rest = JoinRules(), TextRules(), BuildParameters()
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="new or empty folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus")
     parser.add_argument("--strict", action="store_true", help="make any problem with the input an error")
     rows = parser.add_argument_group("long videos")
     rows.add_argument(
@@ -80,20 +80,20 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
         type=float,
         default=max_gap,
         metavar="S",
-        help="seconds between clips that count as contiguous; LF-VILA's own is not published (default: %(default)s)",
+        help="largest gap between contiguous clips, in seconds; LF-VILA's is not published (default: %(default)s)",
     )
     rows.add_argument(
         "--max-overlap",
         type=float,
         default=join.max_overlap,
         metavar="S",
-        help="tolerated overlap (default: %(default)s)",
+        help="tolerated overlap, in seconds (default: %(default)s)",
     )
     rows.add_argument(
         "--overlaps",
         choices=OVERLAPS,
         default=join.overlaps,
-        help="a clip that overlaps by more begins a new video, is left out, or is kept (default: %(default)s)",
+        help="a clip that overlaps by more: begin a new video, leave it out, or keep it (default: %(default)s)",
     )
     rows.add_argument("--min-clips", type=int, default=join.min_clips, metavar="N", help="fewest clips (default: 4)")
     rows.add_argument("--max-clips", type=int, metavar="N", help="most clips; longer runs are cut evenly")
@@ -106,15 +106,27 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
         "--near-duplicates",
         choices=NEAR_DUPLICATES,
         default=rest.near_duplicates,
-        help="rows that nearly repeat another: mark them; also leave out those that leak between splits (default); "
-        "leave out all; do not look",
+        help="rows that nearly repeat another one: mark them; also leave out those that leak between splits (default); "
+        "leave out all; do not search",
     )
     words.add_argument(
-        "--similarity", type=float, default=rest.similarity, metavar="J", help="what counts as one (default: 0.8)"
+        "--similarity",
+        type=float,
+        default=rest.similarity,
+        metavar="J",
+        help="Jaccard similarity of near-duplicates (default: 0.8)",
     )
     split = parser.add_argument_group("split and files")
-    split.add_argument("--validation", type=float, default=rest.validation, metavar="PART", help="(default: 0.005)")
-    split.add_argument("--test", type=float, default=rest.test, metavar="PART", help="(default: 0.005)")
+    split.add_argument(
+        "--validation",
+        type=float,
+        default=rest.validation,
+        metavar="SHARE",
+        help="share of the videos (default: 0.005)",
+    )
+    split.add_argument(
+        "--test", type=float, default=rest.test, metavar="SHARE", help="share of the videos (default: 0.005)"
+    )
     split.add_argument("--split-seed", type=int, default=rest.split_seed, metavar="N", help="(default: 0)")
     split.add_argument("--rows-per-file", type=int, default=rest.rows_per_file, metavar="N", help="(default: 20000)")
     machines = parser.add_argument_group("machines")
@@ -124,10 +136,10 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
 
 
 def build_parameters(options: argparse.Namespace) -> BuildParameters:
-    """What the options of `add_build_options` say.
+    """Return the parameters that the options of `add_build_options` state.
 
     Raises:
-        ValueError: For a value out of range.
+        ValueError: If a value is out of range.
     """
     return BuildParameters(
         join=JoinRules(
@@ -151,7 +163,7 @@ def build_parameters(options: argparse.Namespace) -> BuildParameters:
 
 
 def run_build(options: argparse.Namespace) -> int:
-    """Build a corpus and print what came out."""
+    """Build a corpus and print a summary."""
     parameters = build_parameters(options)
     engine = make_engine(options.engine, options.workers, options.ray_address)
     try:
@@ -172,7 +184,7 @@ def run_build(options: argparse.Namespace) -> int:
 
 
 def print_build(result: BuildResult) -> None:
-    """A summary of a manifest for people."""
+    """Print a summary of a manifest."""
     manifest = result.manifest
     counts, source = manifest["counts"], manifest["source"]
     print(f"clips          {counts.get('metadata_clips', 0):,} in the metadata, {source['clips']:,} eligible")
@@ -199,33 +211,39 @@ def _add_cut(commands: Any) -> None:
     clip = CutParameters()
     parser = commands.add_parser(
         "cut",
-        help="source videos into the clip files of a corpus",
-        description="Cut videos into clips, exact to the frame, checked; a run that was stopped goes on.",
+        help="cut source videos into the clip files of a corpus",
+        description="Cut videos into clips, exact to the frame, and check them. Run it again to resume a stopped run.",
     )
     parser.set_defaults(run=run_cut)
-    parser.add_argument("corpus", metavar="CORPUS", help="folder of a corpus, or a metadata file to cut all clips of")
+    parser.add_argument(
+        "corpus", metavar="CORPUS", help="folder of a corpus, or a metadata file of which all clips are cut"
+    )
     parser.add_argument("--videos", metavar="DIR", help="folder of the videos, named by their ids")
-    parser.add_argument("--sources", metavar="JSONL", help="or where each is: {video_id, path} per line")
+    parser.add_argument("--sources", metavar="JSONL", help="files of the videos, as one {video_id, path} per line")
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the clips, DIR/VIDEO/VIDEO.3.mp4")
     parser.add_argument("--fps", default=clip.fps, help="frames per second, or a fraction (default: %(default)s)")
     parser.add_argument("--height", type=int, default=clip.height, help="pixels (default: %(default)s)")
-    parser.add_argument("--crf", type=int, default=clip.crf, help="quality of x264 (default: %(default)s)")
-    parser.add_argument("--preset", default=clip.preset, help="speed of x264 (default: %(default)s)")
+    parser.add_argument("--crf", type=int, default=clip.crf, help="x264 quality, 0 is lossless (default: %(default)s)")
+    parser.add_argument("--preset", default=clip.preset, help="x264 preset (default: %(default)s)")
     parser.add_argument(
-        "--gop-seconds", type=float, default=clip.gop_seconds, metavar="S", help="between key frames (default: 1)"
+        "--gop-seconds",
+        type=float,
+        default=clip.gop_seconds,
+        metavar="S",
+        help="seconds between key frames (default: 1)",
     )
     parser.add_argument(
-        "--max-seconds-per-video", type=float, default=clip.max_seconds, metavar="S", help="wall time (default: 3600)"
+        "--max-seconds-per-video", type=float, default=clip.max_seconds, metavar="S", help="time limit (default: 3600)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
-    parser.add_argument("--strict", action="store_true", help="end with an error where a clip could not be cut")
+    parser.add_argument("--strict", action="store_true", help="end with status 1 if a clip could not be cut")
 
 
 def run_cut(options: argparse.Namespace) -> int:
-    """Cut a corpus and print what was done.
+    """Cut a corpus and print a summary.
 
     Raises:
-        ValueError: With `--strict`, where a clip could not be cut.
+        ValueError: With `--strict`, if a clip could not be cut.
     """
     parameters = CutParameters(
         fps=options.fps,
@@ -240,7 +258,7 @@ def run_cut(options: argparse.Namespace) -> int:
     summary = cut_corpus(options.output_dir, wishes, finder, parameters, options.workers)
     print(
         f"cut            {summary.cut:,} clips, {summary.frames:,} frames, {summary.bytes / 1e6:,.1f} MB in "
-        f"{summary.seconds:.1f} s; {summary.there:,} were there already"
+        f"{summary.seconds:.1f} s; {summary.there:,} were cut before"
     )
     if summary.failed:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.failures.most_common())
@@ -253,20 +271,20 @@ def run_cut(options: argparse.Namespace) -> int:
 # -- from-subtitles --------------------------------------------------------------------------------------------------
 
 SUBTITLE_GAP = 5.0
-"""Seconds between clips made of subtitles that count as contiguous: people pause, and speech is all that is timed."""
+"""Largest gap between contiguous clips made of subtitles, in seconds: only speech is timed, and people pause."""
 
 
 def _add_from_subtitles(commands: Any) -> None:
     rules = SentenceRules()
     parser = commands.add_parser(
         "from-subtitles",
-        help="a folder of videos with subtitles into the same kind of corpus",
-        description="Make sentences of the subtitles (SubRip, WebVTT), clips of the sentences, and build a corpus.",
+        help="build a corpus from a folder of videos with subtitles",
+        description="Make clips of the sentences of subtitles (SubRip, WebVTT, SubStation Alpha), and build a corpus.",
     )
     parser.set_defaults(run=run_from_subtitles)
     parser.add_argument("videos", metavar="DIR", help="folder of the videos, with sub-folders")
     parser.add_argument("--subtitles", metavar="DIR", help="folder of the subtitles (default: beside the videos)")
-    parser.add_argument("--language", metavar="TAG", help="take NAME.TAG.vtt or NAME.TAG.srt")
+    parser.add_argument("--language", metavar="TAG", help="take NAME.TAG.vtt or NAME.TAG-*.vtt (.srt, .ass)")
     clips = parser.add_argument_group("clips")
     clips.add_argument("--min-seconds", type=float, default=rules.min_seconds, metavar="S", help="(default: 5)")
     clips.add_argument("--max-clip-seconds", type=float, default=rules.max_seconds, metavar="S", help="(default: 20)")
@@ -278,21 +296,17 @@ def _add_from_subtitles(commands: Any) -> None:
 
 
 def run_from_subtitles(options: argparse.Namespace) -> int:
-    """Make metadata and transcripts of a folder, build a corpus of them, and print what came out."""
+    """Make metadata and transcripts of a folder, build a corpus of them, and print a summary."""
     parameters = build_parameters(options)
     rules = SentenceRules(options.min_seconds, options.max_clip_seconds, options.max_clip_words, options.pause)
-    output = prepare_output(Path(options.output_dir), [], options.overwrite)
-    source = write_source(options.videos, output / "source", rules, options.subtitles, options.language, options.strict)
     engine = make_engine(options.engine, options.workers, options.ray_address)
     try:
-        result = build_corpus(
-            output,
-            metadata=[source.metadata],
-            transcripts=[source.transcripts],
-            parameters=parameters,
-            engine=engine,
-            strict=options.strict,
-        )
+        with new_corpus(Path(options.output_dir), options.overwrite) as folder:
+            source = write_source(
+                options.videos, folder.new / "source", rules, options.subtitles, options.language, options.strict
+            )
+            inputs = find_inputs([source.metadata], [source.transcripts])
+            result = build_into(folder, inputs, parameters=parameters, engine=engine, strict=options.strict)
     finally:
         engine.close()
     print(f"videos         {source.videos:,} with subtitles")
@@ -306,21 +320,19 @@ def run_from_subtitles(options: argparse.Namespace) -> int:
 
 
 def _add_stats(commands: Any) -> None:
-    parser = commands.add_parser("stats", help="what is in a corpus, beside the published figures")
+    parser = commands.add_parser("stats", help="count a corpus, beside the published figures")
     parser.set_defaults(run=run_stats)
     parser.add_argument("corpus", metavar="CORPUS", help="folder of a corpus")
-    parser.add_argument("--json", metavar="FILE", help="also write everything, histograms too, to this file")
-    parser.add_argument("--plots", metavar="DIR", help="also draw histograms into this folder (needs matplotlib)")
+    parser.add_argument("--json", metavar="FILE", help="also write all figures and histograms to this file")
+    parser.add_argument("--plots", metavar="DIR", help="also plot histograms into this folder (needs matplotlib)")
 
 
 def run_stats(options: argparse.Namespace) -> int:
-    """Count a corpus and print the table."""
+    """Count a corpus and print a table."""
     found = corpus_statistics(options.corpus)
     print(found.table())
     if options.json:
         Path(options.json).write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
     if options.plots:
-        from .statistics_plots import plot_statistics
-
         print(f"\nplots          {len(plot_statistics(found, options.plots))} files in {options.plots}")
     return 0

@@ -26,7 +26,7 @@ from lfvila_hf.data.batch_decoding import decode_videos
 from lfvila_hf.library.segments import SegmentFrames, SegmentReader, SegmentRule, SegmentTask, thumbnail
 from lfvila_hf.library.table import FileStamp, make_rows
 from lfvila_hf.modeling_lfvila import LFVilaModel
-from lfvila_hf.video_geometry_lfvila import normalize_pixels
+from lfvila_hf.video_processing_lfvila import normalize_pixels
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
 

@@ -15,7 +15,7 @@ import torch
 
 from lfvila_hf.library.ranking import Hit
 from lfvila_hf.library.segments import SegmentReader, SegmentTask
-from lfvila_hf.video_geometry_lfvila import normalize_pixels
+from lfvila_hf.video_processing_lfvila import normalize_pixels
 from lfvila_hf.video_reading_lfvila import probe_video
 
 
