@@ -42,9 +42,7 @@ from measuring import (
 
 from lfvila_hf import LFVilaConfig, LFVilaModel
 from lfvila_hf.loss_lfvila import LFVilaLoss, draw_mtc
-from lfvila_hf.training.caching import cached_backward, split_inputs
-from lfvila_hf.training.gathering import GlobalBatch
-from lfvila_hf.training.objectives import contrastive_shares
+from lfvila_hf.training.global_batch_losses import GlobalBatch, cached_backward, contrastive_shares, split_inputs
 
 SENTENCE_LENGTH = 50
 

@@ -50,7 +50,7 @@ from measuring import (
 )
 
 from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaVideoModel
-from lfvila_hf.training.optimization import decayed_parameter_names
+from lfvila_hf.training.training_arguments import decayed_parameter_names
 
 GROUPS = (
     ("video_forward", "video_forward_floor", "video_training", "video_training_floor"),

@@ -2,7 +2,7 @@
 
 The towers have files of their own (test_modeling_video_lfvila.py, test_modeling_text_lfvila.py), so have the losses;
 what holds for every model alike (backward, saving, batches, backends, tuples) is in invariants/test_equivalences.py.
-Outputs, masks and the base class are in modeling_base_lfvila, what loading does to a model in loading_lfvila.
+Outputs, masks and the base class are in modeling_base_lfvila.
 """
 
 from __future__ import annotations

@@ -102,14 +102,14 @@ def with_heads(config: Any, model: Any) -> Any:
     config, heads = copy.copy(config), head_modules(model)
     if not hasattr(config, "modules_to_save"):
         if heads:
-            logger.warning(f"{config.peft_type} has no modules_to_save: {heads} stay untrained and are not saved")
+            logger.warning_once(f"{config.peft_type} has no modules_to_save: {heads} stay untrained and are not saved")
         return config
     if config.modules_to_save is None:
         config.modules_to_save = heads or None
         return config
     parts = {part for name, _ in model.named_modules() for part in name.split(".")}
     if unknown := [name for name in config.modules_to_save if name.split(".")[-1] not in parts]:
-        logger.warning(
+        logger.warning_once(
             f"modules_to_save names {unknown}, which {type(model).__name__} does not have. Its heads: {heads}"
         )
     return config

@@ -300,6 +300,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_card(folder: Path, repo: str, config: dict[str, Any], facts: CardFacts, adapter: dict[str, Any]) -> None:
     """Write the card of a repository into the folder, unless somebody wrote or edited the one that is there."""
     card = folder / "README.md"
+    if card.is_symlink():
+        raise ValueError(f"{card} is a link, through which a card would overwrite another file. Replace it by a file.")
     if card.is_file():
         text = card.read_text("utf-8")
         if PLACEHOLDER not in text and not is_generated(text):

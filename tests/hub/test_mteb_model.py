@@ -51,7 +51,7 @@ def test_rows_are_embedded_as_by_hand(folder: str, tmp_path: Path) -> None:
             self.dataset = dataset.select_columns(list(columns))
 
     paragraphs = [["A man rides.", "He falls!"], ["The ball"], ["Is it red?", "Is it blue?"]]
-    text = encode_paragraphs(encoder.model, encoder.processor, paragraphs).text_embeds
+    text = encode_paragraphs(encoder.model, encoder.processor, paragraphs, batch_size=2).text_embeds
     video = encode_videos(encoder.model, encoder.processor, files, batch_size=2).video_embeds
     assert torch.equal(encoder.encode(Loader("text")), text)
     assert torch.equal(encoder.encode(Loader("video")), video)

@@ -1,6 +1,6 @@
 """Bias tables for longer windows, and a 2-D Swin inflated, against what the released loader made of the same tensors.
 
-The behaviour of both beyond these recorded tensors is tested in tests/test_resizing_lfvila.py and
+The behaviour of both beyond these recorded tensors is tested in tests/test_size_of_video.py and
 tests/test_swin_inflation_lfvila.py.
 """
 

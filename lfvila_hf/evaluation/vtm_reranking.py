@@ -1,12 +1,12 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Retrieval in two steps: all videos by the global score, the first k again by the VTM head, which reads both together.
+"""Retrieval in two stages: rank all videos by a first score, rerank the first k by the VTM head.
 
-Only pairs among the first k of a query are read by the cross-modal encoder, k per text and k per video. Outside of them
-the order stays; inside, a pair with a higher probability of matching stands before the others. The numbers are not
-comparable with plain ones and are labelled `vtm_`.
+The cross-modal encoder reads only the first k pairs of a query, for k videos per text and k texts per video. Among
+them pairs are ordered by their probability of matching; the rest keeps its order. The metrics are not comparable with
+plain ones and are labelled `vtm_`.
 
-What the towers made of texts and videos is kept on disk (`np.memmap`, float16: `1 + M * L` and `T * P` vectors of D
-numbers per pair, 0.8 MB each at released size), so that memory is a batch of pairs. Texts are not shortened.
+The towers' outputs are kept on disk (`np.memmap`, float16: `1 + M * L` and `T * P` vectors of width D per pair, 0.8 MB
+each at released size), so memory is that of a batch of pairs. Texts are not shortened.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def rerank_metrics(
     block_size: int = 512,
     recall_at: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """Retrieval metrics in both directions with the first k reranked; text i belongs to video i.
+    """Compute retrieval metrics in both directions with the first k reranked. Text i belongs to video i.
 
     Args:
         score_block: First score, as `retrieval_metrics` takes it.
         pair_scorer: Second score.
-        num_texts: How many texts there are.
-        num_videos: How many videos there are, the same number.
+        num_texts: Number of texts.
+        num_videos: Number of videos, the same.
         top_k: k.
         block_size: Texts and videos that are scored at once.
         recall_at: The k of the reported R@k.
@@ -50,7 +50,7 @@ def rerank_metrics(
         Keys of `retrieval_metrics` after `vtm_`, and `vtm_top_k`.
 
     Raises:
-        ValueError: Where k is below 1 or there are other numbers of texts and videos.
+        ValueError: k is below 1, or the numbers of texts and videos differ.
     """
     if top_k < 1 or num_texts != num_videos:
         raise ValueError(f"reranking needs k >= 1 and pairs, got k = {top_k}, {num_texts} texts, {num_videos} videos")
@@ -79,7 +79,7 @@ def _first_k(score_block: ScoreBlock, count: int, k: int, block_size: int, text_
 
 
 def _reordered(score_block: ScoreBlock, first: torch.Tensor, second: torch.Tensor, text_first: bool) -> ScoreBlock:
-    """The first score squeezed into (0, 1); the first k of each query get 2 + the second score instead."""
+    """Map the first score to (0, 1), and replace that of each query's first k by 2 + the second score."""
 
     def block(texts: slice, videos: slice) -> torch.Tensor:
         scores = torch.sigmoid(score_block(texts, videos).double().cpu())
@@ -95,16 +95,16 @@ def _reordered(score_block: ScoreBlock, first: torch.Tensor, second: torch.Tenso
 
 
 class FusionStore:
-    """What the towers made of pairs, on disk, to fuse any text with any video.
+    """Store on disk of the towers' outputs, to fuse any text with any video.
 
     Args:
-        folder: Where two files are written.
+        folder: Folder of the two files.
         model: `LFVilaForPreTraining` with a VTM head, in evaluation mode.
         batches: Batches with `input_ids`, `attention_mask` `(b, M, L)` and `pixel_values_videos`, all of one M.
-        count: Pairs in all.
+        count: Number of pairs.
 
     Raises:
-        ValueError: Where the model has no VTM head, or batches differ in their number of sentences.
+        ValueError: The model has no VTM head, or batches differ in their number of sentences.
     """
 
     def __init__(self, folder: Path, model: Any, batches: Iterable[dict[str, torch.Tensor]], count: int) -> None:
@@ -140,7 +140,7 @@ class FusionStore:
         self.mask = torch.cat(self.masks)  # (count, 1 + M * L)
 
     def pair_scorer(self, batch_size: int = 32) -> PairScorer:
-        """The probability of matching by the VTM head, `batch_size` pairs at a time."""
+        """Return the VTM head's probability of matching, computed for `batch_size` pairs at a time."""
 
         def score(texts: torch.Tensor, videos: torch.Tensor) -> torch.Tensor:
             parts = []

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lfvila_hf import LFVilaConfig
-from lfvila_hf.recipes import ablations
-from lfvila_hf.recipes.ablations import CLAIMS, CLIPS, VARIANTS, Settings, judge, plot, report, summary, sweep
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "ablations"))
+import ablation_sweep
+from ablation_sweep import CLAIMS, CLIPS, VARIANTS, Settings, judge, plot, report, summary, sweep
 
 TINY = Settings(steps=1, fusion_steps=1, batch_size=4, stories=16, test_stories=4)
 
@@ -66,7 +69,7 @@ def test_a_sweep_repeats_nothing_and_can_be_stopped(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return {"global_r1": 0.5, "aligned_r1": 0.5, "aligned_order": 0.5, "step_seconds": 1.0}
 
-    monkeypatch.setattr(ablations, "run_variant", run)
+    monkeypatch.setattr(ablation_sweep, "run_variant", run)
     names = ["8 frames", "16 frames"]
     with pytest.raises(KeyboardInterrupt):
         sweep(tmp_path, TINY, names, [0, 1])
@@ -87,7 +90,7 @@ def test_runs_that_are_kept_elsewhere_are_gone_on_from(tmp_path: Path, monkeypat
         done.append(seed)
         return {"global_r1": 0.5}
 
-    monkeypatch.setattr(ablations, "run_variant", run)
+    monkeypatch.setattr(ablation_sweep, "run_variant", run)
     kept = tmp_path / "kept"
     sweep(tmp_path / "one", TINY, ["8 frames"], [0], runs=kept)
     assert len(sweep(tmp_path / "two", TINY, ["8 frames"], [0, 1], runs=kept)) == 2

@@ -1,6 +1,6 @@
 """Temporal views and skipped rows of an evaluation: what is put together belongs to one row.
 
-Metrics are tested in `tests/evaluation`, whole runs in `test_running`, several processes in `tests/examples`.
+Metrics are tested in tests/evaluation, runs and several processes in tests/examples/test_recipe_scripts.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lfvila_hf.data.skipping import SkippedSample, SkipReport
-from lfvila_hf.recipes.evaluating import _per_sample, _predicted_views
+from lfvila_hf.recipes.recipe_evaluation import predict_views, rows_with_skipped
 
 ROWS = [{"id": name, "place": f"test.jsonl:{number}"} for number, name in enumerate("abcd", start=1)]
 
@@ -23,11 +23,12 @@ class OneView:
     """A data set of which some rows cannot be read."""
 
     broken: str
+    skips: Any
     tried: bool = False
     rows: Any = field(default_factory=lambda: ROWS)
 
     def without_unusable(self) -> OneView:
-        return OneView(self.broken, True)
+        return OneView(self.broken, self.skips, True)
 
     def skip_report(self) -> SkipReport:
         skipped = [SkippedSample(row["id"], row["place"], "torn") for row in ROWS if row["id"] in self.broken]
@@ -45,10 +46,9 @@ def run(
         values = np.array([number for number, row in enumerate(ROWS) if row["id"] not in dataset.broken] + [0] * more)
         return SimpleNamespace(predictions=({"a": values[:, None]}, values * 10), label_ids=values, metrics={})
 
-    trainer = SimpleNamespace(predict=predict, processing_class=None, args=SimpleNamespace(world_size=world_size))
-    arguments = SimpleNamespace(eval_views=len(broken), on_error=on_error)
-    data: Any = SimpleNamespace(arguments=arguments, test=ROWS, test_set=lambda _, view: OneView(broken[view]))
-    views, skipped = _predicted_views(trainer, data)
+    trainer = SimpleNamespace(predict=predict, args=SimpleNamespace(world_size=world_size))
+    skips = SimpleNamespace(on_error=on_error)
+    views, skipped = predict_views(trainer, lambda view: OneView(broken[view], skips), len(broken))
     return views, skipped, tried
 
 
@@ -58,7 +58,7 @@ def test_a_row_that_one_view_cannot_read_is_left_out_of_all() -> None:
     for view in views:
         assert view.predictions[0]["a"].tolist() == [[0], [2]] and view.predictions[1].tolist() == [0, 20]
         assert view.label_ids.tolist() == [0, 2]
-    rows = list(_per_sample(ROWS, skipped, [{"n": 0}, {"n": 2}]))
+    rows = rows_with_skipped(ROWS, skipped, [{"n": 0}, {"n": 2}])
     assert [row.get("n", row.get("skipped")) for row in rows] == [0, "torn", 2, "torn"]
     assert [row["id"] for row in rows] == list("abcd")
 
@@ -73,4 +73,4 @@ def test_another_number_of_predictions_than_of_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="5 predictions for 4 samples"):
         run(("",), more=1)
     with pytest.raises(ValueError, match="1 predictions for 4 samples"):
-        list(_per_sample(ROWS, {}, [{}]))
+        rows_with_skipped(ROWS, {}, [{}])

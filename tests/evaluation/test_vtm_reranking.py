@@ -10,7 +10,7 @@ from tiny_models import tiny_batch, tiny_config, tiny_model
 
 from lfvila_hf import LFVilaForPreTraining
 from lfvila_hf.evaluation import retrieval_metrics
-from lfvila_hf.evaluation.reranking import FusionStore, rerank_metrics
+from lfvila_hf.evaluation.vtm_reranking import FusionStore, rerank_metrics
 
 COUNT = 12
 

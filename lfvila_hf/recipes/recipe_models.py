@@ -1,54 +1,37 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Model and processor of a recipe: from a checkpoint, from a 2-D Swin and a BERT, or new.
 
-A checkpoint of pre-training serves every task: parts that the task adds start anew, parts that it does not need are
-left out, both of which transformers lists. T, K, M and L come from the arguments, which the yaml sets as released; a
-model that was trained with another T is resized.
+A checkpoint of pre-training serves every task. Parts that the task adds start anew and parts that it does not need are
+left out; transformers lists both. T, K, M and L come from the arguments, which the yaml sets as released. A model that
+was trained with another T is resized.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from lfvila_hf import (
-    LFVilaConfig,
-    LFVilaForMultipleChoice,
-    LFVilaForPreTraining,
-    LFVilaForQuestionAnswering,
-    LFVilaForVideoClassification,
-    LFVilaModel,
-    LFVilaProcessor,
-    LFVilaVideoProcessor,
-)
-from lfvila_hf.recipes.arguments import RecipeArguments
+from lfvila_hf import LFVilaConfig, LFVilaProcessor, LFVilaVideoProcessor
+from lfvila_hf.recipes.recipe_arguments import RecipeArguments
 from lfvila_hf.recipes.tasks import TASKS
 
-CLASSES: dict[str, Any] = {
-    "contrastive": LFVilaForPreTraining,
-    "fusion": LFVilaForPreTraining,
-    "retrieval": LFVilaModel,
-    "question_answering": LFVilaForQuestionAnswering,
-    "multiple_choice": LFVilaForMultipleChoice,
-    "classification": LFVilaForVideoClassification,
-}
 
-
-def build_model(arguments: RecipeArguments, tokenizer: Any = None) -> tuple[Any, LFVilaProcessor]:
-    """Model and processor of a task.
+def build_model(
+    arguments: RecipeArguments, model_class: Any, tokenizer: Any = None, **fields: Any
+) -> tuple[Any, LFVilaProcessor]:
+    """Build model and processor.
 
     Args:
-        arguments: Of the recipe.
-        tokenizer: For a new model; otherwise the one that the arguments name.
+        arguments: Arguments of the recipe.
+        model_class: Class of the model.
+        tokenizer: Tokenizer of a new model. Defaults to the one that the arguments name.
+        **fields: Fields of `LFVilaConfig` that the task sets. The arguments' loss weights win over them.
 
     Raises:
-        ValueError: Where there is neither a checkpoint nor a preset nor towers, or M does not fit the checkpoint.
+        ValueError: There is neither a checkpoint nor a preset nor towers, or M does not fit the checkpoint.
     """
-    kind = TASKS[arguments.task].kind
-    model_class = CLASSES[kind]
-    if kind == "retrieval" and arguments.rerank_top_k:
-        model_class = LFVilaForPreTraining  # the VTM head is there
+    weights = {name: getattr(arguments, name) for name in ("mtc_loss_weight", "span_loss_weight")}
+    fields |= {name: value for name, value in weights.items() if value is not None}
     if arguments.model_name_or_path:
-        fields = _task_fields(arguments)
         config = LFVilaConfig.from_pretrained(arguments.model_name_or_path, **fields)
         model = model_class.from_pretrained(arguments.model_name_or_path, config=config)
         processor = LFVilaProcessor.from_pretrained(arguments.model_name_or_path)
@@ -57,7 +40,7 @@ def build_model(arguments: RecipeArguments, tokenizer: Any = None) -> tuple[Any,
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-        model = _new_model(model_class, arguments, len(tokenizer))
+        model = _new_model(model_class, arguments, len(tokenizer), fields)
         processor = LFVilaProcessor(LFVilaVideoProcessor(), tokenizer)
     if model.config.num_frames != arguments.num_frames:
         model.set_num_frames(arguments.num_frames)
@@ -82,8 +65,8 @@ def build_model(arguments: RecipeArguments, tokenizer: Any = None) -> tuple[Any,
     return model, processor
 
 
-def _new_model(model_class: Any, arguments: RecipeArguments, vocabulary: int) -> Any:
-    fields = _task_fields(arguments)
+def _new_model(model_class: Any, arguments: RecipeArguments, vocabulary: int, fields: dict[str, Any]) -> Any:
+    """Build a model from pre-trained towers, or with random weights."""
     if arguments.swin or arguments.bert:
         return model_class.from_pretrained_towers(arguments.swin, arguments.bert, **fields)
     if arguments.preset is None:
@@ -99,21 +82,4 @@ def _new_model(model_class: Any, arguments: RecipeArguments, vocabulary: int) ->
     return model_class(make(video_config=video, text_config={"vocab_size": vocabulary}, **fields))
 
 
-def _task_fields(arguments: RecipeArguments) -> dict[str, Any]:
-    """Fields of `LFVilaConfig` that the task decides."""
-    task = TASKS[arguments.task]
-    fields: dict[str, Any] = {}
-    if task.kind in ("question_answering", "classification"):
-        fields["num_labels"] = arguments.num_labels or task.num_labels
-    if task.kind == "retrieval":
-        fields["temporal_alignment"] = arguments.temporal_alignment
-        fields["training_phase"] = "contrastive"
-        if arguments.mtc_loss_weight is None:
-            fields["mtc_loss_weight"] = 0.0
-    for name in ("mtc_loss_weight", "span_loss_weight"):
-        if getattr(arguments, name) is not None:
-            fields[name] = getattr(arguments, name)
-    return fields
-
-
-__all__ = ["CLASSES", "build_model"]
+__all__ = ["build_model"]

@@ -340,7 +340,7 @@ def _reranked(model: Any, processor: Any, test: Any, output: Path, batch_size: i
 
     from lfvila_hf.data.collating import LFVilaCollator
     from lfvila_hf.evaluation import RetrievalFeatures
-    from lfvila_hf.evaluation.reranking import FusionStore, rerank_metrics
+    from lfvila_hf.evaluation.vtm_reranking import FusionStore, rerank_metrics
 
     model.eval()
     padded, processor.pad_to_max_sentences = processor.pad_to_max_sentences, True

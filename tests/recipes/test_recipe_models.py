@@ -1,6 +1,6 @@
 """Models of the recipes: every task starts from a checkpoint of pre-training, at any number of frames, or is refused.
 
-Also pins `data.shuffled_labels`. Whole runs are `test_running.py`.
+Runs are tested in tests/examples/test_recipe_scripts.py.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import datasets
 import pytest
 import torch
 
-from lfvila_hf import LFVilaForPreTraining
-from lfvila_hf.recipes.arguments import RecipeArguments
-from lfvila_hf.recipes.data import shuffled_labels
-from lfvila_hf.recipes.models import CLASSES, build_model
-from lfvila_hf.recipes.tasks import TASKS
+from lfvila_hf import (
+    LFVilaForMultipleChoice,
+    LFVilaForPreTraining,
+    LFVilaForQuestionAnswering,
+    LFVilaForVideoClassification,
+    LFVilaModel,
+)
+from lfvila_hf.recipes.recipe_arguments import RecipeArguments
+from lfvila_hf.recipes.recipe_data import shuffled_labels
+from lfvila_hf.recipes.recipe_models import build_model
 
 SIZE: dict[str, Any] = {"generated_videos": 1, "num_frames": 8, "max_sentence_length": 12}
 
@@ -28,7 +33,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_vocabulary: dict[s
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     model, processor = build_model(
-        RecipeArguments(task="fusion", preset="tiny", **SIZE), BertTokenizer(vocab=dict(tiny_vocabulary))
+        RecipeArguments(task="fusion", preset="tiny", **SIZE),
+        LFVilaForPreTraining,
+        BertTokenizer(vocab=dict(tiny_vocabulary)),
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -36,12 +43,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_vocabulary: dict[s
 
 
 @pytest.mark.parametrize(
-    "task", ["contrastive", "fusion", "activitynet", "activitynet_qa", "violin", "how2qa", "lvu_scene"]
+    ("task", "model_class"),
+    [
+        ("contrastive", LFVilaForPreTraining),
+        ("activitynet", LFVilaModel),
+        ("violin", LFVilaForQuestionAnswering),
+        ("how2qa", LFVilaForMultipleChoice),
+        ("lvu_scene", LFVilaForVideoClassification),
+    ],
 )
-def test_every_task_takes_its_weights_from_pre_training(task: str, checkpoint: Path) -> None:
+def test_every_task_takes_its_weights_from_pre_training(task: str, model_class: Any, checkpoint: Path) -> None:
     arguments = RecipeArguments(task=task, model_name_or_path=str(checkpoint), paragraph_max_sentences=5, **SIZE)
-    model, processor = build_model(arguments)
-    assert isinstance(model, CLASSES[TASKS[task].kind])
+    model, processor = build_model(arguments, model_class, num_labels=2)
     trained = LFVilaForPreTraining.from_pretrained(checkpoint).state_dict()
     towers = {name: value for name, value in model.state_dict().items() if ".video_model." in f".{name}"}
     assert len(towers) > 50
@@ -56,21 +69,21 @@ def test_every_task_takes_its_weights_from_pre_training(task: str, checkpoint: P
     assert processor.max_sentences == 5 and processor.video_processor.num_frames == 8
 
 
-def test_retrieval_reranks_with_the_model_that_has_the_head(checkpoint: Path) -> None:
-    arguments = RecipeArguments(task="didemo", model_name_or_path=str(checkpoint), rerank_top_k=3, **SIZE)
-    model, _ = build_model(arguments)
-    assert isinstance(model, LFVilaForPreTraining) and model.vtm_head is not None
+def test_loss_weights_of_the_arguments_win_over_those_of_the_task(checkpoint: Path) -> None:
+    given = {"task": "didemo", "model_name_or_path": str(checkpoint), **SIZE}
+    fields: dict[str, Any] = {"temporal_alignment": False, "mtc_loss_weight": 0.0}
+    model, _ = build_model(RecipeArguments(rerank_top_k=3, **given), LFVilaForPreTraining, **fields)
+    assert model.vtm_head is not None
     assert model.config.mtc_loss_weight == 0 and not model.config.temporal_alignment
-    aligned = RecipeArguments(
-        task="didemo", model_name_or_path=str(checkpoint), temporal_alignment=True, mtc_loss_weight=0.25, **SIZE
+    model, _ = build_model(
+        RecipeArguments(mtc_loss_weight=0.25, **given), LFVilaModel, **fields | {"temporal_alignment": True}
     )
-    model, _ = build_model(aligned)
     assert model.config.mtc_loss_weight == 0.25 and model.clip_projection is not None
 
 
 def test_another_number_of_frames_resizes_the_checkpoint(checkpoint: Path) -> None:
     arguments = RecipeArguments(task="lvu_scene", model_name_or_path=str(checkpoint), **(SIZE | {"num_frames": 16}))
-    model, processor = build_model(arguments)
+    model, processor = build_model(arguments, LFVilaForVideoClassification, num_labels=6)
     assert model.config.num_frames == processor.video_processor.num_frames == 16
     assert model.config.num_labels == 6
     with torch.no_grad():
@@ -80,9 +93,9 @@ def test_another_number_of_frames_resizes_the_checkpoint(checkpoint: Path) -> No
 def test_what_does_not_fit_a_model_is_refused(checkpoint: Path, tiny_tokenizer: Any) -> None:
     many = RecipeArguments(task="activitynet", model_name_or_path=str(checkpoint), paragraph_max_sentences=9, **SIZE)
     with pytest.raises(ValueError, match="up to 8 sentences"):
-        build_model(many)
+        build_model(many, LFVilaModel)
     with pytest.raises(ValueError, match="--preset base or tiny"):
-        build_model(RecipeArguments(task="violin", **SIZE), tiny_tokenizer)
+        build_model(RecipeArguments(task="violin", **SIZE), LFVilaForQuestionAnswering, tiny_tokenizer)
 
 
 @pytest.mark.parametrize("column", ["label", "sentences"])
