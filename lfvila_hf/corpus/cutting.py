@@ -4,9 +4,9 @@
 LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead". The released cutter
 copies packets, so its clips begin at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
 frame j is the one on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond, because
-some containers round). Seconds count from the container's start, as in `video_reading_lfvila`, and frames come from the package's reader:
-`decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and starts over with a
-full scan if a file is not as its tables say.
+some containers round). Seconds count from the container's start, as in `video_reading_lfvila`, and frames come from the
+package's reader: `decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and
+starts over with a full scan if a file is not as its tables say.
 
 A frame goes from the decoder through one scaling (YUV to YUV) into the encoders of the clips that want it, so memory is
 one encoder per clip that is open at that second. Each clip is then read again with the package's reader, every frame of
@@ -51,8 +51,6 @@ MAX_PIXEL_ASPECT = 10
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 LEAST_FREE_BYTES = 2**20
 """Free bytes below which a clip that cannot be read again counts as a victim of a full disk."""
-CLOCK_ERROR = Fraction(1, 2000)
-"""Seconds by which a frame may begin late and still count as on screen: containers with a clock of 1 ms round."""
 
 
 class ClipWish(NamedTuple):
@@ -248,7 +246,7 @@ class _ClipCutter:
             if not times:
                 self.reasons[wish.clip_id] = f"beyond_file: it begins at {wish.start / 1000:g} s, where the video ends"
                 continue
-            job = _Job(wish, self.unfinished, self.parameters, _indices(table, times))
+            job = _Job(wish, self.unfinished, self.parameters, np.array([table.index_at(time) for time in times]))
             self.jobs.append(job)
             for index in np.unique(job.indices).tolist():
                 self._wanted.setdefault(index, []).append(job)
@@ -392,13 +390,6 @@ class _Job:
         self._stream.width, self._stream.height, self._stream.pix_fmt = frame.width, frame.height, "yuv420p"
         self._stream.codec_context.time_base = 1 / self.parameters.rate
         self._stream.codec_context.thread_count = 1
-
-
-def _indices(table: FrameTable, times: Sequence[Fraction]) -> np.ndarray:
-    """Find the index of the frame on screen at each second."""
-    zero = table.second_zero
-    ticks = np.array([(zero + time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
-    return np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)
 
 
 @contextlib.contextmanager
