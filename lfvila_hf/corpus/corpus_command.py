@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -141,25 +142,15 @@ def build_parameters(options: argparse.Namespace) -> BuildParameters:
     Raises:
         ValueError: If a value is out of range.
     """
+    join, text = _stated(JoinRules, options), _stated(TextRules, options)
     return BuildParameters(
-        join=JoinRules(
-            max_gap=options.max_gap,
-            max_overlap=options.max_overlap,
-            overlaps=options.overlaps,
-            min_clips=options.min_clips,
-            max_clips=options.max_clips,
-            max_seconds=options.max_seconds,
-        ),
-        text=TextRules(
-            min_words=options.min_words, max_words=options.max_words, keep_sound_tags=options.keep_sound_tags
-        ),
-        validation=options.validation,
-        test=options.test,
-        split_seed=options.split_seed,
-        near_duplicates=options.near_duplicates,
-        similarity=options.similarity,
-        rows_per_file=options.rows_per_file,
+        **{**_stated(BuildParameters, options), "join": JoinRules(**join), "text": TextRules(**text)}
     )
+
+
+def _stated(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Pick the options that have the names of a dataclass's fields."""
+    return {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
 
 
 def run_build(options: argparse.Namespace) -> int:
@@ -233,7 +224,12 @@ def _add_cut(commands: Any) -> None:
         help="seconds between key frames (default: 1)",
     )
     parser.add_argument(
-        "--max-seconds-per-video", type=float, default=clip.max_seconds, metavar="S", help="time limit (default: 3600)"
+        "--max-seconds-per-video",
+        dest="max_seconds",
+        type=float,
+        default=clip.max_seconds,
+        metavar="S",
+        help="time limit (default: 3600)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="end with status 1 if a clip could not be cut")
@@ -245,14 +241,7 @@ def run_cut(options: argparse.Namespace) -> int:
     Raises:
         ValueError: With `--strict`, if a clip could not be cut.
     """
-    parameters = CutParameters(
-        fps=options.fps,
-        height=options.height,
-        crf=options.crf,
-        preset=options.preset,
-        gop_seconds=options.gop_seconds,
-        max_seconds=options.max_seconds_per_video,
-    )
+    parameters = CutParameters(**_stated(CutParameters, options))
     wishes = wishes_of_corpus(options.corpus) if os.path.isdir(options.corpus) else wishes_of_metadata([options.corpus])
     finder = source_finder(options.videos, options.sources)
     summary = cut_corpus(options.output_dir, wishes, finder, parameters, options.workers)

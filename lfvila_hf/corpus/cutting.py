@@ -51,8 +51,6 @@ MAX_PIXEL_ASPECT = 10
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 LEAST_FREE_BYTES = 2**20
 """Free bytes below which a clip that cannot be read again counts as a victim of a full disk."""
-CLOCK_ERROR = Fraction(1, 2000)
-"""Seconds by which a frame may begin late and still count as on screen: containers with a clock of 1 ms round."""
 
 
 class ClipWish(NamedTuple):
@@ -248,7 +246,7 @@ class _ClipCutter:
             if not times:
                 self.reasons[wish.clip_id] = f"beyond_file: it begins at {wish.start / 1000:g} s, where the video ends"
                 continue
-            job = _Job(wish, self.unfinished, self.parameters, _indices(table, times))
+            job = _Job(wish, self.unfinished, self.parameters, np.array([table.index_at(time) for time in times]))
             self.jobs.append(job)
             for index in np.unique(job.indices).tolist():
                 self._wanted.setdefault(index, []).append(job)
@@ -392,13 +390,6 @@ class _Job:
         self._stream.width, self._stream.height, self._stream.pix_fmt = frame.width, frame.height, "yuv420p"
         self._stream.codec_context.time_base = 1 / self.parameters.rate
         self._stream.codec_context.thread_count = 1
-
-
-def _indices(table: FrameTable, times: Sequence[Fraction]) -> np.ndarray:
-    """Find the index of the frame on screen at each second."""
-    zero = table.second_zero
-    ticks = np.array([(zero + time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
-    return np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)
 
 
 @contextlib.contextmanager

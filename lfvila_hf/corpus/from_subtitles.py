@@ -28,9 +28,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lfvila_hf.data.annotations import VIDEO_EXTENSIONS
 from lfvila_hf.data.subtitles import SubtitleError, SubtitleFolder, TimedWord, read_cues, timed_words
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, probe_video
+from lfvila_hf.video_sources_lfvila import VIDEO_EXTENSIONS
 
 from .contiguous_clips import TimedClip
 from .inputs import RecordProblem, checked_video_id, clock

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lfvila_hf.data.annotations import VIDEO_EXTENSIONS
 from lfvila_hf.data.subtitles import parse_clock
+from lfvila_hf.video_sources_lfvila import VIDEO_EXTENSIONS
 
 ChunkKind = Literal["metadata", "transcripts", "selection"]
 

@@ -13,10 +13,12 @@ Seconds are counted as the video's container counts them; times are kept in whol
 
 from __future__ import annotations
 
+import codecs
 import html
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +39,8 @@ SURE_BYTES = 40
 """Bytes beyond ASCII from which the guess of an encoding counts as sure."""
 
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?", re.ASCII)
-_TIME_LINE = re.compile(r"^\s*(\S+?)\s*(?=-->)|(?<=-->)\s*(\S+)")
+_TIME = r"-?\d+(?:\s*[:.,]\s*\d+)*"  # spaces inside times come from text recognition
+_TIME_LINE = re.compile(rf"^\s*({_TIME}|\S+?)\s*(?=-->)|(?<=-->)\s*({_TIME}|\S+)", re.ASCII)
 _WEBVTT_BLOCK = re.compile(r"(WEBVTT|NOTE|STYLE|REGION)\b")
 _WORD_TIME = re.compile(r"<((?:\d{1,4}:)?\d{1,2}:\d{2}[.,]\d{1,3})>")
 # The tags of subtitles, not every word in angle brackets.
@@ -48,18 +51,28 @@ _BLOCK_TAG = re.compile(r"<\s*/?\s*(?:p|br|div)(?:[\s./][^<>]{0,400})?>", re.IGN
 # SubStation Alpha: {\p1} begins a drawing, of which no letter is text, and {\p0} ends it.
 _DRAWING = re.compile(r"\{[^{}]*\\p[1-9][^{}]*\}.*?(?=\{[^{}]*\\p0[^{}]*\}|\Z)", re.DOTALL)
 _OVERRIDE = re.compile(r"\{[^{}]*\\[^{}]*\}")
-_SOUND_TAG = re.compile(r"\[[^\[\]]{1,40}\]|[♩♪♫♬]+")
+_SOUND_TAG = re.compile(r"(\s*)(?:\[[^\[\]]{1,40}\]|[♩♪♫♬]+)(?=([,.;:!?…])?)")
 
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # Encodings of subtitles before UTF-8. charset-normalizer tells scripts apart, but not the code pages of Latin script.
-_LEGACY = ("cp1252", "cp1250", "cp1254", "cp1257", "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874", "cp932",
-           "euc_jp", "gb18030", "big5", "cp949")  # fmt: skip
+_LEGACY = ("cp1252", "cp1250", "iso8859_2", "cp1254", "cp1257", "cp1251", "koi8_r", "cp866", "iso8859_5", "cp1253",
+           "cp1255", "cp1256", "cp874", "cp932", "euc_jp", "gb18030", "big5", "cp949")  # fmt: skip
+_CENTRAL_EUROPEAN = "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű čćđšž ăâîşţ"
 # Letters beyond a to z of the languages that each code page was made for; the first page wins a tie.
 _LATIN_ALPHABETS = {
     "cp1252": "àâæçéèêëîïôœùûüÿ äöüß áéíñóúü àáâãçéêíóôõú àèéìíòóù åäéö æøåé áæðéíóöþúý éëïöü",
-    "cp1250": "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű čćđšž ăâîşţ",
+    "cp1250": _CENTRAL_EUROPEAN,
+    "iso8859_2": _CENTRAL_EUROPEAN,
     "cp1254": "âçğıi̇îöşûü",
     "cp1257": "ąčęėįšųūž āčēģīķļņšūž äõöüšž",
 }
+_PUNCTUATION = "¡¿«»‹›‘’‚“”„–—…·•©®™°ªº€£ \ufeff"
 
 
 class Cue(NamedTuple):
@@ -115,7 +128,7 @@ class _CueFormat(SubripFormat):
     def timestamp_to_ms(groups: Sequence[str]) -> int:
         """Convert the groups of one match of `TIMESTAMP`."""
         try:
-            return parse_clock("".join(groups))
+            return parse_clock(re.sub(r"\s", "", "".join(groups)))
         except ValueError:
             return -1
 
@@ -133,15 +146,16 @@ class SubtitleFolder:
     """
 
     def __init__(self, folder: Path, stems: Iterable[str] = ()) -> None:
-        known = set(stems)
+        # One system composes letters in the names of files, another one does not.
+        known = {unicodedata.normalize("NFC", stem) for stem in stems}
         self._found: dict[str, dict[str, Path]] = {}
         listed = folder.iterdir() if folder.is_dir() else ()
         paths = [path for path in listed if path.suffix.lower() in SUBTITLE_ENDINGS]
         for path in sorted(paths, key=lambda path: (SUBTITLE_ENDINGS.index(path.suffix.lower()), path.name)):
-            parts = path.name.split(".")[:-1]
+            parts = unicodedata.normalize("NFC", path.name).split(".")[:-1]
             fits = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
             for stem in [stem for stem in fits if stem in known][:1] if known else fits:
-                self._found.setdefault(stem, {}).setdefault(path.stem[len(stem) + 1 :], path)
+                self._found.setdefault(stem, {}).setdefault(".".join(parts)[len(stem) + 1 :], path)
 
     def find(self, stem: str, language: str | None = None) -> list[Path]:
         """List the files of a video, several where they differ in their tag.
@@ -151,7 +165,7 @@ class SubtitleFolder:
             language: Take the file with this tag, else those whose tag begins with it (`en`: `en-US`, `en-orig`).
                 Defaults to the file without a tag, else all.
         """
-        found = self._found.get(stem, {})
+        found = self._found.get(unicodedata.normalize("NFC", stem), {})
         if language is None:
             return [found[""]] if "" in found else [found[tag] for tag in sorted(found)]
         fits = {tag: found[tag] for tag in sorted(found) if re.match(rf"{re.escape(language)}(?![^\W_])", tag)}
@@ -236,7 +250,7 @@ def strip_markup(text: str) -> str:
 
 def strip_sound_tags(text: str) -> str:
     """Remove the marks of sounds that are no speech: `[Music]`, notes."""
-    return _SOUND_TAG.sub(" ", text)
+    return _SOUND_TAG.sub(lambda found: "" if found[2] else f"{found[1]} ", text)  # no space before a comma
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -268,7 +282,7 @@ def _arrow_cues(text: str, problems: list[SubtitleProblem]) -> list[Cue]:
         elif event.end <= event.start:
             problems.append(SubtitleProblem("reversed_span", place, lines[place].strip()))
         else:
-            cues.append(Cue(event.start, event.end, strip_markup(event.text.replace(r"\N", "\n"))))
+            cues.append(Cue(event.start, event.end, strip_markup(event.text.replace(r"\N", "\n").replace(r"\h", " "))))
     return cues
 
 
@@ -308,11 +322,13 @@ def _is_identifier(lines: Sequence[str]) -> bool:
 
 def _decoded(content: bytes, name: str) -> tuple[str, list[SubtitleProblem]]:
     """The text of a file, with a problem where its encoding is a guess."""
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+    for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             return content.decode(encoding, "replace"), []
     try:
         text = content.decode("utf-8")
+        if content.startswith(b"\x1b$") or b"\n\x1b$" in content:
+            return content.decode("iso2022_jp", "replace"), []
         if "\0" not in text:
             return text, []
     except UnicodeDecodeError:
@@ -356,10 +372,9 @@ def _latin_encodings(content: bytes) -> list[str]:
             text = content.decode(page).lower()
         except UnicodeDecodeError:
             continue
-        letters = [letter for letter in text if letter > "\x7f" and letter.isalpha()]
-        share = max(sum(letter in alphabet for letter in letters) for alphabet in alphabets.split()) / max(
-            len(letters), 1
-        )
+        letters = [letter for letter in text if letter > "\x7f" and letter not in _PUNCTUATION]
+        hits = max(sum(letter in alphabet for letter in letters) for alphabet in alphabets.split())
+        share = hits / len(letters) if letters else 1.0
         fits[page] = share, text
     if not fits:
         return []

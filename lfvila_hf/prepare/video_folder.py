@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.annotations import VIDEO_EXTENSIONS
 from ..video_reading_lfvila import LFVilaVideoError, read_frames
+from ..video_sources_lfvila import VIDEO_EXTENSIONS
 
 SEGMENT = re.compile(r"(.+)_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
 CHECKED_FRAMES = 4
@@ -59,7 +59,7 @@ class VideoFolder:
                 bare = stem(name)
                 path = (Path(folder) / name).relative_to(root).as_posix()
                 self.by_file[name].append(path)
-                if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
+                if bare != name:
                     self.by_name[bare].append(path)
                     found = SEGMENT.fullmatch(bare)
                     if found:

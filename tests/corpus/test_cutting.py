@@ -254,6 +254,27 @@ def shifted(source: Path, target: Path, seconds: float) -> None:
                 new.mux(packet)
 
 
+def test_seconds_count_from_the_start_of_the_container(tmp_path: Path) -> None:
+    """The sound begins one second before the pictures, as subtitles and players count."""
+    pictures = write_video(tmp_path / "pictures.mkv", 100, fps=25, size=(64, 96), bframes=0)
+    source = tmp_path / "s.mkv"
+    with av.open(str(pictures)) as old, av.open(str(source), "w") as new:
+        template = old.streams.video[0]
+        stream, sound = new.add_stream_from_template(template), new.add_stream("pcm_s16le", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), dtype=np.int16), format="s16", layout="mono")
+        silence.sample_rate = 8000
+        new.mux(sound.encode(silence))
+        for packet in old.demux(template):
+            if packet.dts is not None:
+                packet.pts, packet.dts = packet.pts + 1000, packet.dts + 1000  # Matroska counts milliseconds
+                packet.stream = stream
+                new.mux(packet)
+    clips = cut_video(source, wishes([(1000, 2000), (4000, 5000), (4900, 5600)]), tmp_path, SMALL)
+    assert [clip.reason.partition(":")[0] for clip in clips] == ["", "", "beyond_file"]
+    assert read_barcodes(read_frames(tmp_path / "v.0.mp4").frames) == [0, 8, 16]
+    assert read_barcodes(read_frames(tmp_path / "v.1.mp4").frames) == [75, 83, 91]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_ends_the_run_and_says_so(tmp_path: Path) -> None:
     source = write_video(tmp_path / "s.mp4", 50)

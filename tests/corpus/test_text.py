@@ -18,6 +18,7 @@ from lfvila_hf.corpus.text import TextRules, check_text, clean_text, count_words
         ('<font color="red">red</font> <c.blue>and</c><br/>blue', "red and blue"),
         ("[Music] so we begin [Applause]", "so we begin"),
         ("♪ la la ♪", "la la"),
+        ("so [laughs], he said [sighs].", "so, he said."),
         (">> and now >>you", "and now you"),
         ("x >> y is a shift, a > b", "x y is a shift, a > b"),
         ("<i>slowly</i>, {\\an8}now", "slowly, now"),

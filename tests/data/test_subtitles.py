@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,7 @@ def test_a_word_said_twice_is_kept_and_a_repeated_cue_is_not() -> None:
         ("WEBVTT\n\n00:01.000 --> 00:02.000\nNOTE is a word.\n\nNOTE\nhidden\n\n00:03.000 --> 00:04.000\nTwo.",
          ["NOTE is a word.", "Two."]),
         # an arrow in the text
+        (srt(r"one\h\htwo\Nthree", "Two."), ["one  two\nthree", "Two."]),
         (srt("from a --> b and on", "Two."), ["from a --> b and on", "Two."]),
     ],
 )  # fmt: skip
@@ -191,6 +193,7 @@ def test_cues_are_told_apart(text: str, cues: list[str], tmp_path: Path) -> None
         ("00:00:01,600 --> 00:00:03,900", (1600, 3900)),
         ("00:00:00,1 --> 00:00:04", (100, 4000)),
         ("0:01.5-->0:03 X1:100", (1500, 3000)),
+        ("00: 00: 01, 600 -->  00: 00: 03, 900", (1600, 3900)),
         ("100:00:00.000 --> 100:00:01.000", (360_000_000, 360_001_000)),
     ],
 )
@@ -241,14 +244,19 @@ RUSSIAN = "Вот второе предложение, и оно немного 
         (FRENCH, "utf-8-sig"),
         (FRENCH, "utf-16"),
         (FRENCH, "utf-16-be"),
+        (FRENCH, "utf-32"),
         (FRENCH, "cp1252"),
         ("It’s fine.", "cp1252"),
         ("Příliš žluťoučký kůň úpěl ďábelské ódy.", "cp1250"),
         ("Şimdi eve gidiyorum, çünkü akşam oldu. Teşekkür ederim.", "cp1254"),
         (RUSSIAN, "cp1251"),
         (RUSSIAN, "koi8-r"),
+        (RUSSIAN, "cp866"),
+        ("Żółta łódź płynie powoli przez rzekę. Gdzie jesteś?", "cp1250"),
+        ("Żółta łódź płynie powoli przez rzekę. Gdzie jesteś?", "iso8859-2"),
         ("Η δεύτερη πρόταση είναι λίγο μεγαλύτερη. Ευχαριστώ πολύ.", "cp1253"),
         ("二番目の文は少し長いです。ありがとうございます。", "cp932"),
+        ("二番目の文は少し長いです。", "iso2022-jp"),
         ("第二句话稍微长一点。这是中文字幕，今天我们来谈谈猫。", "gb18030"),
     ],
 )
@@ -293,6 +301,7 @@ def test_words_are_in_order_and_take_time_whatever_the_cues(cues: list[tuple[int
 def test_the_subtitles_of_a_video_are_found_by_name_and_language(tmp_path: Path) -> None:
     names = ["talk.srt", "talk.vtt", "talk.en.srt", "talk.en-US.vtt", "talk two.SRT", "talk.mp4", "talk.part.2.srt"]
     names += ["dub.en-nP7-2PuUl7o.srt", "dub.de.ass", "And then... it broke.en-US.vtt", "clip.en.vtt", "clip.en.srt"]
+    names.append(unicodedata.normalize("NFD", "Café.srt"))
     for name in names:
         (tmp_path / name).touch()
 
@@ -307,6 +316,7 @@ def test_the_subtitles_of_a_video_are_found_by_name_and_language(tmp_path: Path)
     assert found("dub", "en") == ["dub.en-nP7-2PuUl7o.srt"]
     assert found("And then... it broke") == ["And then... it broke.en-US.vtt"]
     assert found("clip") == ["clip.en.vtt"]
+    assert found("Café", None, ("Café",)) == [names[-1]]
     assert found("walk") == found("tal") == []
     # a file of the video talk.part is none of the video talk
     assert found("talk", "part") == ["talk.part.2.srt"]

@@ -112,14 +112,19 @@ def test_didemo_joins_the_descriptions_of_a_video_whatever_its_ending(work: Work
         told("x_1.mov", "it ends", [4, 5], [4, 4]),
         told("x_2.", "a cat", [0, 0]),
         told("x_1.mov", "a dog", [0, 1]),
+        told("x_3.", "a hen", [0, 0]),
+        told("x_4.mts", "a cow", [0, 0]),
     ]
     work.write("val_data.json", entries)
-    work.film("x_1.mp4", "x_2.3gp")
+    work.film("x_1.mp4", "x_2.3g2", "x_3.", "x_4.MTS")
     work.run("didemo")
     assert [(row["clip_id"], row["text"]) for row in work.rows("val")] == [
         ("x_1", ["it ends", "a dog"]),
-        ("x_2.3gp", ["a cat"]),
+        ("x_2.3g2", ["a cat"]),
+        ("x_3.", ["a hen"]),
+        ("x_4.MTS", ["a cow"]),
     ]
+    assert len(load_retrieval(work.output / "val.jsonl", work.videos)) == 4
     work.run("didemo", "--order", "time")
     assert work.rows("val")[0]["text"] == ["a dog", "it ends"]
 
