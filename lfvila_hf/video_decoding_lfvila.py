@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator
@@ -59,6 +60,8 @@ RETRIES = 100
 INSPECTED, INSPECTED_BYTES = 600, 16 * 2**20
 # Seconds, and multiples of the usual distance of two frames, above which a distance is a gap.
 GAP_SECONDS, GAP_STEPS = 0.5, 10
+# Seconds by which the length that Matroska states of a track may exceed the frames that are there.
+TRACK_ERROR = 0.25
 # Share of the frames of the liveliest stream below which a stream is a series of stills beside a video.
 STILL = 0.1
 # Formats whose pictures stand for as long as the author likes.
@@ -352,11 +355,10 @@ class VideoSession:
         if self.retries:
             self.notes.append(f"damaged: the demuxer lost its place {self.retries} times")
         name = self.container.format.name
-        by_duration = name.startswith(("matroska", "flv", "asf", "mov")) and not self.stream.frames
-        promised = self.container.duration
-        if by_duration and promised is not None and table.origin != "header":
-            seconds = promised / 1e6
-            if seconds > table.duration * 1.05 + 1:
+        if name.startswith(("matroska", "flv", "asf", "mov")) and not self.stream.frames and table.origin != "header":
+            track, whole = _seconds_of(self.stream.metadata.get("DURATION", "")), (self.container.duration or 0) / 1e6
+            if track > float(table.end * table.time_base) + TRACK_ERROR or whole > table.duration * 1.05 + 1:
+                seconds = track or whole  # the whole file may be longer by its sound
                 self.notes.append(f"the header promises {seconds:.2f} s, frames for {table.duration:.2f} s are there")
         if name not in ANIMATIONS and table.origin != "header":
             self._note_gaps(table)
@@ -865,6 +867,12 @@ def _interpolated(good: list[int], ticks: np.ndarray, count: int, time_base: Fra
     known = np.asarray([ticks[0] - count * step, *ticks, ticks[-1] + count * step]) * FINER
     pts = np.interp(np.arange(count), positions, known).round().astype(np.int64)
     return FrameTable(pts, time_base / FINER, int(pts[-1]) + step * FINER, "frames")
+
+
+def _seconds_of(text: str) -> float:
+    """Read a length such as "00:01:02.040000000"; 0 for anything else."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else 0.0
 
 
 def _is_encrypted(stream: Any, packet: Any) -> bool:
