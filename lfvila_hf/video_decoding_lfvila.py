@@ -330,22 +330,20 @@ class VideoSession:
             the end of the file that is missing.
         """
         name = self.container.format.name
+        listed, promised, there = 0, self.stream.frames, self.packets_read
+        if self.listed > there and promised and name.startswith(("mov", "avi")):
+            listed = sum(entry.size > 0 for entry in self.stream.index_entries)
+        seconds = float((self.stream.duration or 0) * self.time_base)
         if name == "avi":
-            if self.listed > self.packets_read:  # the index is the end of the file
-                return self.listed, float(self.stream.frames * self.time_base), False
+            seconds = float(promised * self.time_base)
+            if listed > there:  # the index is the end of the file
+                return listed, seconds, False
             # the header counts places in time, and an empty place needs no packet
-            places = 0 if self.newest_dts is None else self.newest_dts + 1 - (self.stream.start_time or 0)
-            promised = self.stream.frames
-            if promised - max(places, self.packets_read) > max(1, promised // 100):
-                return promised, float(promised * self.time_base), True
-        elif name.startswith("mov") and self.stream.frames and self.listed > self.packets_read:
-            promised = sum(entry.size > 0 for entry in self.stream.index_entries)
-            if promised > self.packets_read:
-                return promised, float((self.stream.duration or 0) * self.time_base), True
-        elif not name.startswith("mov") and name not in ANIMATIONS:
-            promised = self.stream.frames
-            if promised - self.packets_read > max(1, promised // 100):
-                return promised, float((self.stream.duration or 0) * self.time_base), True
+            there = max(there, 0 if self.newest_dts is None else self.newest_dts + 1 - (self.stream.start_time or 0))
+        elif name.startswith("mov"):
+            return (listed, seconds, True) if listed > there else (0, 0.0, False)
+        if name not in ANIMATIONS and promised - there > max(1, promised // 100):
+            return promised, seconds, True
         return 0, 0.0, False
 
     def note_oddities(self, table: FrameTable) -> None:
