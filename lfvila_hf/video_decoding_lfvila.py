@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator
@@ -59,6 +60,8 @@ RETRIES = 100
 INSPECTED, INSPECTED_BYTES = 600, 16 * 2**20
 # Seconds, and multiples of the usual distance of two frames, above which a distance is a gap.
 GAP_SECONDS, GAP_STEPS = 0.5, 10
+# Seconds by which the length that Matroska states of a track may exceed the frames that are there.
+TRACK_ERROR = 0.25
 # Share of the frames of the liveliest stream below which a stream is a series of stills beside a video.
 STILL = 0.1
 # Formats whose pictures stand for as long as the author likes.
@@ -327,22 +330,20 @@ class VideoSession:
             the end of the file that is missing.
         """
         name = self.container.format.name
+        listed, promised, there = 0, self.stream.frames, self.packets_read
+        if self.listed > there and promised and name.startswith(("mov", "avi")):
+            listed = sum(entry.size > 0 for entry in self.stream.index_entries)
+        seconds = float((self.stream.duration or 0) * self.time_base)
         if name == "avi":
-            if self.listed > self.packets_read:  # the index is the end of the file
-                return self.listed, float(self.stream.frames * self.time_base), False
+            seconds = float(promised * self.time_base)
+            if listed > there:  # the index is the end of the file
+                return listed, seconds, False
             # the header counts places in time, and an empty place needs no packet
-            places = 0 if self.newest_dts is None else self.newest_dts + 1 - (self.stream.start_time or 0)
-            promised = self.stream.frames
-            if promised - max(places, self.packets_read) > max(1, promised // 100):
-                return promised, float(promised * self.time_base), True
-        elif name.startswith("mov") and self.stream.frames and self.listed > self.packets_read:
-            promised = sum(entry.size > 0 for entry in self.stream.index_entries)
-            if promised > self.packets_read:
-                return promised, float((self.stream.duration or 0) * self.time_base), True
-        elif not name.startswith("mov") and name not in ANIMATIONS:
-            promised = self.stream.frames
-            if promised - self.packets_read > max(1, promised // 100):
-                return promised, float((self.stream.duration or 0) * self.time_base), True
+            there = max(there, 0 if self.newest_dts is None else self.newest_dts + 1 - (self.stream.start_time or 0))
+        elif name.startswith("mov"):
+            return (listed, seconds, True) if listed > there else (0, 0.0, False)
+        if name not in ANIMATIONS and promised - there > max(1, promised // 100):
+            return promised, seconds, True
         return 0, 0.0, False
 
     def note_oddities(self, table: FrameTable) -> None:
@@ -352,11 +353,10 @@ class VideoSession:
         if self.retries:
             self.notes.append(f"damaged: the demuxer lost its place {self.retries} times")
         name = self.container.format.name
-        by_duration = name.startswith(("matroska", "flv", "asf", "mov")) and not self.stream.frames
-        promised = self.container.duration
-        if by_duration and promised is not None and table.origin != "header":
-            seconds = promised / 1e6
-            if seconds > table.duration * 1.05 + 1:
+        if name.startswith(("matroska", "flv", "asf", "mov")) and not self.stream.frames and table.origin != "header":
+            track, whole = _seconds_of(self.stream.metadata.get("DURATION", "")), (self.container.duration or 0) / 1e6
+            if track > float(table.end * table.time_base) + TRACK_ERROR or whole > table.duration * 1.05 + 1:
+                seconds = track or whole  # the whole file may be longer by its sound
                 self.notes.append(f"the header promises {seconds:.2f} s, frames for {table.duration:.2f} s are there")
         if name not in ANIMATIONS and table.origin != "header":
             self._note_gaps(table)
@@ -865,6 +865,12 @@ def _interpolated(good: list[int], ticks: np.ndarray, count: int, time_base: Fra
     known = np.asarray([ticks[0] - count * step, *ticks, ticks[-1] + count * step]) * FINER
     pts = np.interp(np.arange(count), positions, known).round().astype(np.int64)
     return FrameTable(pts, time_base / FINER, int(pts[-1]) + step * FINER, "frames")
+
+
+def _seconds_of(text: str) -> float:
+    """Read a length such as "00:01:02.040000000"; 0 for anything else."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else 0.0
 
 
 def _is_encrypted(stream: Any, packet: Any) -> bool:

@@ -56,8 +56,8 @@ class LFVilaVideoMetadata(VideoMetadata):
 
     Args:
         source: The video as a person would name it; clip files joined by " + ".
-        times: Seconds of the T sampled frames, from the first frame of the video; `None` for an array whose rate is
-            not known.
+        times: Seconds of the T sampled frames, from the container's start; `None` for an array whose rate is not
+            known.
         notes: What is odd about the file, in words.
     """
 
