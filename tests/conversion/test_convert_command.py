@@ -17,7 +17,7 @@ import yaml
 from released_layout import random_state, tiny_original
 
 from lfvila_hf.cli import main
-from lfvila_hf.conversion import convert_command
+from lfvila_hf.conversion import checkpoints
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_the_folder_is_uploaded_on_request(
         uploads.append((folder, repo_id, private))
         return f"https://huggingface.co/{repo_id}"
 
-    monkeypatch.setattr(convert_command, "push_folder", push)
+    monkeypatch.setattr(checkpoints, "push_folder", push)
     assert main([*arguments, "--push-to-hub", "org/lfvila-actnet"]) == 0
     assert uploads == [(str(tmp_path / "out"), "org/lfvila-actnet", None)]
     assert capsys.readouterr().out.splitlines()[-1] == "uploaded to    https://huggingface.co/org/lfvila-actnet"
