@@ -31,7 +31,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode in this process, which starts faster; one test below does not."""
-
     check_videos = checking.check_videos
 
     def check_here(paths: Any, **options: Any) -> Any:
