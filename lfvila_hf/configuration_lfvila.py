@@ -11,7 +11,6 @@ files and classes. The caller of `from_pretrained` decides whether to trust code
 Letters: T frames, K clips, M sentences, L tokens, H and W pixels, P tokens per frame, C channels, D shared width.
 """
 
-import dataclasses
 import difflib
 import functools
 import os
@@ -21,11 +20,16 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig
-from transformers import __version__ as transformers_version
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+# Bounds of fields: a file of a few bytes must not make a process allocate without end, and NaN is in no range.
+MAX_SIZE = 1_000_000
+MAX_LAYERS = 1_000
+MAX_WINDOW_CELLS = 8_192
+MAX_NUMBER = 1e6
 
 # Arguments of a model's `from_pretrained` that change its size of video after loading.
 VIDEO_SIZES = ("num_frames", "temporal_windows", "image_size", "spatial_window")
@@ -125,55 +129,53 @@ def fields_of_transformers() -> frozenset[str]:
     return frozenset(GenerationConfig().to_dict()) | TRANSFORMERS_FIELDS
 
 
-def release(version: str) -> tuple[int, ...]:
-    """Return the first two numbers of a version, for comparison."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+def refuse_name(config: type[PreTrainedConfig], name: str) -> None:
+    """Refuse an attribute that is a misspelt field of a configuration, or follows from its fields.
+
+    Raises:
+        ValueError: It is; a correct name is suggested.
+    """
+    derived = getattr(config, name, None)
+    if isinstance(derived, property) and derived.fset is None:
+        raise ValueError(
+            f"{name} follows from the other fields of {config.__name__} and cannot be set: {derived.__doc__}"
+        )
+    names = config.__dataclass_fields__
+    if name.startswith("_") or name in names or name in fields_of_transformers():
+        return
+    if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
+        raise ValueError(f"{config.__name__} has no field {name!r}; did you mean {meant[0]!r}?")
 
 
-def refuse_strangers(config: PreTrainedConfig, fields: Mapping[str, Any]) -> None:
-    """Refuse keywords that are no field of `config`, because nothing would read them.
-
-    Fields that transformers adds to any configuration are accepted. A transformers release newer than the installed one
-    may have added any name, so unknown names in its files are kept with a warning.
+def check_extra_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> None:
+    """Check keywords that are no field of `config`: unknown ones are kept, with a warning, as in transformers.
 
     Args:
         config: The configuration under construction.
         fields: Keywords beyond its fields.
 
     Raises:
-        ValueError: The fields belong to another model, one is derived from others, one is unknown, or one selects code
-            (see `refuse_code`).
+        ValueError: The fields belong to another model, select code (see `refuse_code`), or one is misspelt.
     """
     own = type(config)
     refuse_code(own.__name__, fields)
     model_type = fields.get("model_type", own.model_type)
     if model_type != own.model_type:
         raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
-    names = [field.name for field in dataclasses.fields(config)]
     for name in fields:
-        derived = getattr(own, name, None)
-        if isinstance(derived, property) and derived.fset is None:
-            raise ValueError(
-                f"{name} follows from the other fields of {own.__name__} and cannot be given: {derived.__doc__}"
-            )
-        if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
-            raise ValueError(f"{own.__name__} has no field {name!r}; did you mean {meant[0]!r}?")
+        refuse_name(own, name)
     unknown = [name for name in fields if not name.startswith("_") and name not in fields_of_transformers()]
-    if not unknown:
-        return
-    written_by = config.transformers_version
-    if written_by is not None and release(written_by) > release(transformers_version):
-        logger.warning(f"{own.__name__} has no field {unknown}; kept, because transformers {written_by} wrote it")
-        return
-    raise ValueError(f"{own.__name__} has no field {unknown[0]!r} (= {fields[unknown[0]]!r:.80}); it has {names}")
+    if unknown:
+        logger.warning(f"{own.__name__} has no field {', '.join(map(repr, unknown))}; kept, but nothing reads it")
 
 
 def check_range(config: PreTrainedConfig, low: int, high: float, *names: str) -> None:
     """Raise `ValueError` for the first of the fields `names` that is not in [low, high]."""
     for name in names:
-        if not low <= getattr(config, name) <= high:
-            at_most = "" if high == float("inf") else f" and at most {high}"
-            raise ValueError(f"{name} must be at least {low}{at_most}, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if not low <= value <= high:  # also NaN
+            at_most = f" and at most {high:g}" if high < MAX_LAYERS or value > high else ""
+            raise ValueError(f"{name} must be at least {low}{at_most}, got {value}")
 
 
 class LFVilaBaseConfig(PreTrainedConfig):
@@ -183,6 +185,13 @@ class LFVilaBaseConfig(PreTrainedConfig):
     their stored size, which `from_pretrained` of the model changes afterwards.
     """
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a misspelt field is an error now, not when a trained model is saved."""
+        refuse_name(type(self), name)
+        if name in ("auto_map", "custom_pipelines", *TRUST_FIELDS):
+            refuse_code(type(self).__name__, {name: value})
+        super().__setattr__(name, value)
+
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as in transformers, with `auto_map` for all Auto classes if code is saved too.
 
@@ -190,12 +199,7 @@ class LFVilaBaseConfig(PreTrainedConfig):
             save_directory: Folder to write to.
             push_to_hub: Whether to upload the folder. Defaults to False.
             **kwargs: Passed to transformers.
-
-        Raises:
-            ValueError: The configuration has an attribute that is no field, so the file could not be loaded.
         """
-        fields = {field.name for field in dataclasses.fields(self)}
-        refuse_strangers(self, {name: value for name, value in self.to_diff_dict().items() if name not in fields})
         if self._auto_class is not None:
             self.auto_map = dict(AUTO_MAPS[self.model_type])
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -292,7 +296,7 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Convert sizes to lists and check that the fields fit each other."""
-        refuse_strangers(self, kwargs)
+        check_extra_fields(self, kwargs)
         per_level = ("depths", "num_heads", "temporal_windows", "merge_after")
         for name in (*per_level, "image_size", "spatial_window", "pool_size"):
             setattr(self, name, list(getattr(self, name)))
@@ -308,32 +312,18 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
 
     def _check(self) -> None:
         """Raise `ValueError` if fields disagree; warn if clip features would see other clips."""
-        check_range(self, 1, float("inf"), "num_frames", "num_clips", "num_channels", "embed_dim")
+        check_range(self, 1, MAX_SIZE, "num_frames", "num_clips", "num_channels", "embed_dim")
         check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
-        check_range(self, 0, float("inf"), "mlp_ratio", "layer_norm_eps", "initializer_range")
+        check_range(self, 0, MAX_NUMBER, "mlp_ratio", "layer_norm_eps", "initializer_range")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}")
         for name in ("image_size", "patch_size", "spatial_window", "pool_size"):
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:
                 raise ValueError(f"{name} must be two positive numbers (rows, columns), got {value}")
-        levels = len(self.depths)
-        lengths = {name: len(getattr(self, name)) for name in ("depths", "num_heads", "temporal_windows")}
-        if levels == 0 or len(set(lengths.values())) != 1:
-            raise ValueError(f"one entry per level is expected in each of these lists, got lengths {lengths}")
-        for name in ("depths", "num_heads", "temporal_windows"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if sorted(set(self.merge_after)) != self.merge_after or any(not 0 <= i < levels for i in self.merge_after):
-            raise ValueError(f"merge_after must be rising level numbers below {levels}, got {self.merge_after}")
-        if not 0 <= self.clip_level < levels:
-            raise ValueError(f"clip_level must be a level number below {levels}, got {self.clip_level}")
-        for level, (channels, heads) in enumerate(zip(self.channels, self.num_heads, strict=True)):
-            if channels % heads:
-                raise ValueError(
-                    f"level {level}: {channels} channels are not divisible by num_heads[{level}] = {heads}. Change "
-                    f"embed_dim or num_heads."
-                )
+            if max(value) > MAX_SIZE:
+                raise ValueError(f"{name} must be at most {MAX_SIZE}, got {value}")
+        self._check_levels()
         rows, columns = self.patch_shape
         if self.video_stem == "conv" and (rows != columns or rows & (rows - 1)):
             raise ValueError(
@@ -349,6 +339,34 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
                     f"temporal windows {crossing} at or below clip_level = {self.clip_level} do not divide the "
                     f"{frames_per_clip} frames of a clip ({self.num_frames} frames / {self.num_clips} clips): "
                     f"clip features will see neighbouring clips"
+                )
+
+    def _check_levels(self) -> None:
+        """Raise `ValueError` if what is given per level does not fit."""
+        levels = len(self.depths)
+        lengths = {name: len(getattr(self, name)) for name in ("depths", "num_heads", "temporal_windows")}
+        if levels == 0 or len(set(lengths.values())) != 1:
+            raise ValueError(f"one entry per level is expected in each of these lists, got lengths {lengths}")
+        for name in ("depths", "num_heads", "temporal_windows"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if sum(self.depths) > MAX_LAYERS or levels > MAX_LAYERS:
+            raise ValueError(f"depths must sum to at most {MAX_LAYERS} blocks, got {sum(self.depths)}")
+        cells = max(self.temporal_windows) * self.spatial_window[0] * self.spatial_window[1]
+        if cells > MAX_WINDOW_CELLS:
+            raise ValueError(
+                f"a window of {max(self.temporal_windows)} x {self.spatial_window} has {cells} cells, at most "
+                f"{MAX_WINDOW_CELLS} are supported. Use smaller windows."
+            )
+        if sorted(set(self.merge_after)) != self.merge_after or any(not 0 <= i < levels for i in self.merge_after):
+            raise ValueError(f"merge_after must be rising level numbers below {levels}, got {self.merge_after}")
+        if not 0 <= self.clip_level < levels:
+            raise ValueError(f"clip_level must be a level number below {levels}, got {self.clip_level}")
+        for level, (channels, heads) in enumerate(zip(self.channels, self.num_heads, strict=True)):
+            if channels % heads:
+                raise ValueError(
+                    f"level {level}: {channels} channels are not divisible by num_heads[{level}] = {heads}. Change "
+                    f"embed_dim or num_heads."
                 )
 
     @property
@@ -453,10 +471,12 @@ class LFVilaTextConfig(LFVilaBaseConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check that the fields fit each other."""
-        refuse_strangers(self, kwargs)
-        check_range(self, 1, float("inf"), "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
-        check_range(self, 1, float("inf"), "max_position_embeddings", "max_sentences", "type_vocab_size")
-        check_range(self, 0, float("inf"), "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
+        check_extra_fields(self, kwargs)
+        check_range(self, 1, 10 * MAX_SIZE, "vocab_size")
+        check_range(self, 1, MAX_SIZE, "hidden_size", "num_attention_heads", "intermediate_size")
+        check_range(self, 1, MAX_SIZE, "max_position_embeddings", "max_sentences", "type_vocab_size")
+        check_range(self, 0, MAX_LAYERS, "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
+        check_range(self, 0, MAX_NUMBER, "layer_norm_eps", "initializer_range")
         check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -558,7 +578,7 @@ class LFVilaConfig(LFVilaBaseConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the two tower configurations and check that they fit each other."""
-        refuse_strangers(self, kwargs)
+        check_extra_fields(self, kwargs)
         for name, tower in (("text_config", LFVilaTextConfig), ("video_config", LFVilaVideoConfig)):
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
@@ -572,11 +592,12 @@ class LFVilaConfig(LFVilaBaseConfig):
                 f"doubled by each of {len(self.video_config.merge_after)} mergings)"
             )
         for name in ("temperature", "temporal_temperature"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # also NaN
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        check_range(self, 1, float("inf"), "num_anchors", "num_candidates")
+        check_range(self, 0, MAX_NUMBER, "temperature", "temporal_temperature")
+        check_range(self, 1, MAX_SIZE, "num_anchors", "num_candidates")
         weights = ("global_loss_weight", "mtc_loss_weight", "mlm_loss_weight", "vtm_loss_weight", "span_loss_weight")
-        check_range(self, 0, float("inf"), "num_other_negatives", *weights)
+        check_range(self, 0, MAX_NUMBER, "num_other_negatives", *weights)
         super().__post_init__(**kwargs)
 
     @classmethod

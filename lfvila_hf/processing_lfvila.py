@@ -21,6 +21,8 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from .alignment_lfvila import monotone_alignment
 from .video_processing_lfvila import LFVilaVideoMetadata
 
+# Sentences of a paragraph and tokens of a sentence that may be asked for; a typing error must not fill the memory.
+MOST_SENTENCES = MOST_TOKENS = 4096
 # Arguments of tokenizers, with the values that ask for what sentences get anyway: one length for all of them.
 AS_ALWAYS = {"padding": (True, "max_length"), "truncation": (True, "longest_first")}
 
@@ -290,8 +292,10 @@ def _sentence(value: Any, name: str) -> str:
 
 
 def _check_sizes(max_sentences: int, max_sentence_length: int) -> None:
-    if max_sentences < 1:
-        raise ValueError(f"max_sentences must be at least 1, got {max_sentences}")
+    if not 1 <= max_sentences <= MOST_SENTENCES:
+        raise ValueError(f"max_sentences must be at least 1 and at most {MOST_SENTENCES}, got {max_sentences}")
+    if max_sentence_length > MOST_TOKENS:
+        raise ValueError(f"max_sentence_length must be at most {MOST_TOKENS}, got {max_sentence_length}")
     if max_sentence_length < 3:
         raise ValueError(
             f"max_sentence_length must hold [CLS], a token and [SEP], so at least 3, got {max_sentence_length}"

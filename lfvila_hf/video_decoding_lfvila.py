@@ -4,7 +4,8 @@
 A video goes one way through this file: open it, make a `FrameTable`, group the wanted frames by the key frame that they
 depend on, decode each group with one seek and one run forward, convert to upright RGB.
 
-*Tables.* "Frame 57" is the 58th picture of a full sequential decode; its second is the time stamp of that picture.
+*Tables.* "Frame 57" is the 58th picture of a full sequential decode; its second is the time stamp of that picture,
+counted from the container's start as in `ffmpeg -ss` (a picture may begin later than the sound does).
 Headers do not give that reliably: Matroska, WebM, FLV, transport streams and fragmented mp4 have no frame count, a
 truncated file keeps its full one, and the frame rate of a variable-rate file is a mean. So the table comes from the
 cheapest place that settles it:
@@ -24,10 +25,12 @@ Memory: 8 bytes per frame of the video, what the decoder holds, and the frame th
 from __future__ import annotations
 
 import logging
+import math
+import threading
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -49,6 +52,23 @@ logger = logging.getLogger(__name__)
 
 # Packets between two looks at the deadline.
 CHECK_EVERY = 64
+# Times that the demuxer may say "try again" in a row.
+RETRIES = 100
+# First packets of H.264 and HEVC whose structure is looked at before a table is believed, so that what is said of a
+# short video does not depend on which frames are wanted. Looking at all packets of long videos costs too much.
+INSPECTED, INSPECTED_BYTES = 600, 16 * 2**20
+# Seconds, and multiples of the usual distance of two frames, above which a distance is a gap.
+GAP_SECONDS, GAP_STEPS = 0.5, 10
+# Share of the frames of the liveliest stream below which a stream is a series of stills beside a video.
+STILL = 0.1
+# Formats whose pictures stand for as long as the author likes.
+ANIMATIONS = ("gif", "apng", "webp_anim")
+# Share of frames that the decoder may mark as corrupt.
+MOST_CORRUPT = 0.5
+# Seconds by which a frame may begin late and still be on screen, at most half a tick: clocks of 1 ms round.
+CLOCK_ERROR = Fraction(1, 2000)
+# Seconds by which a rounded start of the container may differ from the first frame.
+START_ERROR = Fraction(2, 1_000_000)
 # Share of time stamps that may be repaired from their neighbours before the frame rate is trusted more.
 REPAIRABLE = 0.1
 # Clock of repaired time stamps over the file's clock, so that made-up ticks fit between known ones.
@@ -69,7 +89,8 @@ class FrameTable:
         time_base: Seconds in one tick.
         end: Tick at which the last frame stops being shown.
         origin: "header", "packets", "frames" (decoded and counted) or "array".
-        keys: Time stamps of the key frames, ascending, where they are known.
+        keys: Time stamps of the key frames, ascending, if they are known.
+        start: Time stamp of second 0, in seconds. Defaults to the first frame's.
     """
 
     pts: np.ndarray
@@ -77,22 +98,35 @@ class FrameTable:
     end: int
     origin: str
     keys: np.ndarray | None = None
+    start: Fraction | None = None
 
     def __len__(self) -> int:
         return len(self.pts)
 
+    @property
+    def second_zero(self) -> Fraction:
+        """Time stamp of second 0, in seconds."""
+        return int(self.pts[0]) * self.time_base if self.start is None else self.start
+
     def seconds(self, index: int) -> float:
-        """Second at which frame `index` is shown, counted from the first frame."""
-        return float((int(self.pts[index]) - int(self.pts[0])) * self.time_base)
+        """Second at which frame `index` is shown, counted from the container's start."""
+        return float(int(self.pts[index]) * self.time_base - self.second_zero)
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame to the end of the last."""
-        return float((self.end - int(self.pts[0])) * self.time_base)
+        """Seconds from the container's start to the end of the last frame."""
+        return float(self.end * self.time_base - self.second_zero)
 
-    def index_at(self, second: float) -> int:
-        """Find the frame on screen at `second`, which is rounded to the file's nearest tick."""
-        tick = int(self.pts[0]) + round(Fraction(second) / self.time_base)
+    @property
+    def fps(self) -> float | None:
+        """Mean frames per second, from the first frame to the end of the last."""
+        seconds = float((self.end - int(self.pts[0])) * self.time_base)
+        return len(self) / seconds if seconds > 0 else None
+
+    def index_at(self, second: float | Fraction) -> int:
+        """Find the frame on screen at `second`; the first one if none is yet."""
+        late = min(CLOCK_ERROR, self.time_base / 2)
+        tick = math.floor((self.second_zero + Fraction(second) + late) / self.time_base)
         return max(int(np.searchsorted(self.pts, tick, side="right")) - 1, 0)
 
 
@@ -115,8 +149,11 @@ class VideoSession:
         self.limits = source.limits
         self.stream = pick_stream(container, source.name)
         self.context = self.stream.codec_context
+        self.listed = len(getattr(self.stream, "index_entries", None) or ())  # reading may add to them
         self.packets_read = 0
+        self.newest_dts: int | None = None
         self.corrupt_packets = 0
+        self.retries = 0
         self.decoded_frames = 0
         self.notes: list[str] = []
         check_picture_size(source.name, self.context.height, self.context.width, self.limits)
@@ -127,23 +164,46 @@ class VideoSession:
         self.time_base = self.stream.time_base
         if not self.time_base:
             raise LFVilaVideoError(source.name, "the video stream has no time base")
+        self._unit_length = _length_of_unit_sizes(self.context)
 
     def packets(self) -> Iterator[Any]:
-        """The packets of the video stream from here on; a broken end is an end."""
+        """Read the packets of the video stream from here on; a broken end is an end."""
         self.deadline.check()
-        try:
-            for packet in self.container.demux(self.stream):
-                if packet.size > 0:
-                    self.packets_read += 1
-                    self.corrupt_packets += packet.is_corrupt
-                    yield packet
-                    if self.packets_read % CHECK_EVERY == 0:
-                        self.deadline.check()
-        except av.error.InvalidDataError:
-            self.corrupt_packets += 1
+        in_a_row = 0
+        while True:
+            try:
+                for packet in self.container.demux(self.stream):
+                    if packet.size > 0:
+                        in_a_row = 0
+                        self._take_in(packet)
+                        yield packet
+                        if self.packets_read % CHECK_EVERY == 0:
+                            self.deadline.check()
+                return
+            except av.error.InvalidDataError:
+                self.corrupt_packets += 1
+                return
+            except BlockingIOError:  # "try again": the demuxer lost its place in damaged data and finds it later
+                self.retries += 1
+                in_a_row += 1
+                if in_a_row > RETRIES:
+                    return
+
+    def _take_in(self, packet: Any) -> None:
+        """Count a packet, and refuse an encrypted one."""
+        if self.packets_read == 0 and _is_encrypted(self.stream, packet):
+            raise LFVilaVideoError(self.source.name, "its video track is encrypted: no picture can be decoded")
+        self.packets_read += 1
+        self.corrupt_packets += packet.is_corrupt
+        if packet.dts is not None and (self.newest_dts is None or packet.dts > self.newest_dts):
+            self.newest_dts = packet.dts
+
+    def looks_sound(self, packet: Any) -> bool:
+        """Check the structure of one of the first packets; later ones are taken to be sound."""
+        return not self._unit_length or self.packets_read > INSPECTED or _units_fit(packet, self._unit_length)
 
     def decode_forward(self) -> Iterator[Any]:
-        """Every frame from here on, past packets that cannot be decoded."""
+        """Decode every frame from here on, past packets that cannot be decoded."""
         for packet in self.packets():
             try:
                 frames = self.context.decode(packet)
@@ -157,7 +217,7 @@ class VideoSession:
         yield from frames
 
     def header_table(self) -> FrameTable | None:
-        """The table from the sample list of an mp4-like file of constant rate, else `None`."""
+        """Make the table from the sample list of an mp4-like file of constant rate; `None` for other files."""
         stream = self.stream
         entries = getattr(stream, "index_entries", None)
         if not self.container.format.name.startswith("mov") or entries is None or stream.start_time is None:
@@ -173,15 +233,23 @@ class VideoSession:
         step = int(ticks[1] - ticks[0]) if count > 1 else int(stream.duration or 1)
         if step <= 0 or (np.diff(ticks) != step).any() or abs((stream.duration or 0) - count * step) > step:
             return None
+        if entries[-1].pos + entries[-1].size > self.container.size > 0:  # the end of the file is missing
+            return None
+        packets = self.packets()
         # frames before the first key frame are listed but cannot be decoded
-        first = next(self.packets(), None)
+        first = next(packets, None)
         if first is not None and not (first.is_keyframe and first.pts == stream.start_time):
             return None
+        small = count <= INSPECTED and self.container.size <= INSPECTED_BYTES
+        if first is not None and small and self._unit_length:
+            sound = self.looks_sound(first) and all(map(self.looks_sound, packets))
+            if not sound or self.packets_read != count:
+                return None
         pts = int(stream.start_time) + step * np.arange(count, dtype=np.int64)
-        return FrameTable(pts, self.time_base, int(pts[-1]) + step, "header")
+        return FrameTable(pts, self.time_base, int(pts[-1]) + step, "header", start=self.start(int(pts[0])))
 
     def packet_table(self) -> FrameTable | None:
-        """The table from listing every packet; `None` where time stamps are missing, repeated or not to be trusted."""
+        """Make the table from all packets; `None` if time stamps are missing, repeated or not to be trusted."""
         pts: list[int] = []
         keys: list[int] = []
         newest_dts = newest_key = last = -(2**62)
@@ -201,6 +269,7 @@ class VideoSession:
                 keys.append(packet.pts)
             # frames before the first key frame, in either order, cannot be decoded
             trusted &= bool(keys) and packet.pts >= keys[0]
+            trusted &= self.looks_sound(packet)
             if packet.is_discard or _is_hidden(self.context.name, packet):
                 continue
             pts.append(packet.pts)
@@ -209,47 +278,124 @@ class VideoSession:
                 last, last_duration = packet.pts, packet.duration or 0
         ticks = np.unique(np.asarray(pts, dtype=np.int64))
         # a broken packet may or may not become a frame
-        if not trusted or not pts or len(ticks) != len(pts) or self.corrupt_packets:
+        if not trusted or not pts or len(ticks) != len(pts) or self.corrupt_packets or self.retries:
             return None
         if last_duration <= 0:
             last_duration = _usual_step(ticks)
-        return FrameTable(ticks, self.time_base, last + last_duration, "packets", np.asarray(keys, dtype=np.int64))
+        start = self.start(int(ticks[0]))
+        return FrameTable(ticks, self.time_base, last + last_duration, "packets", np.asarray(keys, np.int64), start)
 
     def counted_table(self) -> FrameTable:
-        """The table from decoding everything.
+        """Make the table from decoding everything.
 
         A few time stamps that are missing or out of order are made up from their neighbours; where they are many, all
         come from the frame rate. Either is noted.
         """
         stamps: list[int | None] = []
+        corrupt = 0
         for frame in self.decode_forward():
             stamps.append(frame.pts)
+            corrupt += bool(frame.is_corrupt)
             self._check_count(len(stamps))
         if not stamps:
             raise LFVilaVideoError(self.source.name, "no frame of it can be decoded")
+        if corrupt > MOST_CORRUPT * len(stamps):
+            raise LFVilaVideoError(self.source.name, f"{corrupt} of {len(stamps)} frames are damaged beyond use")
+        if corrupt:
+            self.notes.append(f"damaged: {corrupt} of {len(stamps)} frames are marked as corrupt by the decoder")
         good = _longest_ascent(stamps)
         ticks = np.asarray([stamps[position] for position in good], dtype=np.int64)
         bad = len(stamps) - len(good)
         if bad == 0:
-            return FrameTable(ticks, self.time_base, int(ticks[-1]) + _usual_step(ticks), "frames")
+            end = int(ticks[-1]) + _usual_step(ticks)
+            return FrameTable(ticks, self.time_base, end, "frames", start=self.start(int(ticks[0])))
         if bad <= REPAIRABLE * len(stamps):
             self.notes.append(f"{bad} of {len(stamps)} time stamps are missing or out of order and were made up")
-            return _interpolated(good, ticks, len(stamps), self.time_base)
+            table = _interpolated(good, ticks, len(stamps), self.time_base)
+            return replace(table, start=self.start(Fraction(int(table.pts[0]), FINER)))
         rate = self.stream.average_rate or self.stream.guessed_rate
         if not rate:
             raise LFVilaVideoError(self.source.name, "it has neither time stamps in order nor a frame rate")
         self.notes.append("the time stamps are missing or out of order: times come from the frame rate")
         return FrameTable(np.arange(len(stamps), dtype=np.int64), 1 / Fraction(rate), len(stamps), "frames")
 
+    def missing(self) -> tuple[int, float, bool]:
+        """Compare the packets that were read with the file's own index, after all were read.
+
+        Returns:
+            The frames that the index promises if packets of them are missing, else 0; their seconds; and whether it is
+            the end of the file that is missing.
+        """
+        name = self.container.format.name
+        if name == "avi":
+            if self.listed > self.packets_read:  # the index is the end of the file
+                return self.listed, float(self.stream.frames * self.time_base), False
+            # the header counts places in time, and an empty place needs no packet
+            places = 0 if self.newest_dts is None else self.newest_dts + 1 - (self.stream.start_time or 0)
+            promised = self.stream.frames
+            if promised - max(places, self.packets_read) > max(1, promised // 100):
+                return promised, float(promised * self.time_base), True
+        elif name.startswith("mov") and self.stream.frames and self.listed > self.packets_read:
+            promised = sum(entry.size > 0 for entry in self.stream.index_entries)
+            if promised > self.packets_read:
+                return promised, float((self.stream.duration or 0) * self.time_base), True
+        elif not name.startswith("mov") and name not in ANIMATIONS:
+            promised = self.stream.frames
+            if promised - self.packets_read > max(1, promised // 100):
+                return promised, float((self.stream.duration or 0) * self.time_base), True
+        return 0, 0.0, False
+
     def note_oddities(self, table: FrameTable) -> None:
-        """Say in words what the file promises and does not hold."""
+        """Note damage, gaps, and what the header promises and the file does not hold."""
         if self.corrupt_packets:
             self.notes.append(f"damaged: {self.corrupt_packets} packets are marked as broken")
+        if self.retries:
+            self.notes.append(f"damaged: the demuxer lost its place {self.retries} times")
+        name = self.container.format.name
+        by_duration = name.startswith(("matroska", "flv", "asf", "mov")) and not self.stream.frames
         promised = self.container.duration
-        if self.container.format.name.startswith("matroska") and promised is not None and table.origin != "header":
+        if by_duration and promised is not None and table.origin != "header":
             seconds = promised / 1e6
             if seconds > table.duration * 1.05 + 1:
                 self.notes.append(f"the header promises {seconds:.2f} s, frames for {table.duration:.2f} s are there")
+        if name not in ANIMATIONS and table.origin != "header":
+            self._note_gaps(table)
+
+    def _note_gaps(self, table: FrameTable) -> None:
+        steps = np.diff(table.pts)
+        if not len(steps):
+            return
+        usual = max(float(np.median(steps)), 1.0)
+        place = int(steps.argmax())
+        seconds = float(int(steps[place]) * table.time_base)
+        if seconds > GAP_SECONDS and steps[place] > GAP_STEPS * usual:
+            count = int((steps > max(GAP_SECONDS / float(table.time_base), GAP_STEPS * usual)).sum())
+            self.notes.append(
+                f"{count} gap{'s' if count > 1 else ''} in time, the longest of {seconds:.2f} s after "
+                f"{table.seconds(place):.2f} s (frames are usually {usual * float(table.time_base):.3f} s apart)"
+            )
+
+    def start(self, first: int | Fraction) -> Fraction | None:
+        """Compute the time stamp of the container's start in seconds; `None` if that is the first frame's.
+
+        Args:
+            first: Time stamp of the first frame.
+        """
+        begin = self.container.start_time
+        if begin is None:
+            return None
+        late = first * self.time_base - Fraction(begin, av.time_base)
+        if self.container.format.name == "avi":  # its stamps are decoding times, in which B-frames make pictures late
+            late = (self.stream.start_time or 0) * self.time_base - Fraction(begin, av.time_base)
+        return first * self.time_base - late if late > START_ERROR else None
+
+    def check_length(self, table: FrameTable) -> None:
+        """Refuse a table with more frames or more seconds than the limits allow."""
+        self._check_count(len(table))
+        limit = self.limits.max_duration
+        if limit is not None and table.duration > limit:
+            reason = f"its time stamps claim {table.duration:.0f} s, above the limit of {limit:g} s (max_duration)"
+            raise LFVilaVideoError(self.source.name, reason)
 
     def _check_count(self, count: int) -> None:
         limit = self.limits.max_frames
@@ -296,44 +442,90 @@ def decoding_plans(
     Raises:
         LFVilaVideoError: If the video cannot be used.
     """
-    claimed: FrameTable | None = None
+    identity = None if source.identity is None else (*source.identity, accept_truncated)
+    known = _TABLES.get(identity)
+    claimed = None if known is None else known[0]
     spent = 0
-    for make_table in (VideoSession.header_table, VideoSession.packet_table):
+    for origin, make_table in TABLES.items():
+        if known is not None and known[0].origin != origin:
+            continue
         with source.open() as container:
             with video_errors(source.name):
                 session = VideoSession(source, container, deadline)
-                table = make_table(session)
-                if table is None:
-                    continue
-                _judge_missing(session, claimed, table, accept_truncated)
+                if known is not None:
+                    table, session.notes = known[0], list(known[1])
+                    known = None  # if it is stale, the dearer ones are made
+                else:
+                    made = make_table(session)
+                    if made is None:
+                        continue
+                    table = made
+                    if origin != "header":
+                        _judge_missing(session, claimed, table, accept_truncated)
+                    session.note_oddities(table)
+                session.check_length(table)
                 claimed = claimed or table
-                session.note_oddities(table)
-            yield DecodingPlan(session, table, spent)
-            spent += session.decoded_frames
-    with source.open() as container, video_errors(source.name):
-        session = VideoSession(source, container, deadline)
-        table = session.counted_table()
-        _judge_missing(session, claimed, table, accept_truncated)
-        session.note_oddities(table)
-        notes, spent = session.notes, spent + session.decoded_frames
-    with source.open() as container:
+                _TABLES.put(identity, table, session.notes)
+            if origin != "frames":
+                yield DecodingPlan(session, table, spent)
+            notes, spent = session.notes, spent + session.decoded_frames
+    with source.open() as container:  # what was decoded to be counted is decoded again for its pictures
         with video_errors(source.name):
             session = VideoSession(source, container, deadline)
             session.notes = notes
         yield DecodingPlan(session, table, spent)
 
 
+class _KnownTables:
+    """Tables of the files that were read last, so that an hour of video is not listed anew for every minute of it."""
+
+    def __init__(self, max_frames: int) -> None:
+        self.max_frames = max_frames
+        self._lock = threading.Lock()
+        self._tables: dict[Any, tuple[FrameTable, list[str]]] = {}
+
+    def get(self, identity: Any) -> tuple[FrameTable, list[str]] | None:
+        """Look up a file's table and notes."""
+        with self._lock:
+            return self._tables.get(identity)
+
+    def put(self, identity: Any, table: FrameTable, notes: list[str]) -> None:
+        """Keep the table of a file in place of an earlier one; forget the oldest where they have too many frames."""
+        if identity is None:
+            return
+        with self._lock:
+            self._tables.pop(identity, None)
+            self._tables[identity] = (table, list(notes))
+            while sum(len(known) for known, _ in self._tables.values()) > self.max_frames:
+                del self._tables[next(iter(self._tables))]
+
+
+TABLES = {
+    "header": VideoSession.header_table,
+    "packets": VideoSession.packet_table,
+    "frames": VideoSession.counted_table,
+}
+_TABLES = _KnownTables(2**21)  # 16 to 32 MiB
+
+
 def _judge_missing(
     session: VideoSession, claimed: FrameTable | None, found: FrameTable, accept_truncated: bool
 ) -> None:
-    """Note the frames missing of the `claimed` ones; raise an error if the end of the file is missing."""
-    if claimed is None or len(found) >= len(claimed):
+    """Note the frames that a file promises and does not hold; raise an error if the end of the file is missing.
+
+    Args:
+        session: All of whose packets were read.
+        claimed: An earlier table, if there is one.
+        found: The table.
+        accept_truncated: Note a missing end as well.
+    """
+    promised, seconds, is_cut = session.missing()
+    if not promised and claimed is not None and len(found) < len(claimed):
+        promised, seconds, is_cut = len(claimed), claimed.duration, session.packets_read < len(claimed)
+    if not promised:
         return
-    text = (
-        f"the file promises {len(claimed)} frames ({claimed.duration:.2f} s), "
-        f"{len(found)} ({found.duration:.2f} s) can be read"
-    )
-    if session.packets_read >= len(claimed):
+    text = f"the file promises {promised} frames ({seconds:.2f} s), {len(found)} ({found.duration:.2f} s) can be read"
+    if not is_cut:
         session.notes.append(f"damaged: {text}")
     elif accept_truncated:
         session.notes.append(f"truncated: {text}")
@@ -438,9 +630,9 @@ class DecodingPlan:
                 if pts is None or pts <= newest:
                     raise StaleTableError
                 newest = pts
+                if frame.is_corrupt and pts >= group.key:
+                    raise StaleTableError
                 if pts in pending:
-                    if frame.is_corrupt:
-                        raise StaleTableError
                     yield pending.pop(pts), frame
             if not pending:
                 return
@@ -596,7 +788,10 @@ def display_orientation(frame: Any) -> tuple[int, bool]:
     Returns:
         Degrees counter-clockwise, and whether it is mirrored left to right after that.
     """
-    side_data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    try:
+        side_data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    except ValueError:  # side data of a kind that PyAV does not know; then it does not tell mirroring either
+        return frame.rotation, False
     if side_data is None:
         return 0, False
     a, b, _, c, d = np.frombuffer(side_data, dtype=np.int32)[:5].astype(np.float64)
@@ -607,7 +802,7 @@ def display_orientation(frame: Any) -> tuple[int, bool]:
 
 
 def pick_stream(container: Any, name: str) -> Any:
-    """The best video stream: no cover picture; the default one, then the largest, then the first."""
+    """Pick the best video stream: no cover picture, no still; the default one, then the largest, then the first."""
     streams = [stream for stream in container.streams.video if not int(stream.disposition) & ATTACHED_PICTURE]
     if not streams:
         kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
@@ -616,7 +811,9 @@ def pick_stream(container: Any, name: str) -> Any:
     usable = [stream for stream in streams if stream.codec_context is not None]
     if not usable:
         raise LFVilaVideoError(name, "the codec of its video stream is not known to FFmpeg here")
-    return max(usable, key=lambda stream: (int(stream.disposition) & 1, _area(stream), -stream.index))
+    most = max(_liveliness(stream) for stream in usable)
+    moving = [stream for stream in usable if _liveliness(stream) >= STILL * most]
+    return max(moving, key=lambda stream: (int(stream.disposition) & 1, _area(stream), -stream.index))
 
 
 def check_picture_size(source: str, height: int, width: int, limits: VideoLimits) -> None:
@@ -626,6 +823,11 @@ def check_picture_size(source: str, height: int, width: int, limits: VideoLimits
     if limits.max_pixels is not None and height * width > limits.max_pixels:
         reason = f"a picture of {width} x {height} is above the limit of {limits.max_pixels} pixels (max_pixels)"
         raise LFVilaVideoError(source, reason)
+
+
+def _liveliness(stream: Any) -> float:
+    """Count the frames of a stream, or its frames per second if the file has no count; 0 if unknown."""
+    return float(stream.frames or stream.average_rate or 0)
 
 
 def _area(stream: Any) -> int:
@@ -663,6 +865,33 @@ def _interpolated(good: list[int], ticks: np.ndarray, count: int, time_base: Fra
     known = np.asarray([ticks[0] - count * step, *ticks, ticks[-1] + count * step]) * FINER
     pts = np.interp(np.arange(count), positions, known).round().astype(np.int64)
     return FrameTable(pts, time_base / FINER, int(pts[-1]) + step * FINER, "frames")
+
+
+def _is_encrypted(stream: Any, packet: Any) -> bool:
+    kinds = {data.data_type for data in packet.iter_sidedata()}
+    return bool(kinds & {"encryption_info", "encryption_init_info"}) or "enc_key_id" in stream.metadata
+
+
+def _length_of_unit_sizes(context: Any) -> int:
+    """Bytes of the sizes before the units of H.264 and HEVC in mp4 and Matroska; 0 for other streams."""
+    extra = context.extradata or b""
+    if context.name == "h264" and len(extra) > 4 and extra[0] == 1:
+        return (extra[4] & 3) + 1
+    if context.name == "hevc" and len(extra) > 21 and extra[0] == 1:
+        return (extra[21] & 3) + 1
+    return 0
+
+
+def _units_fit(packet: Any, length: int) -> bool:
+    """Tell whether the units of a packet fill it exactly, none of them empty."""
+    data = memoryview(packet)
+    place, end = 0, len(data)
+    while place < end:
+        size = int.from_bytes(data[place : place + length], "big")
+        place += length + size
+        if size == 0:
+            return False
+    return place == end
 
 
 def _is_hidden(codec: str, packet: Any) -> bool:

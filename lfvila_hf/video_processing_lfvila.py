@@ -42,6 +42,8 @@ from .video_reading_lfvila import (
 # The released evaluation sizes over the released target size of 192 x 320.
 RESIZE_OVER_TARGET = (240 / 192, 428 / 320)
 CROP_OVER_TARGET = (216 / 192, 385 / 320)
+# Pixels of one picture at the target size; a typing error must not fill the memory.
+MOST_PIXELS = 8192 * 8192
 # Arguments of a call that say nothing about the processor and are not saved with it.
 CALL_ONLY = ("generator", "seed", "training", "limits", "video_metadata", "fps", "return_tensors", "device")
 
@@ -414,6 +416,8 @@ class VideoSettings:
             height, width = getattr(size, "height", None), getattr(size, "width", None)
         if not height or not width:
             raise ValueError(f"size must give height and width, got {size!r}")
+        if not (0 < height and 0 < width and height * width <= MOST_PIXELS):
+            raise ValueError(f"size must be of 1 to {MOST_PIXELS} pixels, got {size!r}")
         self.size: tuple[int, int] = (int(height), int(width))
         if not 0 <= self["flip_probability"] <= 1:
             raise ValueError(f"flip_probability must lie in 0 to 1, got {self['flip_probability']}")

@@ -64,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("pyav", "torchcodec")
 SAMPLINGS = ("uniform", "jittered", "clip")
+# Frames that may be asked for by their number, T.
+MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class VideoInfo:
     Args:
         source: The video as a person would name it.
         total_num_frames: Frames in it, as a full decode would give.
-        duration: Seconds from the first frame to the end of the last; `None` for an array whose rate is not known.
+        duration: Seconds from the container's start to the end of the last frame; `None` for an array whose rate is
+            not known.
         fps: Mean frames per second; `None` for an array whose rate is not known.
         width: Pixels of the upright picture.
         height: Pixels of the upright picture.
@@ -107,8 +110,8 @@ class VideoFrames:
 
     Args:
         frames: `(T, 3, H, W)` uint8, or whatever `transform` made of each picture, stacked.
-        times: The second of each frame, counted from the first frame of the video; `None` for an array whose rate is
-            not known.
+        times: The second of each frame, counted from the container's start, which is that of the sound if the pictures
+            begin later; `None` for an array whose rate is not known.
         indices: The number of each frame in a full sequential decode.
         metadata: What is known of the video.
         decoded_frames: How many frames the decoder had to give out, wanted or not.
@@ -150,7 +153,7 @@ def read_frames(
             pictures (arrays `(H, W, 3)` or `(3, H, W)`, or PIL images).
         num_frames: How many frames, T, chosen by `sampling`.
         indices: Or: which frames, as numbers in a full sequential decode.
-        times: Or: the frames on screen at these seconds, counted from the first frame.
+        times: Or: the frames on screen at these seconds, counted from the container's start.
         sampling: "uniform", "jittered" or "clip": the rule of `uniform_indices`, `jittered_indices`, `clip_indices`.
         generator: Randomness of "jittered".
         size: Height and width to scale to while decoding (bilinear, in the colour conversion); arrays are left as
@@ -190,7 +193,7 @@ def read_frames(
         array = array_of_frames(source, input_data_format)
         if times is not None and fps is None:
             raise ValueError("an array of frames has no seconds of its own: give fps with times")
-        return _read_array(array, selection, transform, fps, describe_source(source))
+        return _read_array(array, selection, transform, fps, describe_source(source), limits)
     options = ReadOptions(size, limits, num_threads, accept_truncated, backend)
     if isolated:
         return _opt_in("isolation", "isolated=True").read_isolated(source, selection, options, transform)
@@ -393,6 +396,8 @@ def _index_at(table: FrameTable, second: float) -> int:
 def _check_counts(num_available: int, num_frames: int) -> None:
     if num_available < 1 or num_frames < 1:
         raise ValueError(f"sampling needs at least 1 frame of at least 1, got {num_frames} of {num_available}")
+    if num_frames > MOST_FRAMES:
+        raise ValueError(f"num_frames must be at most {MOST_FRAMES}, got {num_frames}")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -444,7 +449,7 @@ def read_selected(
     with closing(opened):
         if options.backend == "torchcodec":
             read = _opt_in("torchcodec", "backend='torchcodec'").read_with_torchcodec(
-                name, opened.handle(), selection, options, transform
+                name, opened, selection, options, transform
             )
         else:
             read = _read_with_pyav(opened, selection, options, transform)
@@ -465,8 +470,9 @@ def _read_with_pyav(
     ) as plans:
         for plan in plans:
             indices = selection.resolve(source.name, plan.table)
+            height, width = options.size or (plan.context.height, plan.context.width)
             if transform is None:
-                _check_output(plan, len(indices), options)
+                check_output(source.name, 3 * height * width, len(indices), options.limits)
             try:
                 pictures, rotation, decoded = _decode(plan, indices, options, transform)
             except StaleTableError:
@@ -484,12 +490,12 @@ def _read_with_pyav(
     raise AssertionError("the last plan always gives frames or an error")
 
 
-def _check_output(plan: DecodingPlan, count: int, options: ReadOptions) -> None:
-    limit = options.limits.max_output_bytes
-    height, width = options.size or (plan.context.height, plan.context.width)
-    if limit is not None and 3 * height * width * count > limit:
-        reason = f"{count} frames of {width} x {height} exceed the limit of {limit} bytes"
-        raise LFVilaVideoError(plan.source.name, f"{reason} (max_output_bytes)")
+def check_output(name: str, picture_bytes: int, count: int, limits: VideoLimits) -> None:
+    """Raise `LFVilaVideoError` if `count` pictures of that many bytes are above the limit."""
+    limit = limits.max_output_bytes
+    if limit is not None and picture_bytes * count > limit:
+        reason = f"{count} frames of {picture_bytes} bytes exceed the limit of {limit} bytes (max_output_bytes)"
+        raise LFVilaVideoError(name, reason)
 
 
 def _decode(
@@ -515,6 +521,7 @@ def _decode(
             if transform is not None:
                 with lock:
                     picture = transform(picture.contiguous())
+                check_output(plan.source.name, picture.nbytes, len(indices), options.limits)
             pictures[index] = picture
         return pictures, converter.rotation, plan.session.decoded_frames
 
@@ -553,7 +560,7 @@ def _info(plan: DecodingPlan, rotation: int) -> VideoInfo:
         source=plan.source.name,
         total_num_frames=len(table),
         duration=table.duration,
-        fps=len(table) / table.duration if table.duration > 0 else None,
+        fps=table.fps,
         width=width,
         height=height,
         rotation=rotation,
@@ -651,15 +658,21 @@ def _read_array(
     transform: Callable[[torch.Tensor], torch.Tensor] | None,
     fps: float | None,
     name: str,
+    limits: VideoLimits,
 ) -> VideoFrames:
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be above 0, got {fps}")
     count = len(array)
     table = FrameTable(np.arange(count, dtype=np.int64), 1 / Fraction(fps or 1), count, "array")
     indices = selection.resolve(name, table)
+    check_output(name, array[0].numel(), len(indices), limits)
     frames = to_uint8(array[indices], name)  # (T, 3, H, W)
     if transform is not None:
-        frames = stack_pictures(name, [transform(frame) for frame in frames], indices)
+        made = []
+        for frame in frames:
+            made.append(transform(frame))
+            check_output(name, made[-1].nbytes, len(indices), limits)
+        frames = stack_pictures(name, made, indices)
     return VideoFrames(
         frames=frames,
         times=None if fps is None else [table.seconds(index) for index in indices],

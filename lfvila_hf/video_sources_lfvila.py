@@ -41,6 +41,11 @@ FORMATS = (
     "dv,mxf,nut,rm,swf,vob,wtv,gif,apng,webp_anim,y4m,yuv4mpegpipe,h263,mpjpeg,mp3,aac,wav,flac"
 )
 ATTACHED_PICTURE = 0x400
+# Endings of file names that are taken for videos where a folder is looked through, the likeliest first.
+VIDEO_EXTENSIONS = tuple(
+    ".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .3gp .3g2 .flv .f4v .wmv .asf .ts .mts .m2ts .m2v .vob .ogv .ogg .divx "
+    ".dv .mxf .nut .rm .rmvb .qt .y4m .ivf .obu .h264 .hevc .gif".split()
+)
 # Set by a pool of readers: the event that ends every reading begun in this context.
 STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
@@ -97,6 +102,7 @@ class VideoLimits:
         max_seconds: Wall seconds one call may read and decode, looked at between packets. 300.
         max_memory_bytes: What decoding in a process of its own (`isolated=True`) may allocate there. 4 GiB.
         open_timeout: Seconds that opening or one read from a network address may take. 30.
+        max_duration: Seconds that the video's time stamps may claim. The default is a day.
     """
 
     max_bytes: int | None = 64 * 2**30
@@ -107,6 +113,7 @@ class VideoLimits:
     max_seconds: float | None = 300.0
     max_memory_bytes: int | None = 4 * 2**30
     open_timeout: float | None = 30.0
+    max_duration: float | None = 86_400.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -156,7 +163,7 @@ class VideoSource:
         self._data: bytes | memoryview | None = None
         self._file: Any = None
         self._opened: Any = None
-        self._stamp: tuple[int, int] | None = None
+        self._status: os.stat_result | None = None
         source = _unwrap_mapping(source)
         self.name = describe_source(source)
         if isinstance(source, (str, os.PathLike)):
@@ -170,7 +177,7 @@ class VideoSource:
                 self._adopt_file(file)
             else:
                 self.path = os.path.abspath(text)
-                self._stamp = self._check_path()
+                self._status = self._check_path()
         elif isinstance(source, (bytes, bytearray, memoryview)):
             self._data = bytes(source) if isinstance(source, bytearray) else source
             self._check_size(len(self._data))
@@ -185,6 +192,14 @@ class VideoSource:
     def shareable(self) -> bool:
         """Whether several decoders can read this source at the same time."""
         return self.path is not None or self._data is not None
+
+    @property
+    def identity(self) -> tuple[Any, ...] | None:
+        """Whatever changes when another file takes the place of this one; `None` for anything but a path."""
+        status = self._status
+        if status is None:
+            return None
+        return self.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def handle(self) -> Any:
         """The path, the bytes, or the file at its start."""
@@ -240,10 +255,14 @@ class VideoSource:
 
     def check_unchanged(self) -> None:
         """Raise `LFVilaVideoError` if the file was written to since this source was made."""
-        if self.path is not None and self._stamp is not None and self._check_path() != self._stamp:
+        before = self._status
+        if before is None:
+            return
+        now = self._check_path()
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise LFVilaVideoError(self.name, "the file changed while it was read")
 
-    def _check_path(self) -> tuple[int, int]:
+    def _check_path(self) -> os.stat_result:
         assert self.path is not None
         try:
             status = os.stat(self.path)
@@ -258,7 +277,7 @@ class VideoSource:
         if not os.access(self.path, os.R_OK):
             raise LFVilaVideoError(self.name, "no permission to read it")
         self._check_size(status.st_size)
-        return status.st_size, status.st_mtime_ns
+        return status
 
     def _check_size(self, size: int) -> None:
         if size == 0:
@@ -357,8 +376,10 @@ def _reason(error: BaseException) -> str:
         return "no video data that can be decoded (FFmpeg: invalid data)"
     if av is not None and isinstance(error, av.error.ArgumentError):
         return "not a video that may be opened (pictures, play lists and device files are refused)"
-    if isinstance(error, (MemoryError, BlockingIOError)):  # FFmpeg says "try again" where a thread gets no memory
+    if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
+    if isinstance(error, BlockingIOError):  # reading packets is tried again by itself; this is a thread without memory
+        return "FFmpeg gave up (resource temporarily unavailable): most likely there is not enough memory to decode it"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{type(error).__name__}: {text}"
 

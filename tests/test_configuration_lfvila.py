@@ -19,7 +19,7 @@ from transformers import BertConfig, GenerationConfig, PreTrainedConfig
 
 import lfvila_hf.configuration_lfvila as configuration
 from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaTextConfig, LFVilaVideoConfig
-from lfvila_hf.configuration_lfvila import VIDEO_SIZES, check_range, refuse_strangers
+from lfvila_hf.configuration_lfvila import VIDEO_SIZES, check_extra_fields, check_range
 from lfvila_hf.modeling_base_lfvila import LFVilaHeadOutput, LFVilaOutput
 
 
@@ -132,7 +132,7 @@ def test_no_name_of_transformers_is_taken_for_a_misspelt_field() -> None:
     assert len(names) > 50
     for model_class in (LFVilaConfig, LFVilaVideoConfig, LFVilaTextConfig):
         fields = {field.name for field in dataclasses.fields(model_class)}
-        refuse_strangers(model_class(), dict.fromkeys(set(names) - fields))
+        check_extra_fields(model_class(), dict.fromkeys(set(names) - fields))
 
 
 def test_the_attention_backend_reaches_the_towers() -> None:
@@ -274,12 +274,12 @@ def test_a_video_configuration_alone_takes_sizes_as_fields(tmp_path: Path) -> No
 def test_misspelt_derived_and_foreign_fields_are_refused() -> None:
     config = LFVilaVideoConfig()
     with pytest.raises(ValueError, match="no field 'num_frame'; did you mean 'num_frames'"):
-        refuse_strangers(config, {"num_frame": 8})
+        check_extra_fields(config, {"num_frame": 8})
     with pytest.raises(ValueError, match="channels follows from the other fields"):
-        refuse_strangers(config, {"channels": [1]})
+        check_extra_fields(config, {"channels": [1]})
     with pytest.raises(ValueError, match='the fields of a "bert"'):
-        refuse_strangers(config, {"model_type": "bert"})
-    refuse_strangers(config, {"auto_map": {}})
+        check_extra_fields(config, {"model_type": "bert"})
+    check_extra_fields(config, {"auto_map": {}})
 
 
 def test_a_range_names_the_first_field_outside_it() -> None:

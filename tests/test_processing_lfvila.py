@@ -152,6 +152,11 @@ def test_other_bad_input_is_named(processor: LFVilaProcessor, tmp_path: Path) ->
         processor(text="a man", max_sentences=0)
     with pytest.raises(ValueError, match="at least 3, got 0"):
         processor(text="a man", max_sentence_length=0)
+    for length in (10**7, 10**12):
+        with pytest.raises(ValueError, match=f"max_sentence_length must be at most 4096, got {length}"):
+            processor(text="a man", max_sentence_length=length)
+        with pytest.raises(ValueError, match=f"at most 4096, got {length}"):
+            processor(text="a man", max_sentences=length, pad_to_max_sentences=True)
     with pytest.raises(ValueError, match="max_sentence_length .* got 2"):
         processor(text="he", max_sentence_length=2)
 

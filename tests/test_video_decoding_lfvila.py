@@ -184,18 +184,25 @@ def test_the_mean_rate_is_not_the_clock_of_a_variable_video(tmp_path: Path) -> N
         assert read_frames(path, times=seconds).indices == list(range(0, COUNT, 5))
 
 
-def test_a_file_whose_end_is_missing_is_an_error(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", 120, size=(128, 192), container_options={"movflags": "faststart"})
+@pytest.mark.parametrize(("name", "ticks"), [("a.mp4", None), ("variable.mp4", VARIABLE * 4), ("a.avi", None)])
+def test_a_file_whose_end_is_missing_is_an_error_whatever_is_asked(
+    tmp_path: Path, name: str, ticks: list[int] | None
+) -> None:
+    if ticks is not None:
+        ticks = [tick + 100 * (place // COUNT) for place, tick in enumerate(ticks)]
+    options = {} if name.endswith("avi") else {"movflags": "faststart"}
+    path = write_video(tmp_path / name, 120, size=(128, 192), container_options=options, ticks=ticks)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
-    with pytest.raises(LFVilaVideoError, match=r"at frame \d+ \(\d\.\d\d s\): truncated: the file promises 120 frames"):
-        read_frames(path, num_frames=8)
+    reason = r"at frame \d+ \(\d+\.\d\d s\): truncated: the file promises 120 frames"
+    for wanted in ({"num_frames": 8}, {"indices": [0, 10, 20]}, {}):
+        with pytest.raises(LFVilaVideoError, match=reason):
+            read_frames(path, **wanted)
     read = assert_sequential(path, accept_truncated=True)
     assert "truncated" in " ".join(read.metadata.notes)
-    assert read_barcodes(read_frames(path, indices=[0, 10, 20]).frames) == [0, 10, 20]
 
 
-@pytest.mark.parametrize("ending", ["mkv", "ts", "flv", "avi"])
+@pytest.mark.parametrize("ending", ["mkv", "ts", "flv"])
 def test_a_cut_file_without_a_count_gives_the_frames_that_are_there(
     tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,9 +212,9 @@ def test_a_cut_file_without_a_count_gives_the_frames_that_are_there(
     with caplog.at_level(logging.WARNING):
         read = assert_sequential(path)
     assert 40 < read.metadata.total_num_frames < 90
-    if ending == "mkv":
-        assert "the header promises 4.80 s" in read.metadata.notes[0]
-        assert "the header promises 4.80 s" in caplog.text
+    if ending != "ts":
+        assert "the header promises 4.8" in read.metadata.notes[-1]
+        assert "the header promises 4.8" in caplog.text
 
 
 def test_threads_share_paths_and_bytes_but_never_a_file_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,6 @@ def test_sound_beside_the_pictures_changes_nothing(tmp_path: Path, ending: str) 
     read = read_frames(path, num_frames=8)
     assert read_barcodes(read.frames) == uniform_indices(30, 8)
     assert torch.equal(read.frames, read_frames(silent, num_frames=8).frames)
-    # pictures may start later than the sound does; their first frame is second 0
     assert read.times == pytest.approx([index / 25 for index in read.indices], abs=2e-3)
 
 

@@ -24,7 +24,7 @@ import torch
 from video_files import read_barcodes, write_video
 
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoFrames, VideoLimits, read_frames, uniform_indices
-from lfvila_hf.video_sources_lfvila import FORMATS, describe_source, is_address
+from lfvila_hf.video_sources_lfvila import FORMATS, VIDEO_EXTENSIONS, describe_source, is_address
 
 WANTED = uniform_indices(30, 5)
 
@@ -224,6 +224,22 @@ def test_a_datasets_video_column_is_read(video: Path) -> None:
         _hf_encoded = {"path": str(video), "bytes": None}
 
     _assert_read(read_frames(Decoded(), num_frames=5))
+
+
+def test_one_list_of_endings_holds_for_all_folders_and_exact_names_need_none(video: Path, tmp_path: Path) -> None:
+    from lfvila_hf.data.annotations import resolve_video
+    from lfvila_hf.data.checking import find_videos
+
+    assert {".mp4", ".mts", ".m2ts", ".vob", ".3g2", ".ogv"} < set(VIDEO_EXTENSIONS)
+    assert VIDEO_EXTENSIONS[0] == ".mp4"
+    for number, ending in enumerate(VIDEO_EXTENSIONS):
+        (tmp_path / f"{number}{ending}").write_bytes(b"x")
+        assert resolve_video(str(tmp_path), str(number), "row 1") == str(tmp_path / f"{number}{ending}")
+    assert len(find_videos(tmp_path)) == len(VIDEO_EXTENSIONS)
+    for name in ("clip.part1", "clip.", "clip"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+        assert resolve_video(str(tmp_path), name, "row 1") == str(tmp_path / name)
+        _assert_read(read_frames(tmp_path / name, num_frames=5))
 
 
 def test_sources_are_named_as_a_person_would() -> None:

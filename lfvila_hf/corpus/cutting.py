@@ -4,9 +4,9 @@
 LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead". The released cutter
 copies packets, so its clips begin at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
 frame j is the one on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond, because
-some containers round). Seconds are those of `video_reading_lfvila`, and frames come from the package's reader:
-`decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and starts over with a
-full scan if a file is not as its tables say.
+some containers round). Seconds count from the container's start, as in `video_reading_lfvila`. Frames come from the
+package's reader: `decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and
+starts over with a full scan if a file is not as its tables say.
 
 A frame goes from the decoder through one scaling (YUV to YUV) into the encoders of the clips that want it, so memory is
 one encoder per clip that is open at that second. Each clip is then read again with the package's reader, every frame of
@@ -237,7 +237,7 @@ class _ClipCutter:
             pixel_aspect if pixel_aspect and 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT else Fraction(1)
         )
         self._table = table
-        end = table.end * table.time_base - _second_zero(table)
+        end = table.end * table.time_base - table.second_zero
         for wish in self.wishes:
             if Fraction(wish.end, 1000) > end + Fraction(self.parameters.end_tolerance):
                 self.reasons[wish.clip_id] = (
@@ -267,7 +267,7 @@ class _ClipCutter:
                 # The other clips of the video are fine, so only this one is given up.
                 second = self._table.seconds(index)
                 self.reasons[job.wish.clip_id] = (
-                    f"size_changes: the picture of {self.source} becomes {size[1]} x {size[0]} at {second:g} s"
+                    f"size_changes: the picture of {self.source} becomes {frame.width} x {frame.height} at {second:g} s"
                 )
                 job.discard()
                 continue
@@ -396,15 +396,9 @@ class _Job:
 
 def _indices(table: FrameTable, times: Sequence[Fraction]) -> np.ndarray:
     """Find the index of the frame on screen at each second."""
-    zero = _second_zero(table)
+    zero = table.second_zero
     ticks = np.array([(zero + time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
     return np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)
-
-
-def _second_zero(table: FrameTable) -> Fraction:
-    """Return the time stamp of second 0 of a table, in seconds."""
-    first = Fraction(table.seconds(0)).limit_denominator(1_000_000)
-    return int(table.pts[0]) * table.time_base - first
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from lfvila_hf.video_sources_lfvila import LFVilaVideoError
 from .cutting import ClipWish, CutClip, CutParameters, cut_video
 from .engines import default_workers, worker_context
 from .inputs import RecordProblem, checked_video_id, find_files, parse_json_line, read_lines, read_video, video_of_clip
-from .output_folders import LOCK, locked
+from .output_folders import LOCK, locked, read_rows
 
 LEDGER, PARAMETERS, UNFINISHED = "ledger.jsonl", "cut_parameters.json", ".unfinished"
 
@@ -197,21 +197,10 @@ def wishes_of_corpus(corpus: str | os.PathLike[str]) -> Iterator[VideoWish]:
     """Yield the clips of a built corpus, video by video.
 
     Raises:
-        ValueError: If there is no corpus, or an id in it is no file name.
+        ValueError: If there is no corpus, a file of it is damaged, or an id in it is no file name.
     """
-    import pyarrow.parquet as parquet
-
-    files = sorted((Path(corpus) / "data").glob("*.parquet"))
-    if not files:
-        raise ValueError(f"there is no corpus in {os.fspath(corpus)}: expected Parquet files in its folder data")
-    columns = ["video_id", "clip_ids", "starts", "ends"]
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for path in files:
-            for batch in parquet.ParquetFile(path).iter_batches(1000, columns=columns):
-                yield from batch.to_pylist()
-
-    for video_id, group in groupby(rows(), key=lambda row: row["video_id"]):
+    rows = (row for _, row in read_rows(corpus, ("video_id", "clip_ids", "starts", "ends")))
+    for video_id, group in groupby(rows, key=lambda row: row["video_id"]):
         clips: dict[str, ClipWish] = {}
         for row in group:
             for clip_id, start, end in zip(row["clip_ids"], row["starts"], row["ends"], strict=True):

@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Output folders: one writer at a time, and an old corpus that stays until the new one is complete.
+"""Folders of corpora: one writer at a time, an old corpus that stays until the new one is complete, and reading.
 
 A new corpus is written to `OUTPUT/.work/new`. When it is complete, the parts of the old one are moved to
 `OUTPUT/.work/old`, those of the new one take their places, and `manifest.json` comes last: a folder that has one is a
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -92,6 +93,28 @@ def new_corpus(output: Path, overwrite: bool) -> Iterator[NewCorpus]:
             raise
         _move_into_place(folder)  # an error in it leaves both corpora to the next build, which finishes the move
         remove(work)
+
+
+def read_rows(corpus: str | os.PathLike[str], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield split and row of a corpus, in its order. Memory: 1,000 rows.
+
+    Raises:
+        ValueError: If there is no corpus, or a file of it is damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    files = sorted((Path(corpus) / "data").glob("*.parquet"))
+    if not files:
+        raise ValueError(f"there is no corpus in {os.fspath(corpus)}: expected Parquet files in its folder data")
+    for path in files:
+        try:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(1000, columns=list(columns)):
+                    for row in batch.to_pylist():
+                        yield path.name.partition("-")[0], row
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is damaged, build the corpus again: {error}") from error
 
 
 def check_inputs(output: Path, inputs: Sequence[str]) -> None:

@@ -11,17 +11,18 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .output_folders import read_rows
 from .text import count_words
 
 PUBLISHED = {"clip seconds": 13.4, "clip words": 32.5}
 """Means over all clips of HD-VILA-100M, as its authors give them, not only over clips in rows."""
 
 MAX_CATEGORIES = 1000
+COLUMNS = ("video_id", "category", "starts", "ends", "texts", "num_words", "seconds")
 BARS = 60
 MAX_PLOTTED_CATEGORIES = 15
 
@@ -141,7 +142,7 @@ def corpus_statistics(corpus: str | os.PathLike[str]) -> CorpusStatistics:
         found.distributions[name] = Distribution(name, width)
     add = {name: one.add for name, one in found.distributions.items()}
     video, of_video = "", 0
-    for split, row in _rows(Path(corpus)):
+    for split, row in read_rows(corpus, COLUMNS):
         found.rows[split] += 1
         category = row["category"] or ""
         if category in found.categories or len(found.categories) < MAX_CATEGORIES:
@@ -222,20 +223,6 @@ def plot_statistics(statistics: CorpusStatistics, folder: str | os.PathLike[str]
         written.append(target / "categories.png")
         figure.savefig(written[-1], dpi=130)
     return written
-
-
-def _rows(corpus: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield split and row, in the order of the corpus."""
-    import pyarrow.parquet as parquet
-
-    files = sorted((corpus / "data").glob("*.parquet"))
-    if not files:
-        raise ValueError(f"there is no corpus in {corpus}: expected Parquet files in its folder data")
-    columns = ["video_id", "category", "starts", "ends", "texts", "num_words", "seconds"]
-    for path in files:
-        for batch in parquet.ParquetFile(path).iter_batches(1000, columns=columns):
-            for row in batch.to_pylist():
-                yield path.name.partition("-")[0], row
 
 
 def _source_figures(manifest: Path) -> dict[str, float]:

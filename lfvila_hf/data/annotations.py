@@ -24,13 +24,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..video_sources_lfvila import VIDEO_EXTENSIONS
 from .skipping import SkipLog
 
 logger = logging.getLogger(__name__)
-
-VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".ts")
-"""File endings that a `clip_id` may have; any other name gets one of them."""
-
 OWN_COLUMNS = ("id", "video", "clips", "sentences", "place")
 
 ID_FIELDS = ("clip_id", "video_id", "video_name")
@@ -164,8 +161,9 @@ def sentences_of(row: Any, name: str, place: str) -> list[str]:
 def resolve_video(video_root: str, name: str, place: str, check_file: bool = True) -> str:
     """Find a video below a root folder.
 
-    A name that ends like a video file is that file. Any other name gets `.mp4`, or, if that file is missing, the one
-    other known ending (`VIDEO_EXTENSIONS`, small or capital letters) for which there is a file.
+    A file of exactly that name is taken whatever it is called. A name that ends like a video file is that file. To any
+    other `.mp4` is added, and where that file is missing the one other known ending (`VIDEO_EXTENSIONS`, small or
+    capital letters) for which there is a file.
 
     Args:
         video_root: Folder, or an address with `://`, in which nothing is looked up.
@@ -182,6 +180,8 @@ def resolve_video(video_root: str, name: str, place: str, check_file: bool = Tru
     has_ending = os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
     is_address = "://" in video_root
     path = posixpath.join(video_root, name) if is_address else os.path.join(video_root, name)
+    if not is_address and check_file and os.path.isfile(path):
+        return path
     first = path if has_ending else path + VIDEO_EXTENSIONS[0]
     if is_address or not check_file or os.path.exists(first):
         return first

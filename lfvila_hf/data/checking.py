@@ -19,12 +19,10 @@ from typing import Any, Literal
 import torch
 
 from ..video_reading_lfvila import LFVilaVideoError, VideoLimits, read_frames
+from ..video_sources_lfvila import VIDEO_EXTENSIONS
 from .batch_decoding import decode_videos
 
-SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .hevc .ivf .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut "
-    ".ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
-)
+SUFFIXES = frozenset(VIDEO_EXTENSIONS)
 """Endings of file names that are taken for videos."""
 
 Status = Literal["ok", "odd", "broken"]

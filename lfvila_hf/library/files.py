@@ -15,11 +15,9 @@ from lfvila_hf.library.embedding import VideoFile
 from lfvila_hf.library.store import Problem
 from lfvila_hf.library.table import FileStamp
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
+from lfvila_hf.video_sources_lfvila import VIDEO_EXTENSIONS
 
-VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogg .ogv "
-    ".rm .rmvb .ts .vob .webm .wmv .y4m".split()
-)
+VIDEO_SUFFIXES = frozenset(VIDEO_EXTENSIONS)
 
 
 def listed(

@@ -49,13 +49,18 @@ class SegmentRule:
         if not 0 <= self.overlap <= MAX_OVERLAP:
             raise ValueError(f"the overlap of segments must lie in 0 to {MAX_OVERLAP}, got {self.overlap}")
 
+    def count(self, duration: float) -> int:
+        """Count the segments of a video of that many seconds."""
+        if duration <= self.seconds:
+            return 1
+        return math.ceil(round((duration - self.seconds) / (self.seconds * (1 - self.overlap)), 6)) + 1
+
     def cut(self, duration: float) -> list[tuple[float, float]]:
         """Start and end second of every segment of a video of that many seconds."""
         if duration <= self.seconds:
             return [(0.0, duration)]
         hop = self.seconds * (1 - self.overlap)
-        count = math.ceil(round((duration - self.seconds) / hop, 6)) + 1
-        starts = [min(number * hop, duration - self.seconds) for number in range(count)]
+        starts = [min(number * hop, duration - self.seconds) for number in range(self.count(duration))]
         return [(start, start + self.seconds) for start in starts[:-1]] + [(starts[-1], duration)]
 
 
@@ -123,6 +128,9 @@ class SegmentReader:
         info = probe_video(path, limits=self.settings["limits"])
         if not info.duration or info.duration <= 0:
             raise LFVilaVideoError(path, "it has no length in seconds, so there is nothing to search in it")
+        if info.duration > self.rule.seconds and self.rule.count(info.duration) > info.total_num_frames:
+            reason = f"its time stamps claim {info.duration:.0f} s for {info.total_num_frames} frames"
+            raise LFVilaVideoError(path, f"{reason}: that is less than a frame for each segment")
         spans = self.rule.cut(info.duration)
         for first in range(0, len(spans), self.batch_size):
             some = tuple(spans[first : first + self.batch_size])

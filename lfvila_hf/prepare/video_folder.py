@@ -80,7 +80,7 @@ class VideoFolder:
         bare = stem(name)
         # An id may begin with "v_" itself, so the prefix is also tried before it.
         names = (bare, f"v_{bare}", bare.removeprefix("v_"))
-        for paths in (*(self.by_name.get(one, []) for one in names), self.by_file.get(name, [])):
+        for paths in (self.by_file.get(name, []), *(self.by_name.get(one, []) for one in names)):
             if len(paths) > 1:
                 raise ValueError(f"could be any of {', '.join(paths)}")
             if paths:

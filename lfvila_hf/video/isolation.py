@@ -4,8 +4,9 @@
 A hostile file can crash or hang a decoder there without harm to the caller. The child is a plain interpreter that loads
 the reading files of the package (torch, NumPy and PyAV, nothing of transformers) and stays for the next video. It is
 started when first needed, and ended after a crash, a time-out or a broken answer. The operating system limits its
-memory. It sends back JSON and raw pixels, never pickled objects, and both are checked before use: a child that a video
-has taken over can lie about pixels, and nothing else.
+memory. It sends back JSON and raw pixels, never pickled objects, and both are checked before use. It gets none of the
+caller's environment but `ENVIRONMENT`, so no tokens. It has the user's rights to files and network all the same: a
+video that takes a decoder over is kept from the caller's memory, not from the machine.
 
 It needs a POSIX system. It is a subprocess and no `multiprocessing` child, so loader workers may have one too.
 """
@@ -13,6 +14,7 @@ It needs a POSIX system. It is a subprocess and no `multiprocessing` child, so l
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import signal
@@ -34,6 +36,7 @@ from ..video_reading_lfvila import (
     ReadOptions,
     VideoFrames,
     VideoInfo,
+    check_output,
     read_selected,
     stack_pictures,
 )
@@ -54,6 +57,8 @@ package.__path__ = [folder]
 sys.modules["lfvila_reading"] = package
 importlib.import_module("lfvila_reading.video.isolation").serve(number, memory)
 """
+# Variables that a child is given: where to find libraries and temporary files, language, threads.
+ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS")
 # The messages of a child and the types of their fields.
 ANSWERS: dict[str, dict[str, Any]] = {
     "ready": {},
@@ -85,7 +90,8 @@ class DecoderProcess:
         self.max_memory_bytes = max_memory_bytes
         ours, theirs = socket.socketpair()
         with theirs:
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+            environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -325,6 +331,7 @@ def read_isolated(
                     answer = item
                 else:
                     pictures.append(item if transform is None else transform(item))
+                    check_output(name, pictures[-1].nbytes, len(pictures), limits)
     finally:
         _POOL.give_back(child)
     try:
@@ -334,8 +341,12 @@ def read_isolated(
         times, indices = [float(second) for second in answer["times"]], [int(index) for index in answer["indices"]]
         if not len(frames) == len(times) == len(indices) or not frames:
             raise ValueError("its parts differ in length")
+        for value, most in ((info.duration, limits.max_duration), (info.total_num_frames, limits.max_frames)):
+            if value is not None and not 0 <= value <= (most or math.inf):
+                raise ValueError(f"{value!r:.20} frames or seconds")
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise LFVilaVideoError(name, f"the decoder process gave no proper answer: {error!r:.80}") from error
+    check_output(name, frames[0].nbytes, len(frames), limits)
     return VideoFrames(stack_pictures(name, frames, indices), times, indices, info, answer["decoded_frames"])
 
 

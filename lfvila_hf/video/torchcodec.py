@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..video_decoding_lfvila import FrameTable, check_picture_size
+from ..video_decoding_lfvila import FrameTable, VideoSession, check_picture_size
 from ..video_reading_lfvila import (
     FrameSelection,
     ReadOptions,
     VideoFrames,
     VideoInfo,
-    is_torchcodec_decoder,
+    check_output,
     stack_pictures,
 )
-from ..video_sources_lfvila import LFVilaVideoError, video_errors
+from ..video_sources_lfvila import Deadline, LFVilaVideoError, VideoSource, video_errors
 
 # A clock that is fine enough for seconds given as floating point numbers.
 TICKS_PER_SECOND = 1_000_000
@@ -32,7 +32,7 @@ TICKS_PER_SECOND = 1_000_000
 
 def read_with_torchcodec(
     name: str,
-    handle: Any,
+    source: VideoSource | Any,
     selection: FrameSelection,
     options: ReadOptions,
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -41,7 +41,7 @@ def read_with_torchcodec(
 
     Args:
         name: The video as a person would name it.
-        handle: A path, bytes, an open binary file, or a torchcodec `VideoDecoder`.
+        source: The opened source, or a torchcodec `VideoDecoder`, whose seconds count from its first frame.
         selection: The frames; not by seconds, as only the length of the table is known up front.
         options: `size` is resized to bilinearly with antialiasing; pixels, frames and output bytes are limited.
         transform: Called with each `(3, H, W)` uint8 picture; its result is kept.
@@ -57,8 +57,9 @@ def read_with_torchcodec(
         raise ImportError("backend='torchcodec' needs torchcodec and FFmpeg: `pip install torchcodec`") from error
     limits = options.limits
     with video_errors(name):
-        given = is_torchcodec_decoder(handle)
-        decoder = handle if given else VideoDecoder(handle, seek_mode="exact", num_ffmpeg_threads=1)
+        is_opened = isinstance(source, VideoSource)
+        late = _seconds_before_pictures(source) if is_opened else 0.0
+        decoder: Any = VideoDecoder(source.handle(), seek_mode="exact", num_ffmpeg_threads=1) if is_opened else source
         metadata = decoder.metadata
         count = int(metadata.num_frames or 0)
         if count == 0:
@@ -67,10 +68,11 @@ def read_with_torchcodec(
             raise LFVilaVideoError(name, f"{count} frames are above the limit of {limits.max_frames} (max_frames)")
         check_picture_size(name, metadata.height, metadata.width, limits)
         begin, end = float(metadata.begin_stream_seconds), float(metadata.end_stream_seconds)
+    if limits.max_duration is not None and end - begin > limits.max_duration:
+        reason = f"its time stamps claim {end - begin:.0f} s, above the limit of {limits.max_duration:g} s"
+        raise LFVilaVideoError(name, f"{reason} (max_duration)")
     indices = selection.resolve(name, _even_table(count, end - begin))
-    most = limits.max_output_bytes
-    if most is not None and 3 * metadata.height * metadata.width * len(indices) > most:
-        raise LFVilaVideoError(name, f"{len(indices)} frames exceed the limit of {most} bytes (max_output_bytes)")
+    check_output(name, 3 * metadata.height * metadata.width, len(indices), limits)
     wanted = sorted(set(indices))
     with video_errors(name):
         batch = decoder.get_frames_at([0, *wanted])  # the first one for the start of the clock
@@ -86,13 +88,13 @@ def read_with_torchcodec(
     table.pts[[0, *wanted]] = np.rint(seconds * TICKS_PER_SECOND)
     return VideoFrames(
         frames=stack_pictures(name, [kept[index] for index in indices], indices),
-        times=[table.seconds(index) for index in indices],
+        times=[late + table.seconds(index) for index in indices],
         indices=indices,
         metadata=VideoInfo(
             source=name,
             total_num_frames=count,
-            duration=table.duration,
-            fps=count / table.duration if table.duration > 0 else None,
+            duration=late + table.duration,
+            fps=table.fps,
             width=width,
             height=height,
             codec=str(metadata.codec),
@@ -101,6 +103,15 @@ def read_with_torchcodec(
         ),
         decoded_frames=len(wanted),
     )
+
+
+def _seconds_before_pictures(source: VideoSource) -> float:
+    """Read how many seconds after the container's start the pictures begin."""
+    with source.open() as container:
+        session = VideoSession(source, container, Deadline(source.name, None))
+        first = session.stream.start_time
+        start = None if first is None else session.start(first)
+        return 0.0 if start is None else float(first * session.time_base - start)
 
 
 def _even_table(count: int, seconds: float) -> FrameTable:

@@ -235,7 +235,7 @@ def test_a_clip_across_a_change_of_size_costs_the_others_nothing(tmp_path: Path)
     spans = [(0, 1000), (1000, 3000), (2500, 3900)]
     clips = cut_video(source, wishes(spans), tmp_path, SMALL)
     assert [bool(clip.reason) for clip in clips] == [False, True, False]
-    assert clips[1].reason.startswith(f"size_changes: the picture of {source} becomes 42 x 64 at 2")
+    assert clips[1].reason.startswith(f"size_changes: the picture of {source} becomes 64 x 96 at 2")
     assert [path.name for path in sorted(tmp_path.glob("*.mp4"))] == ["v.0.mp4", "v.2.mp4"]
     sizes = [read_frames(tmp_path / f"v.{n}.mp4").frames.shape[2:] for n in (0, 2)]
     assert [tuple(size) for size in sizes] == [(64, 96), (64, 42)]

@@ -91,6 +91,10 @@ def test_bars_hold_what_is_counted(corpus: Path, tmp_path: Path, monkeypatch: py
         assert sum(bar.get_height() for bar in one.axes[0].patches) >= 0.99 * distribution.total
 
 
-def test_a_folder_that_is_no_corpus_is_an_error(tmp_path: Path) -> None:
+def test_a_corpus_that_is_missing_or_damaged_is_an_error_with_its_place(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no corpus in"):
-        corpus_statistics(tmp_path)
+        corpus_statistics(tmp_path / "nowhere")
+    path = corpus / "data" / "train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet is damaged"):
+        corpus_statistics(corpus)

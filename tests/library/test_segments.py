@@ -45,6 +45,12 @@ def test_rules_that_make_no_sense_are_refused(seconds: float, overlap: float) ->
         SegmentRule(seconds, overlap)
 
 
+def test_a_leap_in_time_makes_no_segments_without_frames(tmp_path: Path, tiny_vocabulary: dict[str, int]) -> None:
+    path = write_video(tmp_path / "leap.mkv", 4, ticks=[0, 1, 2, 25 * 3600 * 20])
+    with pytest.raises(LFVilaVideoError, match="its time stamps claim 72000 s for 4 frames"):
+        list(SegmentReader(make_processor(tiny_vocabulary).video_processor, SegmentRule()).plan(str(path)))
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("segments") / "a.mp4", 75, size=(64, 96))  # three seconds

@@ -111,6 +111,14 @@ def test_errors_of_the_video_and_of_the_caller_keep_their_kind(video: Path, tmp_
 
 
 @pytest.mark.usefixtures("fresh_pool")
+def test_a_child_knows_no_tokens(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    read_frames(video, num_frames=2, isolated=True)
+    (child,) = _idle()
+    assert b"hf_secret" not in Path(f"/proc/{child.pid}/environ").read_bytes()
+
+
+@pytest.mark.usefixtures("fresh_pool")
 def test_a_crash_is_the_one_error_and_the_next_video_is_read(video: Path) -> None:
     read_frames(video, num_frames=2, isolated=True)
     (child,) = _idle()
@@ -163,6 +171,13 @@ def test_memory_is_limited_in_the_child_only(tmp_path: Path) -> None:
         [b'{"kind": "picture", "shape": ["3", 2, 2]}'],
         [b'{"kind": "error", "type": "SystemExit", "message": ""}'],
         [b'{"kind": "result", "order": [5], "times": [0], "indices": [0], "metadata": {}, "decoded_frames": 1}'],
+        [
+            b'{"kind": "picture", "shape": [3, 1, 1]}',
+            b"123",
+            b'{"kind": "result", "order": [0], "times": [0], "indices": [0], "decoded_frames": 1, "metadata": {'
+            b'"source": "", "total_num_frames": 2, "duration": Infinity, "fps": 1, "width": 1, "height": 1, "notes": []'
+            b"}}",
+        ],
         [b"[" * 100000],
     ],
 )
