@@ -18,7 +18,7 @@ CLI_FILE = Path(cli.__file__)
 # Seconds of processor time; 0.09 was measured, 6 to 8 with the package imported.
 AT_ONCE = 0.3
 # Commands whose module imports more than the standard library at its top.
-HEAVY = {"check-videos", "convert", "corpus", "index", "plot", "prepare", "search"}
+HEAVY = {"index", "plot", "search"}
 
 
 @pytest.fixture
@@ -203,6 +203,25 @@ def test_a_device_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[st
     assert cli.main(["no_device"]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("lfvila-hf no_device: error: the device cannot be used: ") and printed.count("\n") == 1
+
+
+def test_choices_and_defaults_written_for_the_help_are_those_of_the_package() -> None:
+    from lfvila_hf.conversion import checkpoints, convert_command, released
+    from lfvila_hf.corpus import corpus_command, cutting, from_subtitles, plan
+    from lfvila_hf.prepare import prepare_command, prepare_task
+
+    assert convert_command.TASKS == tuple(released.TASKS) and convert_command.DTYPES == tuple(checkpoints.DTYPES)
+    assert convert_command.DEFAULT_TOKENIZER == checkpoints.DEFAULT_TOKENIZER
+    assert prepare_command.TASKS == prepare_task.TASKS and prepare_command.NUM_ANSWERS == prepare_task.NUM_ANSWERS
+    parse = corpus_command.build_parser().parse_args
+    build = parse(["build", "--metadata", "m", "--output-dir", "o"])
+    assert corpus_command.build_parameters(build) == plan.BuildParameters()
+    cut, clip = parse(["cut", "c", "--output-dir", "o"]), cutting.CutParameters()
+    assert (cut.fps, cut.height, cut.crf, cut.preset) == (clip.fps, clip.height, clip.crf, clip.preset)
+    assert (cut.gop_seconds, cut.max_seconds_per_video) == (clip.gop_seconds, clip.max_seconds)
+    spoken, rules = parse(["from-subtitles", "v", "--output-dir", "o"]), from_subtitles.SentenceRules()
+    found = (spoken.min_seconds, spoken.max_clip_seconds, spoken.max_clip_words, spoken.pause)
+    assert found == (rules.min_seconds, rules.max_seconds, rules.max_words, rules.pause)
 
 
 def test_extras_that_are_recommended_exist() -> None:

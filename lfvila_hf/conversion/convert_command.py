@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 
-from lfvila_hf.conversion.checkpoints import DEFAULT_TOKENIZER, DTYPES, convert_checkpoint, push_folder
-from lfvila_hf.conversion.released import TASKS
+# Those of `conversion.released` and `conversion.checkpoints`, which import more than `--help` should wait for.
+TASKS = ("pretraining", "retrieval", "question_answering", "multiple_choice", "video_classification")
+DTYPES = ("float16", "bfloat16", "float32")
+DEFAULT_TOKENIZER = "bert-large-uncased"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--original-config", required=True, metavar="YAML", help="the released configuration of the task"
     )
-    parser.add_argument("--task", required=True, choices=list(TASKS), help="task of the model")
+    parser.add_argument("--task", required=True, choices=TASKS, help="task of the model")
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="new or empty folder to write")
     parser.add_argument(
         "--tokenizer",
@@ -44,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH_OR_REPO",
         help="Swin that pre-training started from; shows whether the clip projection was trained",
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), help="dtype to write (default: the checkpoint's)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype to write (default: the checkpoint's)")
     parser.add_argument(
         "--temporal-alignment",
         action="store_true",
@@ -67,9 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Run the command: convert, print the report, upload if asked."""
+    options = build_parser().parse_args(arguments)
     import torch
 
-    options = build_parser().parse_args(arguments)
+    from lfvila_hf.conversion.checkpoints import convert_checkpoint, push_folder
+
     torch.manual_seed(options.seed)
     tokenizer = options.tokenizer
     if tokenizer is None and options.task != "video_classification":

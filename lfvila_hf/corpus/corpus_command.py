@@ -13,18 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .building import BuildResult, build_corpus, build_into, find_inputs
-from .contiguous_clips import OVERLAPS, JoinRules
-from .cutting import CutParameters
-from .cutting_jobs import LEDGER, cut_corpus, source_finder, wishes_of_corpus, wishes_of_metadata
-from .engines import make_engine
-from .from_subtitles import INPUT_KINDS, SentenceRules, write_source
-from .output_folders import new_corpus
-from .plan import NEAR_DUPLICATES, BuildParameters
-from .statistics import corpus_statistics, plot_statistics
-from .text import TextRules
+if TYPE_CHECKING:
+    from lfvila_hf.corpus.building import BuildResult
+    from lfvila_hf.corpus.plan import BuildParameters
 
 PROGRAM = "lfvila-hf corpus"
 
@@ -66,12 +59,11 @@ def _add_build(commands: Any) -> None:
     inputs.add_argument(
         "--clip-ids", nargs="+", default=[], metavar="PATH", help="published selection: take exactly these rows"
     )
-    add_build_options(parser, max_gap=JoinRules().max_gap)
+    add_build_options(parser, max_gap=1.0)
 
 
 def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
     """Add the options that `build` and `from-subtitles` share."""
-    join, text, rest = JoinRules(), TextRules(), BuildParameters()
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus")
     parser.add_argument("--strict", action="store_true", help="make any problem with the input an error")
@@ -86,34 +78,34 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
     rows.add_argument(
         "--max-overlap",
         type=float,
-        default=join.max_overlap,
+        default=0.1,
         metavar="S",
         help="tolerated overlap, in seconds (default: %(default)s)",
     )
     rows.add_argument(
         "--overlaps",
-        choices=OVERLAPS,
-        default=join.overlaps,
+        choices=("split", "drop", "keep"),
+        default="split",
         help="a clip that overlaps by more: begin a new video, leave it out, or keep it (default: %(default)s)",
     )
-    rows.add_argument("--min-clips", type=int, default=join.min_clips, metavar="N", help="fewest clips (default: 4)")
+    rows.add_argument("--min-clips", type=int, default=4, metavar="N", help="fewest clips (default: 4)")
     rows.add_argument("--max-clips", type=int, metavar="N", help="most clips; longer runs are cut evenly")
     rows.add_argument("--max-seconds", type=float, metavar="S", help="longest video")
     words = parser.add_argument_group("text")
-    words.add_argument("--min-words", type=int, default=text.min_words, metavar="N", help="of a clip (default: 1)")
-    words.add_argument("--max-words", type=int, default=text.max_words, metavar="N", help="of a clip (default: 512)")
+    words.add_argument("--min-words", type=int, default=1, metavar="N", help="of a clip (default: 1)")
+    words.add_argument("--max-words", type=int, default=512, metavar="N", help="of a clip (default: 512)")
     words.add_argument("--keep-sound-tags", action="store_true", help="keep [Music] and the like")
     words.add_argument(
         "--near-duplicates",
-        choices=NEAR_DUPLICATES,
-        default=rest.near_duplicates,
+        choices=("mark", "leaks", "drop", "off"),
+        default="leaks",
         help="rows that nearly repeat another one: mark them; also leave out those that leak between splits (default); "
         "leave out all; do not search",
     )
     words.add_argument(
         "--similarity",
         type=float,
-        default=rest.similarity,
+        default=0.8,
         metavar="J",
         help="Jaccard similarity of near-duplicates (default: 0.8)",
     )
@@ -121,15 +113,15 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
     split.add_argument(
         "--validation",
         type=float,
-        default=rest.validation,
+        default=0.005,
         metavar="SHARE",
         help="share of the videos (default: 0.005)",
     )
     split.add_argument(
-        "--test", type=float, default=rest.test, metavar="SHARE", help="share of the videos (default: 0.005)"
+        "--test", type=float, default=0.005, metavar="SHARE", help="share of the videos (default: 0.005)"
     )
-    split.add_argument("--split-seed", type=int, default=rest.split_seed, metavar="N", help="(default: 0)")
-    split.add_argument("--rows-per-file", type=int, default=rest.rows_per_file, metavar="N", help="(default: 20000)")
+    split.add_argument("--split-seed", type=int, default=0, metavar="N", help="(default: 0)")
+    split.add_argument("--rows-per-file", type=int, default=20_000, metavar="N", help="(default: 20000)")
     machines = parser.add_argument_group("machines")
     machines.add_argument("--engine", choices=["local", "ray"], default="local", help="where tasks run")
     machines.add_argument("--workers", type=int, metavar="N", help="processes of the local engine (default: all cores)")
@@ -142,6 +134,10 @@ def build_parameters(options: argparse.Namespace) -> BuildParameters:
     Raises:
         ValueError: If a value is out of range.
     """
+    from lfvila_hf.corpus.contiguous_clips import JoinRules
+    from lfvila_hf.corpus.plan import BuildParameters
+    from lfvila_hf.corpus.text import TextRules
+
     join, text = _stated(JoinRules, options), _stated(TextRules, options)
     return BuildParameters(
         **{**_stated(BuildParameters, options), "join": JoinRules(**join), "text": TextRules(**text)}
@@ -155,6 +151,9 @@ def _stated(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def run_build(options: argparse.Namespace) -> int:
     """Build a corpus and print a summary."""
+    from lfvila_hf.corpus.building import build_corpus
+    from lfvila_hf.corpus.engines import make_engine
+
     parameters = build_parameters(options)
     engine = make_engine(options.engine, options.workers, options.ray_address)
     try:
@@ -199,7 +198,6 @@ def print_build(result: BuildResult) -> None:
 
 
 def _add_cut(commands: Any) -> None:
-    clip = CutParameters()
     parser = commands.add_parser(
         "cut",
         help="cut source videos into the clip files of a corpus",
@@ -212,14 +210,14 @@ def _add_cut(commands: Any) -> None:
     parser.add_argument("--videos", metavar="DIR", help="folder of the videos, named by their ids")
     parser.add_argument("--sources", metavar="JSONL", help="files of the videos, as one {video_id, path} per line")
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the clips, DIR/VIDEO/VIDEO.3.mp4")
-    parser.add_argument("--fps", default=clip.fps, help="frames per second, or a fraction (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=clip.height, help="pixels (default: %(default)s)")
-    parser.add_argument("--crf", type=int, default=clip.crf, help="x264 quality, 0 is lossless (default: %(default)s)")
-    parser.add_argument("--preset", default=clip.preset, help="x264 preset (default: %(default)s)")
+    parser.add_argument("--fps", default="3", help="frames per second, or a fraction (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=240, help="pixels (default: %(default)s)")
+    parser.add_argument("--crf", type=int, default=23, help="x264 quality, 0 is lossless (default: %(default)s)")
+    parser.add_argument("--preset", default="veryfast", help="x264 preset (default: %(default)s)")
     parser.add_argument(
         "--gop-seconds",
         type=float,
-        default=clip.gop_seconds,
+        default=1.0,
         metavar="S",
         help="seconds between key frames (default: 1)",
     )
@@ -227,7 +225,7 @@ def _add_cut(commands: Any) -> None:
         "--max-seconds-per-video",
         dest="max_seconds",
         type=float,
-        default=clip.max_seconds,
+        default=3600.0,
         metavar="S",
         help="time limit (default: 3600)",
     )
@@ -241,6 +239,9 @@ def run_cut(options: argparse.Namespace) -> int:
     Raises:
         ValueError: With `--strict`, if a clip could not be cut.
     """
+    from lfvila_hf.corpus.cutting import CutParameters
+    from lfvila_hf.corpus.cutting_jobs import LEDGER, cut_corpus, source_finder, wishes_of_corpus, wishes_of_metadata
+
     parameters = CutParameters(**_stated(CutParameters, options))
     wishes = wishes_of_corpus(options.corpus) if os.path.isdir(options.corpus) else wishes_of_metadata([options.corpus])
     finder = source_finder(options.videos, options.sources)
@@ -264,7 +265,6 @@ SUBTITLE_GAP = 5.0
 
 
 def _add_from_subtitles(commands: Any) -> None:
-    rules = SentenceRules()
     parser = commands.add_parser(
         "from-subtitles",
         help="build a corpus from a folder of videos with subtitles",
@@ -275,17 +275,22 @@ def _add_from_subtitles(commands: Any) -> None:
     parser.add_argument("--subtitles", metavar="DIR", help="folder of the subtitles (default: beside the videos)")
     parser.add_argument("--language", metavar="TAG", help="take NAME.TAG.vtt or NAME.TAG-*.vtt (.srt, .ass)")
     clips = parser.add_argument_group("clips")
-    clips.add_argument("--min-seconds", type=float, default=rules.min_seconds, metavar="S", help="(default: 5)")
-    clips.add_argument("--max-clip-seconds", type=float, default=rules.max_seconds, metavar="S", help="(default: 20)")
-    clips.add_argument("--max-clip-words", type=int, default=rules.max_words, metavar="N", help="(default: 40)")
+    clips.add_argument("--min-seconds", type=float, default=5.0, metavar="S", help="(default: 5)")
+    clips.add_argument("--max-clip-seconds", type=float, default=20.0, metavar="S", help="(default: 20)")
+    clips.add_argument("--max-clip-words", type=int, default=40, metavar="N", help="(default: 40)")
     clips.add_argument(
-        "--pause", type=float, default=rules.pause, metavar="S", help="silence that ends a sentence (default: 1.5)"
+        "--pause", type=float, default=1.5, metavar="S", help="silence that ends a sentence (default: 1.5)"
     )
     add_build_options(parser, max_gap=SUBTITLE_GAP)
 
 
 def run_from_subtitles(options: argparse.Namespace) -> int:
     """Make metadata and transcripts of a folder, build a corpus of them, and print a summary."""
+    from lfvila_hf.corpus.building import build_into, find_inputs
+    from lfvila_hf.corpus.engines import make_engine
+    from lfvila_hf.corpus.from_subtitles import INPUT_KINDS, SentenceRules, write_source
+    from lfvila_hf.corpus.output_folders import new_corpus
+
     parameters = build_parameters(options)
     rules = SentenceRules(options.min_seconds, options.max_clip_seconds, options.max_clip_words, options.pause)
     engine = make_engine(options.engine, options.workers, options.ray_address)
@@ -318,6 +323,8 @@ def _add_stats(commands: Any) -> None:
 
 def run_stats(options: argparse.Namespace) -> int:
     """Count a corpus and print a table."""
+    from lfvila_hf.corpus.statistics import corpus_statistics, plot_statistics
+
     found = corpus_statistics(options.corpus)
     print(found.table())
     if options.json:

@@ -11,9 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-from lfvila_hf.data.checking import check_videos, find_videos, summary, table
-from lfvila_hf.video_reading_lfvila import VideoLimits, close_decoder_processes
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
@@ -36,17 +33,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check(options: argparse.Namespace) -> None:
+    """Check that the folder of the JSON file exists.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
+        raise ValueError(f"--json {options.json}: there is no such folder")
+
+
 def main(arguments: list[str]) -> int:
     """Run the command: read, print the table, write the JSON."""
+    options = build_parser().parse_args(arguments)
+    check(options)
     from tqdm import tqdm
 
-    options = build_parser().parse_args(arguments)
+    from lfvila_hf.data.checking import check_videos, find_videos, summary, table
+    from lfvila_hf.video_reading_lfvila import VideoLimits, close_decoder_processes
+
     if options.folder.is_dir():
         paths = find_videos(options.folder, every_file=options.every_file)
     else:
         paths = [options.folder]
-    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
-        raise ValueError(f"--json {options.json}: there is no such folder")
     reading = check_videos(
         paths,
         num_frames=None if options.full else 32,

@@ -6,8 +6,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .annotation_files import Source, normal_split
-from .prepare_task import NUM_ANSWERS, TASKS, prepare
+# Those of `prepare_task`, which imports more than `--help` should wait for.
+TASKS = (
+    "activitynet",
+    "didemo",
+    "queryd",
+    "condensed_movie",
+    "how2qa",
+    "violin",
+    "coin",
+    "lvu",
+    "activitynet_qa",
+)
+NUM_ANSWERS = 1654
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,19 +53,32 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command and print the report's table."""
-    options = build_parser().parse_args(arguments)
-    lists = {}
+def check(options: argparse.Namespace) -> None:
+    """Check arguments that no data are needed for.
+
+    Raises:
+        ValueError: One is out of range, has another form, or names a missing file.
+    """
     for given in options.list:
-        split, equals, path = given.partition("=")
-        if not equals:
+        if "=" not in given:
             raise ValueError(f"--list takes SPLIT=FILE, got {given!r}")
-        lists[normal_split(split)] = Path(path)
     if options.workers < 1 or options.num_answers < 1:
         raise ValueError(f"--workers={options.workers} and --num-answers={options.num_answers} must be at least 1")
     if not options.source.exists():
         raise ValueError(f"there is no annotation at {options.source}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command and print the report's table."""
+    options = build_parser().parse_args(arguments)
+    check(options)
+    from lfvila_hf.prepare.annotation_files import Source, normal_split
+    from lfvila_hf.prepare.prepare_task import prepare
+
+    lists = {}
+    for given in options.list:
+        split, _, path = given.partition("=")
+        lists[normal_split(split)] = Path(path)
     source = Source(options.source, lists, options.order, options.subtitles)
     report = prepare(
         options.task,

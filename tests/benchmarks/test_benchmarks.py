@@ -23,21 +23,18 @@ SMALLEST = {
     "contrastive_memory": "--batches 2 --chunk 1",
     "contrastive_time": f"{ONCE} --batch 2 --chunk 1",
     "corpus_build": "--clips 200 --workers 1",
-    "cpu_paths": f"{ONCE} --preset tiny",
-    "data_pipeline": "--videos 4 --batch-size 2 --epochs 1 --steps 1 --size 48 80",
     "encoding": f"{ONCE} --videos 2 --seconds 2 --batch 1 --workers 0",
     "frame_growth": f"{ONCE} --frames 8 16 --full-up-to 8 --fit-from 8 --image-size 32 48",
     "kill_soak": "--kills 1 --steps 4",
     "loading": ONCE,
-    "quantisation": f"{ONCE} --batch 1",
     "recipe_learning": "--tasks lvu_way_of_speaking",
     "text_tower": f"{ONCE} --batch 1 --sentences 2 --length 12",
     "training_step": f"{ONCE} --batch 2 --frames 8 --no-memory",
     "video_decoding": "--repeat 1 --rounds 1 --slow-rounds 1",
     "video_tower": f"{ONCE} --frames 8 --no-memory",
 }
-NEED_MORE = {"conversion_memory", "corpus_cut", "library_index", "library_moments", "library_search"}
-"""Scripts that need a large checkpoint, a trained one, or an ffmpeg program."""
+NEED_MORE = {"conversion_memory", "library_moments"}
+"""Scripts that need a large checkpoint, or a trained one."""
 FAST = ("text_tower", "training_step")
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8"))
 

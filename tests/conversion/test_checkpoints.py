@@ -31,7 +31,7 @@ from transformers import (
 
 from lfvila_hf import LFVilaProcessor, LFVilaVideoProcessor
 from lfvila_hf.cli import main
-from lfvila_hf.conversion import TASKS, config_from_original, convert_checkpoint, convert_command, convert_state_dict
+from lfvila_hf.conversion import TASKS, checkpoints, config_from_original, convert_checkpoint, convert_state_dict
 from lfvila_hf.conversion.checkpoints import REPORT_FILE, push_folder
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -354,7 +354,7 @@ def test_the_folder_is_uploaded_on_request(
         uploads.append((folder, repo_id, private))
         return f"https://huggingface.co/{repo_id}"
 
-    monkeypatch.setattr(convert_command, "push_folder", push)
+    monkeypatch.setattr(checkpoints, "push_folder", push)
     assert main([*arguments, "--push-to-hub", "org/lfvila-actnet"]) == 0
     assert uploads == [(str(tmp_path / "out"), "org/lfvila-actnet", None)]
     assert capsys.readouterr().out.splitlines()[-1] == "uploaded to    https://huggingface.co/org/lfvila-actnet"
