@@ -218,7 +218,7 @@ def test_choices_and_defaults_written_for_the_help_are_those_of_the_package() ->
     assert corpus_command.build_parameters(build) == plan.BuildParameters()
     cut, clip = parse(["cut", "c", "--output-dir", "o"]), cutting.CutParameters()
     assert (cut.fps, cut.height, cut.crf, cut.preset) == (clip.fps, clip.height, clip.crf, clip.preset)
-    assert (cut.gop_seconds, cut.max_seconds_per_video) == (clip.gop_seconds, clip.max_seconds)
+    assert (cut.gop_seconds, cut.max_seconds) == (clip.gop_seconds, clip.max_seconds)
     spoken, rules = parse(["from-subtitles", "v", "--output-dir", "o"]), from_subtitles.SentenceRules()
     found = (spoken.min_seconds, spoken.max_clip_seconds, spoken.max_clip_words, spoken.pause)
     assert found == (rules.min_seconds, rules.max_seconds, rules.max_words, rules.pause)
