@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lfvila_hf.library import pages
-from lfvila_hf.library.app_guard import AppGuard
-from lfvila_hf.library.ranking import rows_of
-from lfvila_hf.library.table import video_id
-from lfvila_hf.library.video_library import VideoLibrary
+from lfvila_hf.search import pages
+from lfvila_hf.search.app_guard import AppGuard
+from lfvila_hf.search.ranking import rows_of
+from lfvila_hf.search.table import video_id
+from lfvila_hf.search.video_library import VideoLibrary
 
 MAX_STORY_CHARACTERS = 4000
 MAX_LISTED = 2000

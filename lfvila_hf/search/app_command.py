@@ -30,9 +30,9 @@ def is_loopback(host: str) -> bool:
 def main(arguments: list[str]) -> int:
     """Run the command: open the index, serve the page until it is stopped."""
     options = build_parser().parse_args(arguments)
-    from lfvila_hf.library.app import build_app
-    from lfvila_hf.library.app_guard import LOOPBACK_NAMES
-    from lfvila_hf.library.search_command import open_library
+    from lfvila_hf.search.app import build_app
+    from lfvila_hf.search.app_guard import LOOPBACK_NAMES
+    from lfvila_hf.search.search_command import open_library
 
     library = open_library(options.index, options.model, options.videos)
     shown = f"[{options.host}]" if ":" in options.host else options.host

@@ -15,7 +15,7 @@ from transformers import BertTokenizer
 from video_files import write_video
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaProcessor, LFVilaVideoProcessor
-from lfvila_hf.library.segments import SegmentRule
+from lfvila_hf.search.segments import SegmentRule
 
 D, K, T = TEXT["hidden_size"], VIDEO["num_clips"], VIDEO["num_frames"]
 RULE = SegmentRule(seconds=1.0, overlap=0.5)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from lfvila_hf.library.ranking import Score
+from lfvila_hf.search.ranking import Score
 
 SUFFIXES = (".png", ".svg")
 
@@ -71,7 +71,7 @@ def training_log(run: str) -> list[dict[str, float]]:
 
 
 def _losses(options: argparse.Namespace, output: Path) -> Path:
-    from lfvila_hf.library.plots import plot_losses
+    from lfvila_hf.search.plots import plot_losses
 
     return plot_losses({Path(run).name: training_log(run) for run in options.runs}, output)
 
@@ -79,8 +79,8 @@ def _losses(options: argparse.Namespace, output: Path) -> Path:
 def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     from transformers.utils import logging
 
-    from lfvila_hf.library.embedding import towers_of
-    from lfvila_hf.library.fingerprint import load_checkpoint
+    from lfvila_hf.search.embedding import towers_of
+    from lfvila_hf.search.fingerprint import load_checkpoint
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
@@ -91,8 +91,8 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 def _alignment(options: argparse.Namespace, output: Path) -> Path:
     from lfvila_hf.alignment_lfvila import monotone_alignment
     from lfvila_hf.inference import encode_videos
-    from lfvila_hf.library.plots import plot_alignment
-    from lfvila_hf.library.stories import read_story
+    from lfvila_hf.search.plots import plot_alignment
+    from lfvila_hf.search.stories import read_story
 
     model, processor = _load(options)
     story, video = read_story(model, processor, options.story), encode_videos(model, processor, options.video)
@@ -106,8 +106,8 @@ def _alignment(options: argparse.Namespace, output: Path) -> Path:
 
 
 def _attention(options: argparse.Namespace, output: Path) -> Path:
-    from lfvila_hf.library.attention_maps import attention_received
-    from lfvila_hf.library.plots import plot_attention
+    from lfvila_hf.search.attention_maps import attention_received
+    from lfvila_hf.search.plots import plot_attention
 
     model, processor = _load(options)
     read = processor.video_processor.read_pictures(options.video)
@@ -121,7 +121,7 @@ def _attention(options: argparse.Namespace, output: Path) -> Path:
 def _similarity(options: argparse.Namespace, output: Path) -> Path:
     from lfvila_hf.data.annotations import load_retrieval
     from lfvila_hf.inference import encode_paragraphs, encode_videos
-    from lfvila_hf.library.plots import plot_similarity
+    from lfvila_hf.search.plots import plot_similarity
 
     model, processor = _load(options)
     rows = load_retrieval(options.annotations, options.videos)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from lfvila_hf.library.ranking import Hit
-from lfvila_hf.library.search_command import clock
-from lfvila_hf.library.table import video_id
+from lfvila_hf.search.ranking import Hit
+from lfvila_hf.search.search_command import clock
+from lfvila_hf.search.table import video_id
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#b07aa1", "#9c755f", "#edc948")
 LIGHT = 0.25
