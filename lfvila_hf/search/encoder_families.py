@@ -216,6 +216,10 @@ class ImageTextEncoder(StoryEncoder):
         self.padding = "max_length" if config.model_type in FIXED_LENGTH_TEXT else True
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.width = self.encode_sentences(PROBES[:1]).shape[1]
+        blank = self.prepare(torch.zeros(3, 2 * size, 2 * size, dtype=torch.uint8)).expand(1, self.frames_per_clip, -1, -1, -1)
+        found = self.encode_clips(blank, [[0.0] * self.frames_per_clip]).shape[1]
+        if found != self.width:
+            raise ValueError(f"{self.name} gives sentences of width {self.width} and clips of {found}: they cannot be compared")
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         self.fingerprint = fingerprint_of(model, [config.to_dict(), values], [vocabulary, self.text_limit])
 
@@ -464,9 +468,9 @@ def _attributes(processor: Any) -> dict[str, Any]:
 
 def _tensor(features: Any) -> torch.Tensor:
     """Features of a model that returns them, or an output that holds them."""
-    if torch.is_tensor(features):
-        return features
-    return features[0] if isinstance(features, tuple) else features.pooler_output
+    if not torch.is_tensor(features):
+        features = features[0] if isinstance(features, tuple) else features.pooler_output
+    return features[:, 0] if features.ndim == 3 else features  # VideoPrism keeps an axis of one
 
 
 def check_vocabulary(tokenizer: Any, name: str) -> None:
