@@ -16,7 +16,6 @@ Letters: M sentences, N clips or segments, F frames of a clip, T frames of a seg
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +30,8 @@ from lfvila_hf.video_geometry_lfvila import VideoGeometry, VideoSettings, normal
 
 FIXED_LENGTH_TEXT = ("siglip", "siglip2", "videoprism")
 """Model types that were trained on sentences padded to the full length and give other vectors for shorter ones."""
+UNMASKED_TEXT = ("siglip", "siglip2")
+"""Model types whose text tower attends to padding as it did in training."""
 PATCHES = ("siglip2",)
 """Model types that read patches of pictures of any shape."""
 
@@ -215,13 +216,13 @@ class ImageTextEncoder(StoryEncoder):
         self.text_limit = min([int(limit) for limit in limits if limit and limit < 100_000], default=0)
         self.padding = "max_length" if config.model_type in FIXED_LENGTH_TEXT else True
         self.dtype = str(model.dtype).removeprefix("torch.")
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        self.fingerprint = fingerprint_of(model, [config.to_dict(), values], [vocabulary, self.text_limit])
         self.width = self.encode_sentences(PROBES[:1]).shape[1]
         blank = self.prepare(torch.zeros(3, 2 * size, 2 * size, dtype=torch.uint8)).expand(1, self.frames_per_clip, -1, -1, -1)
         found = self.encode_clips(blank, [[0.0] * self.frames_per_clip]).shape[1]
         if found != self.width:
             raise ValueError(f"{self.name} gives sentences of width {self.width} and clips of {found}: they cannot be compared")
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
-        self.fingerprint = fingerprint_of(model, [config.to_dict(), values], [vocabulary, self.text_limit])
 
     def prepare(self, picture: torch.Tensor) -> torch.Tensor:
         """See `StoryEncoder`."""
@@ -247,10 +248,9 @@ class ImageTextEncoder(StoryEncoder):
         inputs = self.tokenizer(
             list(sentences), padding=self.padding, truncation=True, max_length=self.text_limit or None, return_tensors="pt"
         ).to(self.model.device)
-        known = inspect.signature(self.text_features).parameters
-        open_ended = any(one.kind is one.VAR_KEYWORD for one in known.values())
-        named = ("input_ids", "attention_mask") if open_ended else known
-        return normalized(_tensor(self.text_features(**{name: inputs[name] for name in named if name in inputs})), self.name)
+        masked = self.model.config.model_type not in UNMASKED_TEXT
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")[: 1 + masked] if name in inputs}
+        return normalized(_tensor(self.text_features(**inputs)), self.name)
 
     @property
     def text_features(self) -> Any:
@@ -396,7 +396,9 @@ def load(checkpoint: str, trust_remote_code: bool, with_fusion: bool) -> StoryEn
         if with_fusion and not config.text_config.num_cross_modal_layers:
             raise ValueError("it has no cross-modal encoder, which reranking needs")
         loader = AutoModelForPreTraining if with_fusion else AutoModel
-        model, report = loader.from_pretrained(checkpoint, output_loading_info=True, **remote)
+        # Shapes that differ are reported instead of raised, so that one check names them all.
+        told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = loader.from_pretrained(checkpoint, **told, **remote)
         _check_weights(report)
         if is_lfvila(model):
             return LFVilaEncoder(model, AutoProcessor.from_pretrained(checkpoint, **remote))
