@@ -1,10 +1,10 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""What the page refuses before anything else looks at a request.
+"""Middleware in front of the page and the JSON API: hosts, closed doors, and headers.
 
-Two doors that the page does not need. Gradio comes with routes that take files in and give files out (uploads, a cache,
-streams, a proxy); the page uses none of them, so they are closed rather than trusted. And a page elsewhere on the web
-can make a browser send requests to this machine under a name of its own (DNS rebinding), and read the answers; so while
-the application listens to the loopback only, it answers to the loopback's names only.
+Gradio comes with routes that take files in and give files out; the page uses none of them, so they are closed. A page
+elsewhere on the web can make a browser send requests to this machine under a name of its own (DNS rebinding); while the
+application listens to the loopback only, it answers to the loopback's names only. Answers may be neither read nor embedded
+nor framed by pages of another origin.
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ class AppGuard:
     """An ASGI application in front of another.
 
     Args:
-        app: What answers the requests that are let through.
-        hosts: Names under which it may be asked; any, if left out.
+        app: The application that answers the requests that are let through.
+        hosts: Names under which it may be asked. Defaults to any.
     """
 
     def __init__(self, app: Any, hosts: Sequence[str] | None = None) -> None:
         self.app = app
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
+        # A Space is shown in a frame of the Hub; a page of this machine in none.
+        frames = b"'self' https://huggingface.co" if hosts is None else b"'none'"
+        self.headers = [
+            (b"cross-origin-resource-policy", b"same-origin"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"content-security-policy", b"frame-ancestors " + frames),
+            (b"referrer-policy", b"same-origin"),
+        ]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, or refuse it."""
@@ -37,7 +45,19 @@ class AppGuard:
                 return await _refuse(scope, send, 421, "this page is only to be asked for by this machine's own names")
             if is_closed(scope["path"]):
                 return await _refuse(scope, send, 404, "there is no such page")
-        await self.app(scope, receive, send)
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in self.headers}
+                kept = [
+                    (name, value)
+                    for name, value in message.get("headers", [])
+                    if name.lower() not in own and not name.lower().startswith(b"access-control-")
+                ]
+                message = {**message, "headers": [*kept, *self.headers]}
+            await send(message)
+
+        await self.app(scope, receive, guarded)
 
     def knows(self, headers: Any) -> bool:
         """Whether a request names this application as its host."""

@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 import tempfile
 import zlib
@@ -316,7 +317,12 @@ class Index:
         with _plain_errors(name):
             database = _connect(name, make=True)
             reader = pa.RecordBatchReader.from_batches(schema, batches)
-            mode = "overwrite" if TABLE in database.table_names() else "create"
+            mode = "create"
+            try:
+                mode = "overwrite" if _open(name) is not None else "create"
+            except ValueError:  # damaged: nothing of it can be read, or replaced in place
+                if "://" not in name:
+                    shutil.rmtree(os.path.join(name, f"{TABLE}.lance"))
             return cls(name, database.create_table(TABLE, reader, schema=schema, mode=mode))
 
     @property
