@@ -182,6 +182,17 @@ class VideoLibrary:
         assert self._encoder is not None
         return self._encoder
 
+    @property
+    def model(self) -> Any:
+        """The model of the encoder, loaded when first needed."""
+        encoder = self.encoder
+        return next((getattr(encoder, name) for name in ("whole", "model", "own") if hasattr(encoder, name)), encoder)
+
+    @property
+    def processor(self) -> Any:
+        """The processor of an LF-VILA model, `None` for any other."""
+        return getattr(self.encoder, "processor", None)
+
     # -- content -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
