@@ -45,7 +45,7 @@ from lfvila_hf import (
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset
 from lfvila_hf.data.frame_cache import FrameCache
-from lfvila_hf.library.plots import plot_losses
+from lfvila_hf.search.plots import plot_losses
 from lfvila_hf.processing_lfvila import merge_sentences
 
 SCORES = ("global", "aligned", "both")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lfvila_hf.library.plots import _figure as new_figure
+from lfvila_hf.search.plots import _figure as new_figure
 
 from .statistics import PUBLISHED, CorpusStatistics
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args
-
-from lfvila_hf.search.ranking import Score
+from typing import Any
 
 SUFFIXES = (".png", ".svg")
+SCORES = ("global", "aligned", "both")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     similarity.add_argument("--model", required=True, metavar="CKPT", help="checkpoint")
     similarity.add_argument("--annotations", required=True, metavar="JSONL", help="lines with clip_id and text")
     similarity.add_argument("--videos", required=True, metavar="FOLDER", help="folder of the videos")
-    similarity.add_argument("--score", choices=get_args(Score), default="global", help="which score (global)")
+    similarity.add_argument("--score", choices=SCORES, default="global", help="which score (global)")
     return parser
 
 
@@ -79,30 +78,33 @@ def _losses(options: argparse.Namespace, output: Path) -> Path:
 def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     from transformers.utils import logging
 
-    from lfvila_hf.search.embedding import towers_of
-    from lfvila_hf.search.fingerprint import load_checkpoint
+    from lfvila_hf.search.encoder_families import LFVilaEncoder
+    from lfvila_hf.search.encoders import load_encoder
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
-    model, processor = load_checkpoint(options.model)
-    return towers_of(model), processor
+    encoder = load_encoder(options.model)
+    if not isinstance(encoder, LFVilaEncoder):
+        raise ValueError(f"plots are drawn of LF-VILA checkpoints, {options.model} holds a {encoder.name}")
+    return encoder.model, encoder.processor
 
 
 def _alignment(options: argparse.Namespace, output: Path) -> Path:
     from lfvila_hf.alignment_lfvila import monotone_alignment
-    from lfvila_hf.inference import encode_videos
+    from lfvila_hf.inference import encode_paragraphs, encode_videos
     from lfvila_hf.search.plots import plot_alignment
-    from lfvila_hf.search.stories import read_story
+    from lfvila_hf.search.stories import check_sentences
 
     model, processor = _load(options)
-    story, video = read_story(model, processor, options.story), encode_videos(model, processor, options.video)
-    if story.embeddings.sentence_embeds is None or video.clip_embeds is None:
+    sentences = check_sentences(options.story)
+    story, video = encode_paragraphs(model, processor, [sentences]), encode_videos(model, processor, options.video)
+    if story.sentence_embeds is None or video.clip_embeds is None:
         raise ValueError("this model has no sentence and clip features (temporal_alignment=False)")
-    cosines = story.embeddings.sentence_embeds[0] @ video.clip_embeds[0].T  # (M, K)
+    cosines = story.sentence_embeds[0] @ video.clip_embeds[0].T  # (M, K)
     times, clips = video.metadata[0].timestamps, video.clip_embeds.shape[1]
     bounds = [*times[:: len(times) // clips], video.metadata[0].duration]
     chosen = monotone_alignment(cosines)[1].tolist()
-    return plot_alignment(cosines, story.sentences, bounds, chosen, output, Path(options.video).name)
+    return plot_alignment(cosines, sentences, bounds, chosen, output, Path(options.video).name)
 
 
 def _attention(options: argparse.Namespace, output: Path) -> Path:

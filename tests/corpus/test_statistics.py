@@ -82,7 +82,7 @@ def test_the_command_prints_the_table_and_writes_json_and_pictures(
 def test_bars_hold_what_is_counted(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra plots")
     from lfvila_hf.corpus import statistics_plots
-    from lfvila_hf.library import plots
+    from lfvila_hf.search import plots
 
     figures = []
 
