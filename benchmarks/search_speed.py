@@ -3,9 +3,11 @@
     python benchmarks/search_speed.py --segments 100000 --others
     python benchmarks/search_speed.py --vectors clips.npy --clips 8        # real clip vectors (C, D), 8 a segment
 
-Stories are four clips of one segment with noise on them. `exact` is the whole `rank_by_story`: product, bound, alignment,
+Stories are four clips of one segment with noise on them. `exact` is the whole `rank_by_story`: product, bound,
+alignment,
 calibration and moments of ten hits; `scan` is the product and the bound alone. Recall is the part of the exact ten best
-segments by the aligned score that are among the candidates of another index: per sentence the 200 nearest clips from FAISS
+segments by the aligned score that are among the candidates of another index: per sentence the 200 nearest clips
+from FAISS
 (8-bit codes; inverted lists with 8-bit codes), or LanceDB's multivector search. The last line is one JSON object.
 """
 
@@ -88,7 +90,9 @@ def others(view: View, clips: int, stories: list[Story], right: list[list[int]],
     found: dict[str, Any] = {}
     lists = int(4 * len(block) ** 0.5)
     makers: dict[str, Callable[[], Any]] = {
-        "faiss sq8": lambda: faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT),
+        "faiss sq8": lambda: faiss.IndexScalarQuantizer(
+            width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        ),
         "faiss ivf sq8": lambda: faiss.index_factory(width, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT),
     }
     for name, make in makers.items():
@@ -115,7 +119,9 @@ def others(view: View, clips: int, stories: list[Story], right: list[list[int]],
     inner = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), width)
     column = pa.ListArray.from_arrays(pa.array(np.arange(count + 1) * clips, pa.int32()), inner)
     start = time.perf_counter()
-    table = lancedb.connect(str(folder / "lance")).create_table("t", pa.table({"row": np.arange(count), "clips": column}))
+    table = lancedb.connect(str(folder / "lance")).create_table(
+        "t", pa.table({"row": np.arange(count), "clips": column})
+    )
     written = time.perf_counter() - start
     size = sum(file.stat().st_size for file in (folder / "lance").rglob("*") if file.is_file())
 
@@ -170,7 +176,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         results["max_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(results, flush=True)
         if options.others:
-            right = [[row for row, _ in best_segments(Scan(view, story), "aligned", 10, per_video=10)] for story in stories[1:]]
+            right = [
+                [row for row, _ in best_segments(Scan(view, story), "aligned", 10, per_video=10)]
+                for story in stories[1:]
+            ]
             results["others"] = others(view, options.clips, stories[1:], right, Path(folder))
     answer = record(Path(__file__).stem, options, **results)
     finish(answer, options)

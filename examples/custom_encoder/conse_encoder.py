@@ -1,6 +1,7 @@
 """An encoder of your own: ConSE (Norouzi et al., 2014), with real weights from two packages of the Python registry.
 
-A picture classifier (EfficientNet-Lite0, ImageNet) says which of 1,000 classes a frame shows; a sentence encoder (MiniLM)
+A picture classifier (EfficientNet-Lite0, ImageNet) says which of 1,000 classes a frame shows; a sentence encoder
+(MiniLM)
 knows what their names mean. A frame's vector is the mean of the ten likeliest names' vectors, weighted by probability,
 so frames and sentences lie in one space without any training. It is weak, it is real, and it needs no download:
 
@@ -39,7 +40,9 @@ LIKELIEST = 10
 class ConvBN(nn.Module):
     """Convolution with the padding of TensorFlow ("same"), batch norm, and ReLU6 if wanted."""
 
-    def __init__(self, ins: int, outs: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = True) -> None:
+    def __init__(
+        self, ins: int, outs: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = True
+    ) -> None:
         super().__init__()
         self.kernel, self.stride, self.relu = kernel, stride, relu
         self.conv = nn.Conv2d(ins, outs, kernel, stride, groups=groups, bias=False)
@@ -92,7 +95,9 @@ class EfficientNetLite0(nn.Module):
         mine = [name for name in own if not name.startswith("classify")]
         for theirs, name in zip(names, mine, strict=True):
             if state[theirs].shape != own[name].shape:
-                raise ValueError(f"{theirs} has the shape {tuple(state[theirs].shape)}, expected {tuple(own[name].shape)}")
+                raise ValueError(
+                    f"{theirs} has the shape {tuple(state[theirs].shape)}, expected {tuple(own[name].shape)}"
+                )
         renamed = {name: state[theirs] for theirs, name in zip(names, mine, strict=True)}
         self.load_state_dict({**renamed, "classify.weight": state["_fc.weight"], "classify.bias": state["_fc.bias"]})
 

@@ -2,7 +2,8 @@
 """Metrics of moment retrieval: R1@IoU, mAP over IoU thresholds, and AUROC of "not here".
 
 Spans are `(start, end)` in seconds. A query has predicted spans with scores, best first or not, and the spans that are
-right; a query without right spans counts only for AUROC. As in moment retrieval (QVHighlights), average precision matches
+right; a query without right spans counts only for AUROC. As in moment retrieval (QVHighlights), average precision
+matches
 predictions in falling order of score, each to the free right span with the highest IoU, and interpolates precision.
 """
 
@@ -103,7 +104,8 @@ def moment_metrics(predictions: Sequence[SpanPrediction]) -> dict[str, float]:
         raise ValueError("no query has right spans, at least one is needed")
     best = np.array([interval_iou(one.ordered()[:1], one.right).max(initial=0.0) for one in with_right])
     precision = {
-        threshold: float(np.mean([average_precision(one, threshold) for one in with_right])) for threshold in MAP_THRESHOLDS
+        threshold: float(np.mean([average_precision(one, threshold) for one in with_right]))
+        for threshold in MAP_THRESHOLDS
     }
     return {
         **{f"r1_iou_{threshold}": float((best >= threshold).mean()) for threshold in THRESHOLDS},

@@ -3,8 +3,8 @@
 
 A Gradio page on a FastAPI application that serves the videos itself. Three routes give out files, `media/ID`,
 `frame/ID/MILLISECONDS` and `thumbnail/ID/SEGMENT`, and none takes a path: ids are salted hashes that hold while the
-application runs. A video is opened once, no link is followed, and it is served from the descriptor that was checked. The
-page loads nothing from elsewhere.
+application runs. A video is opened once, no link is followed, and it is served from the descriptor that was
+checked. The page loads nothing from elsewhere.
 
     GET /api/search?q=STORY&top=5    hits as `VideoLibrary.search` gives them
     GET /api/videos                  the videos of the library
@@ -114,7 +114,9 @@ def _add_files(app: Any, library: VideoLibrary, files: dict[str, str]) -> None:
         if not 0 <= milliseconds <= 1000 * library.segments_of(path)[0]["duration"] + 1000:
             raise HTTPException(404, "the video is not that long")
         try:
-            return Response(picture(path, milliseconds), media_type="image/jpeg", headers={"cache-control": "max-age=600"})
+            return Response(
+                picture(path, milliseconds), media_type="image/jpeg", headers={"cache-control": "max-age=600"}
+            )
         except LFVilaVideoError as error:
             raise HTTPException(410, f"this video cannot be read: {error.reason}") from error
 
@@ -180,8 +182,8 @@ def _add_api(app: Any, library: VideoLibrary, id_of: Callable[[str], str]) -> No
     ) -> dict[str, Any]:
         """Search by a story: hits, best first, with the moments of every sentence.
 
-        `hits` are those of `VideoLibrary.search`, each with the address of its file (`media`); `missing` lists the sentences
-        that are found nowhere in the library.
+        `hits` are those of `VideoLibrary.search`, each with the address of its file (`media`); `missing` lists the
+        sentences that are found nowhere in the library.
         """
         try:
             if len(q) > MAX_STORY_CHARACTERS:
@@ -243,11 +245,15 @@ def _docs_html(schema: dict[str, Any]) -> str:
             )
             words = "".join(f"<p>{html.escape(part)}</p>" for part in about.get("description", "").split("\n\n"))
             parts.append(f"<h2><code>{method.upper()} {path}</code></h2>{words}<table>{rows}</table>")
-    style = "body{font-family:system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
+    style = (
+        "body{font-family:system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
+    )
     return (
-        f"<!doctype html><html lang=en><meta name=viewport content='width=device-width'><title>API</title><style>{style} "
+        f"<!doctype html><html lang=en><meta name=viewport "
+        f"content='width=device-width'><title>API</title><style>{style} "
         f"td{{padding:2px 12px 2px 0}}</style><h1>{html.escape(schema['info']['title'])}</h1><p>For programs: <a "
-        f"href=/api/openapi.json>/api/openapi.json</a>. Example: <a href='/api/search?q=A man rides.'>/api/search?q=A man "
+        f"href=/api/openapi.json>/api/openapi.json</a>. Example: <a href='/api/search?q=A man "
+        f"rides.'>/api/search?q=A man "
         f"rides.</a></p>{''.join(parts)}</html>"
     )
 
@@ -318,7 +324,9 @@ def make_page(library: VideoLibrary, id_of: Callable[[str], str]) -> Any:
 
 def _first_words(library: VideoLibrary) -> str:
     if not len(library):
-        return pages.said("The library has no video yet. Index a folder: lfvila-hf index FOLDER --model NAME --output INDEX")
+        return pages.said(
+            "The library has no video yet. Index a folder: lfvila-hf index FOLDER --model NAME --output INDEX"
+        )
     return pages.said(f"Write a story of one to {MAX_SENTENCES} sentences, such as “{EXAMPLE}”, and press Enter.")
 
 

@@ -3,8 +3,8 @@
 
 Gradio comes with routes that take files in and give files out; the page uses none of them, so they are closed. A page
 elsewhere on the web can make a browser send requests to this machine under a name of its own (DNS rebinding); while the
-application listens to the loopback only, it answers to the loopback's names only. Answers may be neither read nor embedded
-nor framed by pages of another origin.
+application listens to the loopback only, it answers to the loopback's names only. Answers may be neither read nor
+embedded nor framed by pages of another origin.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 | family | found by | a clip is |
 |---|---|---|
-| LF-VILA | an `LFVilaModel`, or a model that holds one | one of the K clips of a segment; segment and paragraph vectors too |
+| LF-VILA | an `LFVilaModel` in it | one of the K clips of a segment; segment and paragraph vectors too |
 | video-text | `get_video_features`, or the two heads of PE-Video | the model's vector of its number of frames |
 | image-text | `get_image_features` and `get_text_features` | the normalised mean of normalised frame vectors |
 | sentence-transformers | `modules.json` | the same, by `encode` |
@@ -114,9 +114,8 @@ class LFVilaEncoder(StoryEncoder):
         """See `StoryEncoder`."""
         most = self.processor.max_sentences
         groups = -(-len(sentences) // most)
-        text = (
-            f"the model reads {most} sentences at a time, this story of {len(sentences)} was read in {groups} paragraphs"
-        )
+        text = f"the model reads {most} sentences at a time, this story of {len(sentences)} was read in {groups} "
+        text += "paragraphs"
         return [*([text] if groups > 1 else []), *super().notes(sentences)]
 
     def count_tokens(self, sentences: Sequence[str]) -> list[int]:
@@ -164,10 +163,10 @@ class FrameSettings:
             picture = functional.interpolate(picture[None], size=size, mode=mode, antialias=True)[0]
         if self.values.get("do_center_crop", False):
             crop = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-            short = [max(wanted - have, 0) for wanted, have in zip(crop, picture.shape[1:], strict=True)]
-            if any(short):
-                top, left = short[0] // 2, short[1] // 2
-                picture = functional.pad(picture, (left, short[1] - left, top, short[0] - top))
+            spare = [max(wanted - have, 0) for wanted, have in zip(crop, picture.shape[1:], strict=True)]
+            if any(spare):
+                top, left = spare[0] // 2, spare[1] // 2
+                picture = functional.pad(picture, (left, spare[1] - left, top, spare[0] - top))
             top, left = ((have - wanted) // 2 for wanted, have in zip(crop, picture.shape[1:], strict=True))
             picture = picture[:, top : top + crop[0], left : left + crop[1]]
         return picture
@@ -180,7 +179,9 @@ class FrameSettings:
         if self.values.get("rescale_offset", False):
             pixels = pixels - 1
         if self.values.get("do_normalize", True):
-            mean, std = (torch.tensor(self.values.get(name, [0.5] * 3)).view(3, 1, 1) for name in ("image_mean", "image_std"))
+            mean, std = (
+                torch.tensor(self.values.get(name, [0.5] * 3)).view(3, 1, 1) for name in ("image_mean", "image_std")
+            )
             pixels = (pixels - mean) / std
             if self.values.get("include_top", False):
                 pixels = pixels / std
@@ -219,10 +220,14 @@ class ImageTextEncoder(StoryEncoder):
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         self.fingerprint = fingerprint_of(model, [config.to_dict(), values], [vocabulary, self.text_limit])
         self.width = self.encode_sentences(PROBES[:1]).shape[1]
-        blank = self.prepare(torch.zeros(3, 2 * size, 2 * size, dtype=torch.uint8)).expand(1, self.frames_per_clip, -1, -1, -1)
+        blank = self.prepare(torch.zeros(3, 2 * size, 2 * size, dtype=torch.uint8)).expand(
+            1, self.frames_per_clip, -1, -1, -1
+        )
         found = self.encode_clips(blank, [[0.0] * self.frames_per_clip]).shape[1]
         if found != self.width:
-            raise ValueError(f"{self.name} gives sentences of width {self.width} and clips of {found}: they cannot be compared")
+            raise ValueError(
+                f"{self.name} gives sentences of width {self.width} and clips of {found}: they cannot be compared"
+            )
 
     def prepare(self, picture: torch.Tensor) -> torch.Tensor:
         """See `StoryEncoder`."""
@@ -236,7 +241,9 @@ class ImageTextEncoder(StoryEncoder):
         count, per_clip = frames.shape[:2]
         if self.patches is not None:
             inputs = dict(self.patches(images=list(frames.flatten(0, 1)), return_tensors="pt"))
-            inputs = {name: self._placed(value) for name, value in inputs.items() if name != "num_soft_tokens_per_image"}
+            inputs = {
+                name: self._placed(value) for name, value in inputs.items() if name != "num_soft_tokens_per_image"
+            }
         else:
             inputs = {"pixel_values": self._placed(self.frames.normalize(frames.flatten(0, 1)))}
         vectors = normalized(_tensor(self.model.get_image_features(**inputs)), self.name)  # (N * F, D)
@@ -246,7 +253,11 @@ class ImageTextEncoder(StoryEncoder):
     def encode_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
         """See `StoryEncoder`."""
         inputs = self.tokenizer(
-            list(sentences), padding=self.padding, truncation=True, max_length=self.text_limit or None, return_tensors="pt"
+            list(sentences),
+            padding=self.padding,
+            truncation=True,
+            max_length=self.text_limit or None,
+            return_tensors="pt",
         ).to(self.model.device)
         masked = self.model.config.model_type not in UNMASKED_TEXT
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")[: 1 + masked] if name in inputs}
@@ -291,12 +302,12 @@ class VideoTextEncoder(ImageTextEncoder):
 class PEVideoEncoder(VideoTextEncoder):
     """PE-Video, whose feature functions are not reachable in transformers 5.23: its towers and heads are called."""
 
-    def text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # a method here
+    def text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """See `ImageTextEncoder`."""
         output = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
         return self.model.text_video_head(output.hidden_states[-1][:, 0])
 
-    def video_features(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # a method here
+    def video_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """See `VideoTextEncoder`."""
         return self.model.video_head(self.model.video_encoder(pixel_values_videos=pixels).pooler_output)
 
@@ -315,14 +326,18 @@ class SentenceTransformersEncoder(StoryEncoder):
         self.model, self.name = model.eval(), "SentenceTransformer"
         modalities = list(model.modalities)
         if "text" not in modalities or "image" not in modalities:
-            raise ValueError(f"this SentenceTransformer reads {', '.join(map(str, modalities))}: text and image are needed")
+            raise ValueError(
+                f"this SentenceTransformer reads {', '.join(map(str, modalities))}: text and image are needed"
+            )
         tokenizer = getattr(model.tokenizer, "tokenizer", model.tokenizer)
         self.tokenizer = tokenizer
         check_vocabulary(tokenizer, self.name)
         self.text_limit = int(model.max_seq_length or 0)
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         self.width = self.encode_sentences(PROBES[:1]).shape[1]
-        self.fingerprint = fingerprint_of(model, [str(module) for module in model], sorted(tokenizer.get_vocab().items()))
+        self.fingerprint = fingerprint_of(
+            model, [str(module) for module in model], sorted(tokenizer.get_vocab().items())
+        )
 
     def prepare(self, picture: torch.Tensor) -> torch.Tensor:
         """See `StoryEncoder`: the shorter side is at most 256 pixels."""
@@ -418,7 +433,9 @@ def _load_sentence_transformer(checkpoint: str, trust_remote_code: bool) -> Stor
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise ValueError("it is a sentence-transformers model: pip install sentence-transformers") from None
-    return SentenceTransformersEncoder(SentenceTransformer(checkpoint, trust_remote_code=trust_remote_code, device="cpu"))
+    return SentenceTransformersEncoder(
+        SentenceTransformer(checkpoint, trust_remote_code=trust_remote_code, device="cpu")
+    )
 
 
 def _check_weights(report: Mapping[str, Any]) -> None:
@@ -427,7 +444,8 @@ def _check_weights(report: Mapping[str, Any]) -> None:
     if missing or wrong:
         some = ", ".join([*missing, *wrong][:5])
         raise ValueError(
-            f"{len(missing)} weights are missing and {len(wrong)} have another shape than the configuration says ({some}"
+            f"{len(missing)} weights are missing and {len(wrong)} have another shape than the configuration says "
+            f"({some}"
             f"{', ...' if len(missing) + len(wrong) > 5 else ''}): random weights would be searched with"
         )
 
@@ -444,7 +462,9 @@ def _processing(checkpoint: str, config: Any, remote: dict[str, Any]) -> tuple[A
         try:
             values, _ = BaseVideoProcessor.get_video_processor_dict(checkpoint)
         except OSError:
-            raise ValueError(f"it has no image or video processor (preprocessor_config.json) for {config.model_type}") from None
+            raise ValueError(
+                f"it has no image or video processor (preprocessor_config.json) for {config.model_type}"
+            ) from None
         return tokenizer, values
 
 
@@ -464,8 +484,12 @@ def _attributes(processor: Any) -> dict[str, Any]:
         "include_top image_mean image_std num_frames"
     ).split()
     values = {name: getattr(processor, name, None) for name in names}
-    sizes = {name: dict(values[name]) for name in ("size", "crop_size") if values[name] is not None}
-    return json.loads(json.dumps({**values, **{n: {k: v for k, v in s.items() if v} for n, s in sizes.items()}}, default=int))
+    sizes: dict[str, dict[str, Any]] = {
+        name: dict(values[name] or {}) for name in ("size", "crop_size") if values[name] is not None
+    }
+    return json.loads(
+        json.dumps({**values, **{n: {k: v for k, v in s.items() if v} for n, s in sizes.items()}}, default=int)
+    )
 
 
 def _tensor(features: Any) -> torch.Tensor:
@@ -486,7 +510,8 @@ def check_vocabulary(tokenizer: Any, name: str) -> None:
     ids = [one for probe in PROBES for one in tokenizer(probe)["input_ids"] if one not in special or one == unknown]
     if not ids or (unknown is not None and all(one == unknown for one in ids)):
         raise ValueError(
-            f"the vocabulary of {name} knows none of the words {', '.join(PROBES[0].split())}: the checkpoint's tokenizer files are "
+            f"the vocabulary of {name} knows none of the words {', '.join(PROBES[0].split())}: the checkpoint's "
+            f"tokenizer files are "
             "missing or of another model"
         )
 

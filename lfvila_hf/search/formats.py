@@ -1,9 +1,10 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Hits as text, JSON, CSV, WebVTT chapters, and an edit decision list (CMX 3600).
 
-JSON is a list of hits. CSV has one line a span, and one without seconds for a sentence that is not found. WebVTT holds the
-chapters of the best hit's video, to be used as its track. An EDL cuts the found spans of all hits together, in order of the
-hits, at `EDL_RATE` frames per second, non-drop.
+JSON is a list of hits. CSV has one line a span, and one without seconds for a sentence that is not found. WebVTT
+holds the
+chapters of the best hit's video, to be used as its track. An EDL cuts the found spans of all hits together, in
+order of the hits, at `EDL_RATE` frames per second, non-drop.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def as_csv(hits: list[Hit], library: Any = None) -> str:
     """A table with a line for every span."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["hit", "path", "hit_start", "hit_end", "hit_score", "sentence", "text", "found", "start", "end", "score"])
+    writer.writerow(
+        ["hit", "path", "hit_start", "hit_end", "hit_score", "sentence", "text", "found", "start", "end", "score"]
+    )
     for number, hit in enumerate(hits, start=1):
         head = [number, _plain(hit.path), f"{hit.start:.3f}", f"{hit.end:.3f}", f"{hit.score:.6f}"]
         for moment in hit.moments:
@@ -77,7 +80,9 @@ def as_vtt(hits: list[Hit], library: Any = None) -> str:
     if not hits:
         return "\n".join(lines)
     lines += [f"NOTE {_one_line(hits[0].path).replace('-->', '->')}", ""]
-    spans = [(span, moment) for hit in hits if hit.path == hits[0].path for moment in hit.moments for span in moment.spans]
+    spans = [
+        (span, moment) for hit in hits if hit.path == hits[0].path for moment in hit.moments for span in moment.spans
+    ]
     for number, ((start, end), moment) in enumerate(sorted(spans, key=lambda one: one[0]), start=1):
         text = _one_line(moment.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         lines += [str(number), f"{_vtt_time(start)} --> {_vtt_time(end)}", text, ""]

@@ -13,7 +13,7 @@
 | `thumbnail` | binary | JPEG of a middle frame |
 | `file_size`, `mtime_ns` | int64 | the file when it was read |
 | `problem` | string | reason why a file cannot be used, else null |
-| `checksum` | string | hash of all other columns of the row, checked wherever a row's heavy columns are read or copied |
+| `checksum` | string | hash of all other columns, checked wherever heavy columns are read or copied |
 
 Provenance is in the table's metadata. A commit replaces all rows of the files in it at once; a reader keeps the version
 that it opened. The block is derived: it is made from the table once a version, next to it (`scan/`), with a CRC in its
@@ -119,7 +119,8 @@ class Provenance:
         here = lfvila_hf.__version__
         if made != FORMAT or provenance.version.split(".")[:2] != here.split(".")[:2]:
             raise ValueError(
-                f"the index {name} has format {made} and was made by version {provenance.version}; this is version {here}, "
+                f"the index {name} has format {made} and was made by version {provenance.version}; this is version "
+                f"{here}, "
                 f"format {FORMAT}: index the videos again, or install that version"
             )
         return provenance
@@ -145,7 +146,9 @@ class Provenance:
                 f"(clips {asked.rule.clip_seconds:g} s): {advice}"
             )
         if self.root != asked.root:
-            raise ValueError(f"the index {name} is of the folder {self.root or '(files)'}, not of {asked.root}: {advice}")
+            raise ValueError(
+                f"the index {name} is of the folder {self.root or '(files)'}, not of {asked.root}: {advice}"
+            )
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -156,9 +159,7 @@ def video_id(path: str) -> str:
     return hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
 
 
-def rows_of_video(
-    provenance: Provenance, video: VideoFile, duration: float, segments: Sequence[Segment]
-) -> pa.Table:
+def rows_of_video(provenance: Provenance, video: VideoFile, duration: float, segments: Sequence[Segment]) -> pa.Table:
     """The rows of one video."""
     return _table(
         provenance,
@@ -184,7 +185,7 @@ def rows_of_video(
 
 def row_of_problem(provenance: Provenance, problem: Problem) -> pa.Table:
     """The one row of a file that cannot be used."""
-    row = {
+    row: dict[str, Any] = {
         "path": problem.path,
         "segment": -1,
         **dict.fromkeys(("start", "end", "duration"), 0.0),
@@ -212,7 +213,10 @@ def _table(provenance: Provenance, rows: list[dict[str, Any]]) -> pa.Table:
     }
     arrays = [columns[name] if name in columns else [row[name] for row in rows] for name in schema.names]
     return pa.Table.from_arrays(
-        [one if isinstance(one, pa.Array) else pa.array(one, kind) for one, kind in zip(arrays, schema.types, strict=True)],
+        [
+            one if isinstance(one, pa.Array) else pa.array(one, kind)
+            for one, kind in zip(arrays, schema.types, strict=True)
+        ],
         schema=schema,
     )
 
@@ -244,7 +248,8 @@ def checked_rows(batch: pa.RecordBatch, width: int, name: str) -> list[dict[str,
         row["vector"] = None if vectors[number] is None else np.asarray(vectors[number], np.float32)
         if _checksum(row) != row["checksum"]:
             raise ValueError(
-                f"the index {name} is damaged: segment {row['segment']} of {row['path']} is not what was written. Index "
+                f"the index {name} is damaged: segment {row['segment']} of {row['path']} is not what was written. "
+                f"Index "
                 "the videos again with --rebuild"
             )
     return light
@@ -261,7 +266,9 @@ def _plain_errors(name: str) -> Iterator[None]:
     except (RuntimeError, OSError, pa.ArrowException) as error:
         text = str(error)
         if "No space left" in text or "os error 28" in text:
-            raise OSError(f"no space is left on the device of the index {name}; what was committed before is kept") from error
+            raise OSError(
+                f"no space is left on the device of the index {name}; what was committed before is kept"
+            ) from error
         first = (text.strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the index {name} cannot be read or written: {first[:300]}") from error
 
@@ -447,7 +454,13 @@ class Index:
         except OSError:
             folder = None
             handle, name = tempfile.mkstemp(".new")
-        places = dict(zip(zip(*(light.column(n).to_pylist() for n in ("path", "segment")), strict=True), range(len(light)), strict=True))
+        places = dict(
+            zip(
+                zip(*(light.column(n).to_pylist() for n in ("path", "segment")), strict=True),
+                range(len(light)),
+                strict=True,
+            )
+        )
         offsets = clip_offsets(light)
         try:
             with os.fdopen(handle, "r+b") as file, _plain_errors(self.address):
@@ -477,12 +490,14 @@ class Index:
 
 def clip_offsets(light: pa.Table) -> np.ndarray:
     """Row of the block at which the clips of each row begin, and the end of the last, `(N + 1,)`."""
-    lengths = light.column("clip_times").combine_chunks().value_lengths().to_numpy(zero_copy_only=False) if len(light) else []
+    lengths = (
+        light.column("clip_times").combine_chunks().value_lengths().to_numpy(zero_copy_only=False) if len(light) else []
+    )
     return np.concatenate([[0], np.cumsum(np.maximum(np.asarray(lengths, np.int64) - 1, 0))]).astype(np.int64)
 
 
 def _crc(block: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(block).reshape(-1).view(np.uint8)) if block.size else 0
+    return zlib.crc32(np.ascontiguousarray(block).data) if block.size else 0
 
 
 def _quoted(text: str) -> str:

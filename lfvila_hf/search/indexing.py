@@ -146,7 +146,8 @@ def index_folder(
         The report, `None` in all processes but the first.
 
     Raises:
-        ValueError: There is no folder, another run is at work, or the index was made by another encoder, rule or folder.
+        ValueError: There is no folder, another run is at work, or the index was made by another encoder, rule or
+        folder.
     """
     if not os.path.isdir(folder):
         raise ValueError(f"there is no folder {os.fspath(folder)}")
@@ -164,7 +165,9 @@ def index_folder(
         light = index.light()
         known = _stamps(light, usable=True)
         settled = {} if retry else _stamps(light, usable=False)
-        new = [file for file in files if (file.size, file.mtime_ns) not in (known.get(file.path), settled.get(file.path))]
+        new = [
+            file for file in files if (file.size, file.mtime_ns) not in (known.get(file.path), settled.get(file.path))
+        ]
         there = {file.path for file in files}
         removed = [path for path in known if path not in there]
         processes.wait()
@@ -239,7 +242,11 @@ def _commit_in_groups(
         last = time.monotonic()
 
     with tqdm(
-        total=sum(one.size for one in share), desc=title, unit="B", unit_scale=True, disable=not progress or processes.index > 0
+        total=sum(one.size for one in share),
+        desc=title,
+        unit="B",
+        unit_scale=True,
+        disable=not progress or processes.index > 0,
     ) as bar:
         for number, (video, answer) in enumerate(answers, start=1):
             if answer == CHANGED:
@@ -292,9 +299,10 @@ def _only_run(output: str | os.PathLike[str], processes: Processes) -> Any:
 class RayEmbedding:
     """Embeds files on a Ray cluster; for `index_folder(embed=...)`.
 
-    The files become a Ray Data set, and a pool of actors, each with an encoder of its own, maps over it. Rows come back to
-    the calling process, which is the only writer. Ray starts an actor anew when its worker or node dies. The videos have
-    to lie on a file system that all nodes see.
+    The files become a Ray Data set, and a pool of actors, each with an encoder of its own, maps over it. Rows come
+    back to
+    the calling process, which is the only writer. Ray starts an actor anew when its worker or node dies. The videos
+    have to lie on a file system that all nodes see.
 
     Args:
         checkpoint: Folder or repository that every node can load.
@@ -373,7 +381,13 @@ class EmbeddingActor:
     """
 
     def __init__(
-        self, checkpoint: str, batch_size: int, dtype: str | None, trust_remote_code: bool, isolated: bool, schema: bytes
+        self,
+        checkpoint: str,
+        batch_size: int,
+        dtype: str | None,
+        trust_remote_code: bool,
+        isolated: bool,
+        schema: bytes,
     ) -> None:
         import torch
 
@@ -387,7 +401,10 @@ class EmbeddingActor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Embed the files of a batch."""
-        files = [VideoFile(*one) for one in zip(*(batch[name].tolist() for name in ("path", "root", "size", "mtime_ns")), strict=True)]
+        files = [
+            VideoFile(*one)
+            for one in zip(*(batch[name].tolist() for name in ("path", "root", "size", "mtime_ns")), strict=True)
+        ]
         paths, tables, reasons = [], [], []
         for video, answer in embed_here(self.embedder, files, self.provenance):
             sink = pa.BufferOutputStream()

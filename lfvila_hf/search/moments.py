@@ -9,11 +9,13 @@ itself, nearly all of which does not show a sentence. For one video, a sentence'
 ranked among its largest cosines in the segments of all other videos (a conformal p-value). A library with fewer than
 `MIN_SEGMENTS` others has no ranks to speak of; there the robust z-score of the cosine among all clips is used.
 
-**Nowhere.** The best segment of a whole library is the best of many, so its rank says nothing. There a sentence counts as
+**Nowhere.** The best segment of a whole library is the best of many, so its rank says nothing. There a sentence
+counts as
 found if its largest cosine stands out from the tail of all segments: the excesses over the 90 % quantile are taken as
 exponential, with the median excess as its scale, so that the segments that do show it hardly matter.
 
-**Places.** Sentences go to cells by the monotone alignment with a null clip: a cell below a sentence's threshold is worth
+**Places.** Sentences go to cells by the monotone alignment with a null clip: a cell below a sentence's threshold is
+worth
 as much as none. A place grows from its cell to both sides while the cosine stays above halfway between its peak and the
 sentence's median in the hit, and never past the neighbours' places. Spans are all places above the threshold.
 

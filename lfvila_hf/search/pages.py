@@ -1,9 +1,10 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """HTML of the page: hits with a player, a band for every moment, and a table of similarities.
 
-Plain strings. Bands and cells are buttons with `data-start` and `data-end`; one script (`SCRIPT`) plays them, walks through
-them by the arrow keys and keeps the story in the address. Everything that comes from a file name or a person is escaped.
-Videos are named by salted ids, never by a path.
+Plain strings. Bands and cells are buttons with `data-start` and `data-end`; one script (`SCRIPT`) plays them, walks
+through
+them by the arrow keys and keeps the story in the address. Everything that comes from a file name or a person is
+escaped. Videos are named by salted ids, never by a path.
 
 Letters: M sentences, n cells.
 """
@@ -127,8 +128,8 @@ SCRIPT = """
 REMEMBER = """(story, score, top, ...rest) => {
   const address = new URL(window.location);
   const values = {q: story, by: score, n: String(top)};
-  for (const name in values) values[name] ? address.searchParams.set(name, values[name]) : address.searchParams.delete(name);
-  window.history.replaceState(null, '', address);
+  for (const name in values) values[name] ? address.searchParams.set(name, values[name]) :
+  address.searchParams.delete(name); window.history.replaceState(null, '', address);
   return [story, score, top, ...rest];
 }"""
 """Keeps the question in the address, before it is sent."""
@@ -162,7 +163,9 @@ def hits_html(hits: Hits, sentences: Sequence[str], id_of: NameOf) -> str:
 def scale_of(hits: Sequence[Hit]) -> tuple[float, float]:
     """Smallest and largest cosine of all hits, so that a colour means the same everywhere."""
     cosines = [hit.cosines for hit in hits if hit.cosines is not None]
-    return min((float(one.min()) for one in cosines), default=0.0), max((float(one.max()) for one in cosines), default=1.0)
+    return min((float(one.min()) for one in cosines), default=0.0), max(
+        (float(one.max()) for one in cosines), default=1.0
+    )
 
 
 def hit_html(
@@ -209,17 +212,17 @@ def _lines(hit: Hit, video: str) -> str:
             for start, end in spans
         )
         shots = "".join(
-            f'<button class="lf-shot" tabindex="-1" data-start="{start:.3f}" data-end="{end:.3f}"><img loading="lazy" alt="" '
+            f'<button class="lf-shot" tabindex="-1" data-start="{start:.3f}" data-end="{end:.3f}"><img '
+            f'loading="lazy" alt="" '
             f'src="frame/{video}/{int(500 * (start + end))}">{clock(start, 1)}</button>'
             for start, end in (spans if moment.found else ())
         )
         lines.append(
-            f'<div class="lf-line"><div class="lf-label"><b>{text(moment.text)}</b> <span class="lf-note">{words}</span></div>'
+            f'<div class="lf-line"><div class="lf-label"><b>{text(moment.text)}</b> <span '
+            f'class="lf-note">{words}</span></div>'
             f'<div class="lf-track">{segment}{bands}</div>{f"<div class=lf-shots>{shots}</div>" if shots else ""}</div>'
         )
-    marks = "".join(
-        f'<span style="left: {100 * part:g}%">{clock(part * hit.duration)}</span>' for part in (0, 0.5, 1)
-    )
+    marks = "".join(f'<span style="left: {100 * part:g}%">{clock(part * hit.duration)}</span>' for part in (0, 0.5, 1))
     return ("".join(lines) or f'<div class="lf-track">{segment}</div>') + f'<div class="lf-ruler">{marks}</div>'
 
 
@@ -250,7 +253,8 @@ def _similarities(hit: Hit, scale: tuple[float, float]) -> str:
 
 def _strip(video: str, rows: Sequence[dict[str, Any]]) -> str:
     pictures = "".join(
-        f'<button class="lf-shot" data-start="{row["start"]:.3f}" data-end="{row["end"]:.3f}"><img loading="lazy" alt="" '
+        f'<button class="lf-shot" data-start="{row["start"]:.3f}" data-end="{row["end"]:.3f}"><img loading="lazy" '
+        f'alt="" '
         f'src="thumbnail/{video}/{row["segment"]}">{clock(row["start"])} to {clock(row["end"])}</button>'
         for row in rows
     )

@@ -1,7 +1,8 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """The scan and the ranking: exact best segments for a story.
 
-One matrix product gives the cosine of every sentence with every clip. The mean over sentences of the largest cosine in a
+One matrix product gives the cosine of every sentence with every clip. The mean over sentences of the largest cosine
+in a
 segment (MaxSim) is an upper bound of its aligned score, so segments are aligned in falling order of the bound until the
 next bound is below the score of the last hit: the top k of the aligned score is exact. For *both* the global score
 (paragraph with segment vector) is added to score and bound.
@@ -187,7 +188,9 @@ class Scan:
         parts = []
         if score != "aligned":
             if self.globals is None:
-                raise ValueError(f"the score {score!r} needs segment vectors and this index has none: ask for 'aligned'")
+                raise ValueError(
+                    f"the score {score!r} needs segment vectors and this index has none: ask for 'aligned'"
+                )
             parts.append(self.globals)
         if score != "global":
             if self.largest is None:
@@ -197,7 +200,7 @@ class Scan:
 
     @property
     def best_score(self) -> Score:
-        """"both" if there are segment and clip vectors, else the one that there is."""
+        """The score to rank by: the sum if there are segment and clip vectors, else the one that there is."""
         if self.cosines is None:
             return "global"
         return "aligned" if self.globals is None else "both"
@@ -356,7 +359,11 @@ def _with_moments(scan: Scan, calibration: Calibration, hit: Hit, words: tuple[s
     view = scan.view
     assert scan.cosines is not None and scan.largest is not None
     own = view.rows_of(hit.path)
-    rows = [row for row in own if view.rows.column("start")[row].as_py() < hit.end and view.rows.column("end")[row].as_py() > hit.start]
+    rows = [
+        row
+        for row in own
+        if view.rows.column("start")[row].as_py() < hit.end and view.rows.column("end")[row].as_py() > hit.start
+    ]
     times = [view.rows.column("clip_times")[row].as_py() for row in rows]
     cosines = [scan.cosines[view.offsets[row] : view.offsets[row + 1]].T for row in rows]
     bounds = cells_of_clips(times)
@@ -373,5 +380,8 @@ def _with_moments(scan: Scan, calibration: Calibration, hit: Hit, words: tuple[s
 
 def reordered(hits: Hits, matches: list[float]) -> Hits:
     """The first `len(matches)` hits in order of their matching probability, the others behind them as they were."""
-    first = [replace(hit, score=match, scores={**hit.scores, "vtm": match}) for hit, match in zip(hits, matches, strict=False)]
+    first = [
+        replace(hit, score=match, scores={**hit.scores, "vtm": match})
+        for hit, match in zip(hits, matches, strict=False)
+    ]
     return hits.like_this([*sorted(first, key=lambda hit: -hit.score), *hits[len(first) :]])

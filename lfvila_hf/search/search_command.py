@@ -31,7 +31,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--per-video", type=int, default=1, metavar="N", help="places of one video at most (1)")
     parser.add_argument("--score", choices=SCORES, help="what the order follows (both, or the one that the index has)")
     parser.add_argument(
-        "--candidates", type=int, metavar="N", help="segments that are aligned at most (as many as an exact answer takes)"
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="segments that are aligned at most (as many as an exact answer takes)",
     )
     parser.add_argument(
         "--false-rate", type=float, default=0.1, metavar="P", help="foreign sentences that may count as found (0.1)"
@@ -96,7 +99,9 @@ def main(arguments: list[str]) -> int:
 
     if options.story is not None:
         check_sentences(options.story)  # before the model is loaded
-    library = open_library(options.index, options.model, options.videos, bool(options.rerank), options.trust_remote_code)
+    library = open_library(
+        options.index, options.model, options.videos, bool(options.rerank), options.trust_remote_code
+    )
     if options.texts:
         return _rank_texts(library, options)
     answer: dict[str, object] = {}

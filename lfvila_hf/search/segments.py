@@ -135,7 +135,7 @@ def find_videos(sources: str | os.PathLike[str] | Iterable[Any], root: str) -> t
     items = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found: dict[str, VideoFile] = {}
     problems: dict[str, Problem] = {}
-    for item in map(os.fspath, items):
+    for item in (os.fspath(one) for one in items):
         if not os.path.lexists(item):
             raise LFVilaVideoError(item, "no such file or folder")
         for file in _walk(item) if os.path.isdir(item) else [item]:

@@ -35,7 +35,6 @@ from lfvila_hf.search.segments import (
     VIDEO_SUFFIXES,
     Problem,
     SegmentRule,
-    VideoFile,
     find_videos,
     library_name,
     open_video,
@@ -172,7 +171,9 @@ class VideoLibrary:
         if self._encoder is None:
             checkpoint = self.provenance.checkpoint
             if not checkpoint:
-                raise ValueError("the index names no checkpoint: give --model, or model and processor to VideoLibrary.load")
+                raise ValueError(
+                    "the index names no checkpoint: give --model, or model and processor to VideoLibrary.load"
+                )
             if ":" in checkpoint and not os.path.exists(checkpoint):
                 # An index of somebody else must not choose what is imported here.
                 raise ValueError(f"the index was made with your own encoder {checkpoint}: give it again with --model")
@@ -245,7 +246,9 @@ class VideoLibrary:
         order = pc.sort_indices(rows, [("path", "ascending"), ("segment", "ascending")]).to_numpy()
         offsets = clip_offsets(rows)
         clips = np.concatenate([part[1] for part in parts])
-        place = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in order] or [np.zeros(0, np.int64)]).astype(int)
+        place = np.concatenate(
+            [np.arange(offsets[n], offsets[n + 1]) for n in order] or [np.zeros(0, np.int64)]
+        ).astype(int)
         vectors = np.concatenate([part[2] for part in parts])[order] if has_vector else clips[:0]
         return View(rows.take(order), np.concatenate([clips[place], vectors]).astype(np.float32), has_vector)
 
@@ -478,7 +481,11 @@ class VideoLibrary:
             rows = view.rows_of(name)
             first, last = int(view.offsets[rows.start]), int(view.offsets[rows.stop])
             vectors = view.segment_vectors()[rows.start : rows.stop] if view.has_vector else view.block[:0]
-            return View(view.rows.slice(rows.start, len(rows)), np.concatenate([view.block[first:last], vectors]), view.has_vector)
+            return View(
+                view.rows.slice(rows.start, len(rows)),
+                np.concatenate([view.block[first:last], vectors]),
+                view.has_vector,
+            )
         single = VideoLibrary(self.encoder, rule=self.provenance.rule, batch_size=self.batch_size)
         single.add([name])
         return single.view

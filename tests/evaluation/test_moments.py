@@ -53,7 +53,10 @@ def test_the_metrics_are_those_of_the_slow_version(seed: int) -> None:
     every = sum(slow_precision(one, round(t, 2)) for one in queries for t in thresholds) / 50
     assert metrics["map"] == pytest.approx(every)
     first = [sorted(range(len(q.spans)), key=lambda n: -q.scores[n])[:1] for q in queries]
-    best = [max((slow_iou(q.spans[n], r) for n in f for r in q.right), default=0.0) for q, f in zip(queries, first, strict=True)]
+    best = [
+        max((slow_iou(q.spans[n], r) for n in f for r in q.right), default=0.0)
+        for q, f in zip(queries, first, strict=True)
+    ]
     assert metrics["mean_iou"] == pytest.approx(sum(best) / 5)
     assert metrics["r1_iou_0.7"] == pytest.approx(sum(value >= 0.7 for value in best) / 5)
     inside, foreign = ([generator.choice([0.1, 0.2, 0.3, generator.random()]) for _ in range(n)] for n in (7, 5))

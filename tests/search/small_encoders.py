@@ -1,7 +1,7 @@
-"""Checkpoints of every encoder family with small random weights, saved as the Hub has them: model, tokenizer, processor.
+"""Checkpoints of every encoder family with small random weights.
 
-The image families get a 32 x 32 picture and 4 layers at most; a BERT word-piece tokenizer serves all of them, because
-which words there are does not matter here.
+They are saved as the Hub has them: model, tokenizer, processor. The image families get a 32 x 32 picture and 4
+layers at most; a BERT word-piece tokenizer serves all of them, because which words there are does not matter here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -79,7 +80,9 @@ def _align(words: int) -> Any:
         "num_hidden_layers": 16,
     }
     text = {name: value for name, value in TEXT.items() if "os_token_id" not in name}
-    config = transformers.AlignConfig(text_config={**text, "vocab_size": words}, vision_config=vision, projection_dim=80)
+    config = transformers.AlignConfig(
+        text_config={**text, "vocab_size": words}, vision_config=vision, projection_dim=80
+    )
     pictures = {
         **CLIP_PICTURES,
         "image_processor_type": "EfficientNetImageProcessor",
@@ -159,7 +162,11 @@ def _pe_video(words: int) -> Any:
     config = transformers.PeVideoConfig(text_config=text, video_config=video)
     # Its own pictures' model needs timm; this one takes and gives the same.
     config.video_config.vision_config = transformers.ViTConfig(**VISION, num_labels=24)
-    pictures = {"video_processor_type": "PeVideoVideoProcessor", "size": {"height": 32, "width": 32}, "image_mean": MEAN}
+    pictures = {
+        "video_processor_type": "PeVideoVideoProcessor",
+        "size": {"height": 32, "width": 32},
+        "image_mean": MEAN,
+    }
     return transformers.PeVideoModel(config), {**pictures, "image_std": STD, "num_frames": 4}
 
 
@@ -178,6 +185,10 @@ FAMILIES = {
 def make_family(name: str, vocabulary: dict[str, int], seed: int = 0) -> tuple[Any, Any, dict[str, Any]]:
     """Model, tokenizer and picture settings of a family."""
     torch.manual_seed(seed)
+    if name in ("pe_video", "videoprism") and not hasattr(
+        transformers, {"pe_video": "PeVideoModel"}.get(name, "VideoPrismClipModel")
+    ):
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
     model, pictures = FAMILIES[name](len(vocabulary))
     with torch.no_grad():
         for parameter in model.parameters():

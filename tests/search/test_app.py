@@ -90,7 +90,9 @@ def media_of(client: Any) -> dict[str, str]:
 
 
 def test_the_api_gives_the_answers_of_the_library(address: tuple[str, int], library: VideoLibrary) -> None:
-    status, content, headers = get(address, "/api/search?q=First%20a%20man%20rides.%20Then%20the%20ball%20is%20red.&top=2")
+    status, content, headers = get(
+        address, "/api/search?q=First%20a%20man%20rides.%20Then%20the%20ball%20is%20red.&top=2"
+    )
     answer = json.loads(content)
     expected = library.search(STORY, 2)
     assert status == 200 and answer["sentences"] == ["First a man rides.", "Then the ball is red."]
@@ -98,7 +100,10 @@ def test_the_api_gives_the_answers_of_the_library(address: tuple[str, int], libr
         assert {**hit, "media": None} == {**json.loads(json.dumps(found.as_dict())), "media": None}
         assert hit["moments"][0].keys() >= {"sentence", "text", "spans", "score", "found"}
     assert answer["missing"] == [answer["sentences"][number] for number in expected.missing]
-    assert headers["cross-origin-resource-policy"] == "same-origin" and "frame-ancestors" in headers["content-security-policy"]
+    assert (
+        headers["cross-origin-resource-policy"] == "same-origin"
+        and "frame-ancestors" in headers["content-security-policy"]
+    )
     assert not [name for name in headers if name.lower().startswith("access-control")]
     listed = json.loads(get(address, "/api/videos?count=2")[1])
     assert (listed["total"], listed["segments"], len(listed["videos"])) == (3, library.num_segments, 2)
@@ -106,7 +111,11 @@ def test_the_api_gives_the_answers_of_the_library(address: tuple[str, int], libr
     assert set(schema["paths"]) == {"/api/search", "/api/videos"}
     docs = get(address, "/api/docs")[1].decode()
     assert "GET /api/search" in docs and "per_video" in docs and "//" not in docs.replace("://", "")
-    for path, word in {"q=": "the story is empty", "q=a&by=x": "must be one of", "q=a&video=absent.mp4": "is not in"}.items():
+    for path, word in {
+        "q=": "the story is empty",
+        "q=a&by=x": "must be one of",
+        "q=a&video=absent.mp4": "is not in",
+    }.items():
         status, content, _ = get(address, f"/api/search?{path}")
         assert status == 422 and word in content.decode()
 
@@ -118,7 +127,11 @@ def test_videos_frames_and_pictures_are_served(address: tuple[str, int], library
         status, content, headers = get(address, place)
         assert (status, content, headers["content-type"]) == (200, whole, "video/mp4")
         assert headers["x-content-type-options"] == "nosniff"
-        for asked, part in {"bytes=10-19": whole[10:20], "bytes=-5": whole[-5:], f"bytes={len(whole) - 3}-": whole[-3:]}.items():
+        for asked, part in {
+            "bytes=10-19": whole[10:20],
+            "bytes=-5": whole[-5:],
+            f"bytes={len(whole) - 3}-": whole[-3:],
+        }.items():
             status, content, headers = get(address, place, Range=asked)
             assert (status, content) == (206, part), "players jump by asking for ranges"
         assert get(address, place, Range=f"bytes={len(whole)}-")[0] == 416
@@ -185,7 +198,12 @@ def test_on_the_loopback_it_answers_to_its_own_names_only(
     assert said.err.count("without a password") == 1 and said.err.startswith("opening index and its model")
     client = TestClient(served[0], base_url="http://localhost")
     for path in (media_of(client)["clip_0.mp4"], "/api/videos", "/"):
-        for name, status in {"localhost:7860": 200, "127.0.0.1:7860": 200, "[::1]:7860": 200, "evil.example": 421}.items():
+        for name, status in {
+            "localhost:7860": 200,
+            "127.0.0.1:7860": 200,
+            "[::1]:7860": 200,
+            "evil.example": 421,
+        }.items():
             assert client.get(path, headers={"host": name}).status_code == status, (path, name)
     assert "frame-ancestors 'none'" in client.get("/api/videos").headers["content-security-policy"]
     assert TestClient(served[2]).get("/api/videos", headers={"host": "films.example"}).status_code == 200
@@ -203,7 +221,11 @@ def test_a_video_that_became_a_link_changed_or_vanished_is_not_served(tmp_path: 
     first.symlink_to(tmp_path / "secret")
     second.unlink()
     third.write_bytes(third.read_bytes() + b"x")
-    for path, word in {"clip_0.mp4": "it is a link", "clip_1.mp4": "cannot be opened", "clip_2.mp4": "changed since"}.items():
+    for path, word in {
+        "clip_0.mp4": "it is a link",
+        "clip_1.mp4": "cannot be opened",
+        "clip_2.mp4": "changed since",
+    }.items():
         for place in (media[path], media[path].replace("/media/", "/frame/") + "/0"):
             answer = client.get(place)
             assert answer.status_code == 410 and word in answer.text and "another user's" not in answer.text
@@ -260,7 +282,9 @@ def test_text_of_others_is_shown_as_text() -> None:
     assert 'data-start="2.500" data-end="5.000"' in shown and "left: 12.50%; width: 12.50%" in shown
     assert shown.count('class="lf-band"') == 2, "a band for every span"
     assert shown.count('class="lf-cell chosen"') == 2 and 'src="media/ID"' in shown and 'src="frame/ID/3750"' in shown
-    missing = pages.hits_html(Hits([Hit(evil, 1.0, 0.0, 10.0, 20.0, 0, {}, (moment("a", found=False),), times, cosines)]), [], str)
+    missing = pages.hits_html(
+        Hits([Hit(evil, 1.0, 0.0, 10.0, 20.0, 0, {}, (moment("a", found=False),), times, cosines)]), [], str
+    )
     assert 'class="lf-band nearest"' in missing and "not found here; nearest 0:00:02.5 to 0:00:05.0" in missing
 
 
@@ -269,7 +293,9 @@ def test_colours_mean_the_same_in_every_hit_and_numbers_stand_out() -> None:
         return Hit("a.mp4", 1.0, 0.0, 2.0, 2.0, 0, {}, (moment("a"),), (0.0, 1.0, 2.0), torch.tensor([values]))
 
     shown = pages.hits_html(Hits([hit([0.1, 0.2]), hit([0.2, 0.9])]), ["a"], str)
-    styles = re.findall(r'background: hsl\(210, 60%, (\d+)%\); color: (#\w+)" data-start="\S+" data-end="\S+">([\d.]+)<', shown)
+    styles = re.findall(
+        r'background: hsl\(210, 60%, (\d+)%\); color: (#\w+)" data-start="\S+" data-end="\S+">([\d.]+)<', shown
+    )
     assert len(styles) == 4 and len({light for light, _, value in styles if value == "0.20"}) == 1
     for light, ink, _ in styles:
         assert (ink == "#000") == (int(light) > 62)
@@ -365,4 +391,6 @@ def test_a_person_searches_walks_through_moments_and_shares_the_address(
         assert "the story is empty" in page.locator("#results").inner_text()
         browser.close()
     assert not wrong, wrong
-    assert all(url.startswith(("http://127.0.0.1", "data:", "blob:")) for url in asked), "something was loaded elsewhere"
+    assert all(url.startswith(("http://127.0.0.1", "data:", "blob:")) for url in asked), (
+        "something was loaded elsewhere"
+    )

@@ -1,7 +1,7 @@
 """One contract for every encoder family, on small random weights; then what each family needs of its own.
 
-Families are loaded from checkpoints as `lfvila-hf index --model` does; PE-Video, whose released pictures' model needs timm,
-from an object.
+Families are loaded from checkpoints as `lfvila-hf index --model` does; PE-Video, whose released pictures' model
+needs timm, from an object.
 """
 
 from __future__ import annotations
@@ -161,11 +161,15 @@ def test_pictures_are_those_of_the_checkpoints_own_processor(name: str, tiny_voc
     own_class = getattr(transformers, settings["image_processor_type"] + "Pil")
     processor = own_class(**{key: value for key, value in settings.items() if key != "image_processor_type"})
     frames = FrameSettings(settings, 32)
-    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 9) * 255, (60, 90), mode="bilinear")[0].to(torch.uint8)
+    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 9) * 255, (60, 90), mode="bilinear")[0].to(
+        torch.uint8
+    )
     expected = processor(images=[picture], return_tensors="pt")["pixel_values"][0]
     found = frames.normalize(frames.resize(picture))
     assert found.shape == expected.shape
-    assert (found - torch.as_tensor(expected)).abs().max() < 4 / 255 / 0.26, "three levels of 255: rounding of the resize"
+    assert (found - torch.as_tensor(expected)).abs().max() < 4 / 255 / 0.26, (
+        "three levels of 255: rounding of the resize"
+    )
 
 
 def test_features_are_the_means_of_the_models_own(tmp_path: Path, tiny_vocabulary: dict[str, int]) -> None:
@@ -201,7 +205,9 @@ def test_a_longer_story_of_lfvila_is_read_in_paragraphs(tiny_vocabulary: dict[st
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "layers", "nan", "words", "processor"])
-def test_a_checkpoint_that_is_not_whole_is_refused(change: str, tmp_path: Path, tiny_vocabulary: dict[str, int]) -> None:
+def test_a_checkpoint_that_is_not_whole_is_refused(
+    change: str, tmp_path: Path, tiny_vocabulary: dict[str, int]
+) -> None:
     folder = save_family("clip", tmp_path, tiny_vocabulary)
     weights = load_file(folder / "model.safetensors")
     name = "vision_model.encoder.layers.0.mlp.fc1.weight"
@@ -234,9 +240,15 @@ def test_a_checkpoint_that_is_not_whole_is_refused(change: str, tmp_path: Path, 
 
 
 def test_what_is_no_dual_encoder_is_refused_in_a_sentence(tmp_path: Path, tiny_vocabulary: dict[str, int]) -> None:
-    bert = transformers.BertModel(transformers.BertConfig(vocab_size=60, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    bert = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=60, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+        )
+    )
     bert.save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="BertModel is no dual encoder: it does not put sentences and frames in one space"):
+    with pytest.raises(
+        ValueError, match="BertModel is no dual encoder: it does not put sentences and frames in one space"
+    ):
         load_encoder(str(tmp_path / "bert"))
     with pytest.raises(ValueError, match=r"no encoder: it has no method encode_clips"):
         as_encoder(type("Half", (), {"encode_sentences": lambda self, texts: None})())
@@ -248,7 +260,9 @@ def test_what_is_no_dual_encoder_is_refused_in_a_sentence(tmp_path: Path, tiny_v
         as_encoder(tiny_model(LFVilaForVideoClassification, tiny_config(num_labels=3)), make_processor(tiny_vocabulary))
     folder = tmp_path / "remote"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "x", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "x", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}})
+    )
     with pytest.raises(ValueError, match="needs code of its own: read it, and pass --trust-remote-code"):
         load_encoder(str(folder))
     with pytest.raises(ValueError, match="reranking needs an LF-VILA checkpoint"):

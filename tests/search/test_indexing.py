@@ -181,14 +181,18 @@ def test_killing_it_at_random_moments_gives_the_content_of_one_clean_run(
     """Kills come after the first row is there, so that they hit the work and not the imports."""
     make_videos(setup.videos, (40,) * 30, start=10)
     folder = setup.folder / "checkpoint"
-    checkpoint = make_checkpoint(folder, tiny_vocabulary) if family == "lfvila" else save_family(family, folder, tiny_vocabulary)
+    checkpoint = (
+        make_checkpoint(folder, tiny_vocabulary) if family == "lfvila" else save_family(family, folder, tiny_vocabulary)
+    )
     words = command(setup, checkpoint, setup.folder / "clean")
     subprocess.run(words, check=True, capture_output=True, timeout=250)
     clean = contents(setup.folder / "clean")
     generator, died = random.Random(0), 0
     output = setup.folder / "killed"
     for _ in range(20):
-        process = subprocess.Popen(command(setup, checkpoint, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(setup, checkpoint, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
         while not (output / "segments.lance").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -223,7 +227,9 @@ def test_several_processes_make_the_content_of_one(setup: Setup, tiny_vocabulary
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_ray_cluster_makes_the_content_of_one_process(setup: Setup, tiny_vocabulary: dict[str, int], monkeypatch: Any) -> None:
+def test_a_ray_cluster_makes_the_content_of_one_process(
+    setup: Setup, tiny_vocabulary: dict[str, int], monkeypatch: Any
+) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
     (setup.videos / "broken.mp4").write_bytes(b"no video")
     checkpoint = make_checkpoint(setup.folder / "checkpoint", tiny_vocabulary)
@@ -314,7 +320,9 @@ def test_what_is_no_index_is_named(setup: Setup, tmp_path: Path) -> None:
         Index.open(tmp_path / "absent")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "library.json").write_text("{}")
-    with pytest.raises(ValueError, match="is of an older version, whose files are not read any more: index the videos again"):
+    with pytest.raises(
+        ValueError, match="is of an older version, whose files are not read any more: index the videos again"
+    ):
         Index.open(tmp_path / "old")
     setup.index()
     for file in (setup.index_folder / "segments.lance" / "_versions").iterdir():
@@ -350,7 +358,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(setup: Setup, monkeypatch: py
         return index
 
     monkeypatch.setattr(Index, "open", open_full)
-    with pytest.raises(OSError, match="no space is left on the device of the index .*; what was committed before is kept"):
+    with pytest.raises(
+        OSError, match="no space is left on the device of the index .*; what was committed before is kept"
+    ):
         setup.index()
     monkeypatch.undo()
     assert contents(setup.index_folder) == before and setup.index().embedded == 1
@@ -359,7 +369,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(setup: Setup, monkeypatch: py
 # -- the commands ------------------------------------------------------------------------------------------------------
 
 
-def test_index_and_search_as_a_user_types_them(setup: Setup, tiny_vocabulary: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_index_and_search_as_a_user_types_them(
+    setup: Setup, tiny_vocabulary: Any, capsys: Any, monkeypatch: Any
+) -> None:
     make_checkpoint(setup.folder / "checkpoint", tiny_vocabulary)
     (setup.videos / "broken.mp4").write_bytes(b"no video")
     monkeypatch.chdir(setup.folder)
@@ -396,7 +408,10 @@ def test_index_and_search_as_a_user_types_them(setup: Setup, tiny_vocabulary: An
     texts = setup.folder / "texts.txt"
     texts.write_text("A man rides. He falls.\n\nThe ball is blue.\n")
     assert search_main([place, "--video", "clip_1.mp4", "--texts", str(texts), "--json"]) == 0
-    assert {one["text"] for one in json.loads(capsys.readouterr().out)["texts"]} == {"A man rides. He falls.", "The ball is blue."}
+    assert {one["text"] for one in json.loads(capsys.readouterr().out)["texts"]} == {
+        "A man rides. He falls.",
+        "The ball is blue.",
+    }
 
 
 def test_your_own_encoder_is_named_by_its_module_and_never_by_an_index(
@@ -408,7 +423,9 @@ def test_your_own_encoder_is_named_by_its_module_and_never_by_an_index(
     with pytest.raises(ValueError, match="your own encoder test_encoders:OwnEncoder: give it again with --model"):
         search_main([str(setup.index_folder), "a man"])
     capsys.readouterr()
-    assert search_main([str(setup.index_folder), "a man", "--model", "test_encoders:OwnEncoder", "--format", "json"]) == 0
+    assert (
+        search_main([str(setup.index_folder), "a man", "--model", "test_encoders:OwnEncoder", "--format", "json"]) == 0
+    )
     assert len(json.loads(capsys.readouterr().out)) == 3
 
 
@@ -438,8 +455,13 @@ def test_help_and_wrong_arguments_import_no_heavy_library() -> None:
         "print([one for one in ('torch', 'transformers', 'lancedb', 'gradio', 'numpy') if one in sys.modules])"
     )
     # The package itself imports torch; the console script does without it.
-    code = "import importlib.machinery, sys, types; package = types.ModuleType('lfvila_hf'); package.__path__ = ['lfvila_hf']; sys.modules['lfvila_hf'] = package\n" + code
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    code = (
+        "import importlib.machinery, sys, types; package = types.ModuleType('lfvila_hf'); package.__path__ = "
+        "['lfvila_hf']; sys.modules['lfvila_hf'] = package\n" + code
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
+    )
     assert run.stdout.strip().endswith("[]"), run.stdout[-500:] + run.stderr[-2000:]
 
 

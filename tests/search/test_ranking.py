@@ -194,9 +194,15 @@ def test_a_sentence_has_every_place_that_shows_it() -> None:
     cosines[1, [3, 4]] = torch.tensor([0.9, 0.7])
     cosines[2, 5] = 0.3  # below the threshold
     found = torch.tensor([True, True, False])
-    moments = place_sentences(("a", "b", "c"), bounds, cosines, torch.full((3,), 0.5), found, torch.tensor([0.01, 0.02, 0.6]))
+    moments = place_sentences(
+        ("a", "b", "c"), bounds, cosines, torch.full((3,), 0.5), found, torch.tensor([0.01, 0.02, 0.6])
+    )
     assert [one.spans for one in moments] == [((1.0, 2.0), (7.0, 9.0)), ((3.0, 5.0),), ()]
-    assert [(one.start, one.end, one.found) for one in moments] == [(1.0, 2.0, True), (3.0, 5.0, True), (5.0, 6.0, False)]
+    assert [(one.start, one.end, one.found) for one in moments] == [
+        (1.0, 2.0, True),
+        (3.0, 5.0, True),
+        (5.0, 6.0, False),
+    ]
     assert [one.score for one in moments] == pytest.approx([0.9, 0.9, 0.3]) and moments[2].p_value == pytest.approx(0.6)
 
 

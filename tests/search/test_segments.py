@@ -50,7 +50,8 @@ def test_the_cut_is_the_one_of_the_documentation() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [(0, 0.5), (-1, 0.5), (float("nan"), 0.5), (10, 1.0), (10, -0.1), (10, 0.5, -1.0), (10, 0.5, float("inf"))]
+    "fields",
+    [(0, 0.5), (-1, 0.5), (float("nan"), 0.5), (10, 1.0), (10, -0.1), (10, 0.5, -1.0), (10, 0.5, float("inf"))],
 )
 def test_rules_that_make_no_sense_are_refused(fields: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"(segments|clips) must|overlap of segments must"):
@@ -99,7 +100,9 @@ def test_every_clip_is_embedded_once_whatever_overlaps(video: Path) -> None:
             return super().encode_clips(clips)
 
     (file,), _ = find_videos(video, "")
-    ((_, duration, segments),) = VideoEmbedder(as_encoder(Counting()), SegmentRule(1.0, 0.5, 0.5), batch_size=4).embed([file])
+    ((_, duration, segments),) = VideoEmbedder(as_encoder(Counting()), SegmentRule(1.0, 0.5, 0.5), batch_size=4).embed(
+        [file]
+    )
     assert duration == 3.0 and seen == [4, 2] and [len(one.clips) for one in segments] == [2] * 5  # type: ignore[union-attr]  # segments
     for one, two in zip(segments, segments[1:], strict=False):  # type: ignore[arg-type]  # segments
         np.testing.assert_array_equal(one.clips[1], two.clips[0])
@@ -125,7 +128,12 @@ def test_rows_do_not_depend_on_what_else_is_in_the_list(tmp_path: Path, tiny_voc
         for one, two in zip(alone, together[file.path], strict=True):  # type: ignore[arg-type]  # segments
             np.testing.assert_array_equal(one.vector, two.vector)
             np.testing.assert_array_equal(one.clips, two.clips)
-            assert (one.start, one.end, one.clip_times, one.thumbnail) == (two.start, two.end, two.clip_times, two.thumbnail)
+            assert (one.start, one.end, one.clip_times, one.thumbnail) == (
+                two.start,
+                two.end,
+                two.clip_times,
+                two.thumbnail,
+            )
 
 
 # -- what a file may claim and where it may be -------------------------------------------------------------------------
@@ -133,7 +141,9 @@ def test_rows_do_not_depend_on_what_else_is_in_the_list(tmp_path: Path, tiny_voc
 
 def test_what_a_file_claims_is_not_believed(tmp_path: Path) -> None:
     frame = bytes(16 * 16 * 3 // 2)
-    (tmp_path / "long.y4m").write_bytes(b"YUV4MPEG2 W16 H16 F1:2147483647 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + frame) * 3)
+    (tmp_path / "long.y4m").write_bytes(
+        b"YUV4MPEG2 W16 H16 F1:2147483647 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + frame) * 3
+    )
     leap = tmp_path / "leap.mkv"
     with av.open(str(leap), "w") as container:  # four frames, the last of them a day later
         stream: Any = container.add_stream("mpeg4", rate=25)

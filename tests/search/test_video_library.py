@@ -198,7 +198,9 @@ def test_texts_are_ranked_for_a_video_by_its_best_segment(library: VideoLibrary,
         assert dict(ranked)[0] == pytest.approx(library.search(STORY, path="clip_1.mp4")[0].score, **CLOSE)
 
 
-def test_reranking_orders_the_first_hits_by_the_matching_head(folder: Path, tmp_path: Path, tiny_vocabulary: Any) -> None:
+def test_reranking_orders_the_first_hits_by_the_matching_head(
+    folder: Path, tmp_path: Path, tiny_vocabulary: Any
+) -> None:
     library = new_library(tiny_vocabulary, root=folder)
     library.add(folder)
     plain, hits = library.search(STORY), library.search(STORY, rerank=3)
@@ -224,7 +226,9 @@ def test_reranking_orders_the_first_hits_by_the_matching_head(folder: Path, tmp_
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_another_model_or_a_question_that_makes_no_sense_is_refused(tmp_path: Path, folder: Path, tiny_vocabulary: Any) -> None:
+def test_another_model_or_a_question_that_makes_no_sense_is_refused(
+    tmp_path: Path, folder: Path, tiny_vocabulary: Any
+) -> None:
     library = new_library(tiny_vocabulary, root=folder)
     library.add(folder / "clip_0.mp4")
     library.save(tmp_path / "index")
@@ -249,7 +253,9 @@ def test_another_model_or_a_question_that_makes_no_sense_is_refused(tmp_path: Pa
     checkpoint.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="is no longer at .*clip: give --model"):
         VideoLibrary.load(tmp_path / "clips").search(STORY)
-    assert VideoLibrary.load(tmp_path / "clips", VideoLibrary.from_checkpoint(str(tmp_path / "moved")).encoder).search(STORY)
+    assert VideoLibrary.load(tmp_path / "clips", VideoLibrary.from_checkpoint(str(tmp_path / "moved")).encoder).search(
+        STORY
+    )
     whole = VideoLibrary(make_model(tiny_vocabulary, temporal_alignment=False), make_processor(tiny_vocabulary), RULE)
     whole.add(folder / "clip_0.mp4")
     (hit,) = whole.search(STORY)
