@@ -104,24 +104,25 @@ def not_here(library: VideoLibrary, names: list[str]) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run the benchmark."""
     parser = make_parser(__doc__, rounds=1)
-    parser.add_argument("--videos", type=Path, required=True, help="folder of the real clips")
+    parser.add_argument("--videos", required=True, help="folder of the real clips")
     parser.add_argument("--segment-seconds", type=float, default=8.0, help="segments of the indexed files")
-    parser.add_argument("--dump", type=Path, help="write the clip vectors of the index to this .npy")
+    parser.add_argument("--dump", help="write the clip vectors of the index to this .npy")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     from conse_encoder import ConSEEncoder
 
     encoder = ConSEEncoder()
-    names = sorted(name for name in CAPTIONS if (options.videos / name).is_file())
+    videos = Path(options.videos)
+    names = sorted(name for name in CAPTIONS if (videos / name).is_file())
     results: dict[str, Any] = {"videos": len(names)}
-    whole = VideoLibrary(encoder, rule=SegmentRule(1e5, 0.0, 1e5), root=options.videos)
-    whole.add([options.videos / name for name in names])
+    whole = VideoLibrary(encoder, rule=SegmentRule(1e5, 0.0, 1e5), root=videos)
+    whole.add([videos / name for name in names])
     clips = torch.from_numpy(np.concatenate([whole.view.clips(whole.view.rows_of(name)[0]) for name in names]))
     captions = whole.encoder.encode_sentences([CAPTIONS[name] for name in names])
     results["films"] = films(clips, captions)
     print(json.dumps(results["films"]), flush=True)
-    library = VideoLibrary(whole.encoder, rule=SegmentRule(options.segment_seconds, 0.5, 2.0), root=options.videos)
-    library.add([options.videos / name for name in names])
+    library = VideoLibrary(whole.encoder, rule=SegmentRule(options.segment_seconds, 0.5, 2.0), root=videos)
+    library.add([videos / name for name in names])
     results["not_here"] = not_here(library, names)
     print(json.dumps(results["not_here"]), flush=True)
     if options.dump:

@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--clips", type=int, default=8, help="clips of a segment")
     parser.add_argument("--width", type=int, default=512, help="numbers of a vector")
     parser.add_argument("--sentences", type=int, default=4, help="sentences of a story")
-    parser.add_argument("--vectors", type=Path, help="real clip vectors (C, D), .npy")
+    parser.add_argument("--vectors", help="real clip vectors (C, D), .npy")
     parser.add_argument("--others", action="store_true", help="measure FAISS and LanceDB too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
