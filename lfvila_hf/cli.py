@@ -34,7 +34,8 @@ PACKAGE = "lfvila_hf"
 CommandFunction = Callable[[list[str]], "int | None"]
 # Extras by the module that a missing one is noticed by.
 EXTRAS = {
-    "faiss": "library",
+    "lancedb": "search",
+    "rensa": "corpus",
     "fastapi": "app",
     "gradio": "app",
     "matplotlib": "plots",
@@ -88,10 +89,10 @@ COMMANDS: dict[str, Command] = {
     "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora"),
     "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files"),
     "push": Command("lfvila_hf.hub.push_command:main", "publish a checkpoint folder on the Hub, with a card"),
-    "index": Command("lfvila_hf.library.index_command:main", "embed a folder of videos, to be searched by a story"),
-    "app": Command("lfvila_hf.library.app_command:main", "search an index in the browser"),
-    "plot": Command("lfvila_hf.library.plot_command:main", "draw training, alignments, attention, an evaluation set"),
-    "search": Command("lfvila_hf.library.search_command:main", "find videos and moments of an index by a story"),
+    "index": Command("lfvila_hf.search.index_command:main", "embed a folder of videos, to be searched by a story"),
+    "app": Command("lfvila_hf.search.app_command:main", "search an index in the browser"),
+    "plot": Command("lfvila_hf.search.plot_command:main", "draw training, alignments, attention, an evaluation set"),
+    "search": Command("lfvila_hf.search.search_command:main", "find videos and moments of an index by a story"),
     "version": Command("lfvila_hf.cli:run_version", "print the version of this package"),
     "env": Command("lfvila_hf.cli:run_env", "print the versions and devices that a bug report needs"),
 }

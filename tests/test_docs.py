@@ -21,7 +21,7 @@ from transformers import BertTokenizer
 from video_files import write_video
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaProcessor, LFVilaVideoProcessor, cli
-from lfvila_hf.library import app_command
+from lfvila_hf.search import app_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

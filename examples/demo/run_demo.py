@@ -48,8 +48,8 @@ from lfvila_hf import (
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset
 from lfvila_hf.data.frame_store import FrameStore
-from lfvila_hf.library.plots import plot_losses
 from lfvila_hf.processing_lfvila import merge_sentences
+from lfvila_hf.search.plots import plot_losses
 
 SCORES = ("global", "aligned", "both")
 RETRIEVAL_KEYS = ("t2v_r1", "t2v_r5", "t2v_r10", "t2v_medr", "t2v_meanr", "v2t_r1", "v2t_r5", "v2t_r10", "v2t_medr")

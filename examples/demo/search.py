@@ -19,8 +19,8 @@ from transformers.utils import logging
 
 import lfvila_hf  # noqa: F401  # registers LF-VILA with the Auto classes
 from lfvila_hf import encode_paragraphs, encode_videos
-from lfvila_hf.library.plots import plot_alignment
 from lfvila_hf.processing_lfvila import merge_sentences
+from lfvila_hf.search.plots import plot_alignment
 
 
 def main(checkpoint: str, request_file: str) -> int:

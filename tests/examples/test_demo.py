@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from video_files import write_video
 
-from lfvila_hf.library.plot_command import training_log
+from lfvila_hf.search.plot_command import training_log
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 FOOTAGE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "videos"
