@@ -1,17 +1,20 @@
-# Every target below needs nothing but Python 3.10 or newer, `venv` and this file: it makes .venv from constraints.txt
-# first, once, and again only when setup.cfg, pyproject.toml or constraints.txt changes. pip's own settings (a mirror, a
-# wheel folder, the CPU-only build of torch) are read from pip's configuration or PIP_* variables as always.
+# Every target needs only Python 3.11 to 3.14 with `venv`: it makes .venv from constraints.txt first, once, and again
+# when setup.cfg, pyproject.toml or constraints.txt changes. pip's own settings (a mirror, a wheel folder, the CPU-only
+# build of torch) are read from pip's configuration or PIP_* variables. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 VENV ?= .venv
 # test processes; each of them computes on one thread
 TEST_JOBS ?= 2
 TEST_TIMEOUT ?= 300
-# how long the demo's threads wait for each other awake: short, for machines that others use too (docs/performance.md)
+# iterations that OpenMP threads of the demo busy-wait: few, for machines with other jobs (docs/performance.md)
 SPIN ?= 1000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The pinned packages exist for these versions of Python; asked before anything is downloaded.
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and \
+	"Python 3.11 to 3.14 is needed, $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
 PACKAGE_FILES := setup.cfg pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --timeout $(TEST_TIMEOUT)
 
@@ -56,7 +59,7 @@ soak: $(VENV)/.installed-test  ## kill a training run at twenty random moments; 
 
 # torch goes in first and alone, so that the packages that need it find it there and do not choose another build.
 $(VENV)/.installed-torch: constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet torch --constraint constraints.txt
 	@touch $@
@@ -66,6 +69,7 @@ $(VENV)/.installed-%: $(VENV)/.installed-torch $(PACKAGE_FILES)
 	@touch $@
 
 $(VENV)-min/.installed: setup.cfg pyproject.toml constraints-min.txt
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-min
 	$(VENV)-min/bin/python -m pip --disable-pip-version-check install --quiet torch --constraint constraints-min.txt
 	$(VENV)-min/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]' --constraint constraints-min.txt

@@ -1,7 +1,7 @@
-"""The console script `lfvila-hf`: lfvila_hf/cli.py, run without importing the package that it lies in.
+"""Console script `lfvila-hf`: run lfvila_hf/cli.py without importing the package around it.
 
-`import lfvila_hf` registers models with transformers, which takes seconds; `lfvila-hf --help` needs none of it. The
-sub-commands import the package themselves.
+`import lfvila_hf` registers models with transformers and takes seconds, which `--help` and wrong arguments do not need.
+The sub-commands import the package themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main() -> int:
     """Run the command line and return its exit status."""
-    package = find_spec("lfvila_hf")  # finds it and does not import it
+    package = find_spec("lfvila_hf")  # does not import it
     if package is None or package.origin is None:
         raise ModuleNotFoundError("lfvila_hf is not installed")
     spec = spec_from_file_location("lfvila_hf_cli_table", Path(package.origin).with_name("cli.py"))

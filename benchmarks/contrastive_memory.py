@@ -1,4 +1,4 @@
-"""Peak memory of a contrastive step against batch size, whole and in chunks (gradient caching).
+"""Peak memory of a contrastive step by batch size, with and without gradient caching.
 
     python benchmarks/contrastive_memory.py                                    # batches 8 ... 512, chunks of 8
     python benchmarks/contrastive_memory.py --batches 8 64 --chunk 4
@@ -16,7 +16,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import torch
 import transformers
@@ -25,9 +25,7 @@ from measuring import cpu_name, peak_rss_mb
 import lfvila_hf
 from lfvila_hf import LFVilaConfig, LFVilaModel
 from lfvila_hf.loss_lfvila import LFVilaLoss, draw_mtc
-from lfvila_hf.training.caching import cached_backward, split_inputs
-from lfvila_hf.training.gathering import GlobalBatch
-from lfvila_hf.training.objectives import contrastive_shares
+from lfvila_hf.training.global_batch_losses import GlobalBatch, cached_backward, contrastive_shares, split_inputs
 
 SENTENCE_LENGTH = 16
 
@@ -147,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{batch:6} {shown} {parts['step_mb']:11.1f} {parts['features_mb']:13.2f}", flush=True)
     record = {
         "benchmark": "contrastive_memory",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "arguments": vars(options),
         "versions": {
             "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Time of a contrastive step with gradient caching against the same videos without it.
+"""Time of a contrastive step with and without gradient caching.
 
     python benchmarks/contrastive_time.py                                              # tiny model, a minute
     python benchmarks/contrastive_time.py --preset base --batch 2 --chunk 1 --rounds 3 --without-whole
@@ -42,9 +42,7 @@ from measuring import (
 
 from lfvila_hf import LFVilaConfig, LFVilaModel
 from lfvila_hf.loss_lfvila import LFVilaLoss, draw_mtc
-from lfvila_hf.training.caching import cached_backward, split_inputs
-from lfvila_hf.training.gathering import GlobalBatch
-from lfvila_hf.training.objectives import contrastive_shares
+from lfvila_hf.training.global_batch_losses import GlobalBatch, cached_backward, contrastive_shares, split_inputs
 
 SENTENCE_LENGTH = 50
 

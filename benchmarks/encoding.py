@@ -1,4 +1,4 @@
-"""`encode_videos` with decoding ahead of the model and between its batches; `encode_long_video` over length.
+"""Time of `encode_videos` by number of decoding threads; time and memory of `encode_long_video` by length.
 
     python benchmarks/encoding.py                                              # the tiny preset, generated films
     python benchmarks/encoding.py --videos 16 --workers 0 1 2 --rounds 5

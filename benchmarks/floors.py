@@ -1,4 +1,4 @@
-"""The least that a video tower's forward can cost: its linear layers as bare products, and the bytes that must move.
+"""Floors of a video tower: its linear layers as bare matrix products, and the bytes that these must move.
 
 *Products*: every linear layer, and every convolution as the matrix product that it is, on buffers that exist already.
 Nothing else runs: no attention, no normalisation, no activation, no copy. A training step needs three products per

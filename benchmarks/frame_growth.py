@@ -1,4 +1,4 @@
-r"""How time and memory of the video tower grow with the number of frames, and with the size of a frame.
+r"""Growth of the video tower's time and memory with the number of frames and with frame size.
 
     python benchmarks/frame_growth.py                                             # tiny, up to 128 frames
     python benchmarks/frame_growth.py --preset base --image-size 96 160 --frames 8 16 32 64 128 256 512 1024 \

@@ -21,7 +21,7 @@ import signal
 import tempfile
 import time
 import traceback
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from lfvila_hf import (
 from lfvila_hf.data.annotations import load_retrieval
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import RetrievalDataset
-from lfvila_hf.data.stories import ShapeTales, make_shapetales
+from lfvila_hf.shapetales import ShapeTales, make_shapetales
 
 COMPARED = ("step", "epoch", "loss", "grad_norm", "learning_rate", "global_loss", "mtc_loss")
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
             wrong += differences(folder / "whole", run)
         record = {
             "benchmark": "kill_soak",
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "kills": len(reached),
             "runs": rounds,
             "steps": options.steps,

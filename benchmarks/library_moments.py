@@ -1,4 +1,4 @@
-"""Are the seconds of a sentence right where films are longer than a segment?
+"""Accuracy of the seconds of sentences in films that are longer than a segment.
 
     python benchmarks/library_moments.py --checkpoint outputs/demo/checkpoint --stories outputs/demo/shapetales
 

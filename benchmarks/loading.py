@@ -1,4 +1,4 @@
-"""Time to import the package and to load a checkpoint, each in fresh processes; what else is imported.
+"""Time of importing the package and of loading a checkpoint, in fresh processes.
 
     python benchmarks/loading.py                                   # the tiny preset
     python benchmarks/loading.py --preset base --rounds 3          # the released size: 461.5 M parameters

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed have in common: parts that take turns, medians, memory of fresh processes, one record.
+"""Shared tools of the speed benchmarks: interleaved timing, medians, memory of fresh processes, one record.
 
 A *part* is a function without arguments that does one piece of work. The parts of a comparison run one after another in
 every round, so that a busy moment of the machine hits all of them alike; what is compared are the ratios within a
@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,7 @@ def record(benchmark: str, options: argparse.Namespace, **content: Any) -> dict[
         hardware["gpu"] = torch.cuda.get_device_name()
     return {
         "benchmark": benchmark,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "arguments": {name: value for name, value in vars(options).items() if name not in OWN_OPTIONS},
         "versions": {
             "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""A plain eager video tower, as window attention was published: the baseline that `LFVilaVideoModel` has to beat.
+"""Plain port of the published window attention: the baseline of `LFVilaVideoModel`.
 
 It follows the description of the architecture step by step, in the manner of Video Swin Transformer: a 3-D convolution,
 then per block LayerNorm, padding, roll, cutting into windows, queries, keys and values, the full matrix of scores, the

@@ -1,4 +1,4 @@
-"""What padding costs the text tower: real sentences in sentences of 50 tokens, against sentences that are all real.
+"""Cost of padding in the text tower: sentences padded to 50 tokens against sentences of 50 real tokens.
 
     python benchmarks/text_tower.py                                            # the tiny preset
     python benchmarks/text_tower.py --preset base --batch 8 --rounds 5         # the released size

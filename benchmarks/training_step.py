@@ -1,4 +1,4 @@
-"""Time and peak memory of the video tower and of a training step in both phases, beside the floor of their products.
+"""Time and peak memory of the video tower, its floor, and training steps of both phases.
 
     python benchmarks/training_step.py                                        # the tiny preset, a minute
     python benchmarks/training_step.py --preset base --batch 1 --rounds 3     # the released size
@@ -50,7 +50,7 @@ from measuring import (
 )
 
 from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaVideoModel
-from lfvila_hf.training.optimization import decayed_parameter_names
+from lfvila_hf.training.training_arguments import decayed_parameter_names
 
 GROUPS = (
     ("video_forward", "video_forward_floor", "video_training", "video_training_floor"),

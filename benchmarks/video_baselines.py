@@ -1,4 +1,4 @@
-"""Other video models at equal tokens: what hierarchical temporal windows are compared with.
+"""Other video models at equal tokens: the baselines of hierarchical temporal windows.
 
 The tower does most of its work on the grid of its clip level (14 of 24 blocks): one token per frame and 32 x 32 pixels,
 1,920 for 32 frames of 192 x 320. The flat models get the same tokens, through patches of that size, and the depth and

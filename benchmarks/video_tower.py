@@ -1,4 +1,4 @@
-"""The video tower against its floor, its plain port and other video models: forward and training, in turns.
+"""Time and memory of the video tower against its floor, its plain port and other video models.
 
     python benchmarks/video_tower.py                                                  # the tiny preset
     python benchmarks/video_tower.py --preset base --batch 1 --rounds 5               # the released size

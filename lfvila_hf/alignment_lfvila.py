@@ -1,13 +1,13 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Monotone alignment of the sentences of a paragraph with the clips of a video.
 
-LF-VILA trains sentence and clip features to agree at the same place in time (MTC, section 3.3 of the paper) but never
-reads them together afterwards. This module does: it maps sentences to clips so that later sentences never go to earlier
-clips, and among all such maps takes the one with the highest mean cosine over the real sentences. That mean is the
-*aligned* score of a pair; the map says when each sentence happens.
+LF-VILA trains sentence and clip features to agree at the same time (MTC, paper section 3.3), but the paper does not use
+them together afterwards. This module maps sentences to clips such that later sentences never go to earlier clips. Of
+all such maps it takes the one with the highest mean cosine over the real sentences. That mean is the *aligned* score
+of a pair. The map localises each sentence in time.
 
-Letters: M sentences, K clips; leading dimensions are anything (pairs, texts x videos, ...). The work is O(M K) per pair
-and the memory O(M K) for the trace that the map is read back from; only a loop over the M <= 8 sentences is sequential.
+Letters: M sentences, K clips, D width; leading dimensions are arbitrary (pairs, texts x videos). Compute and memory
+are O(M K) per pair; only the loop over sentences is sequential.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import torch
 def monotone_alignment(
     similarity: torch.Tensor, sentence_mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Best non-decreasing map of sentences to clips.
+    """Find the best non-decreasing map of sentences to clips.
 
     Args:
-        similarity: cosine of every sentence with every clip, `(..., M, K)`.
+        similarity: Cosine of every sentence with every clip, `(..., M, K)`.
         sentence_mask: `(..., M)`, 1 for a real sentence, 0 for padding; broadcasts against the leading dimensions.
-            Padded sentences neither add to the score nor hold the map back. All ones where not given.
+            Padded sentences neither add to the score nor constrain the map. Defaults to all ones.
 
     Returns:
-        `(score, clip_index)`: the mean cosine over the real sentences, `(...)`, differentiable, 0 for a paragraph with
-        no real sentence; and the clip of every sentence, `(..., M)`, int64, -1 for padded sentences.
+        `(score, clip_index)`. The score is the mean cosine over the real sentences, `(...)`, differentiable, 0 for a
+        paragraph without real sentences. The index is the clip of every sentence, `(..., M)`, int64, -1 for padding.
 
     Raises:
         ValueError: `similarity` has fewer than two dimensions, no sentence or no clip.
@@ -65,13 +65,14 @@ def aligned_similarity(
     clip_embeds: torch.Tensor,
     max_cells: int = 16_000_000,
 ) -> torch.Tensor:
-    """Aligned score of every paragraph with every video.
+    """Compute the aligned score of every paragraph with every video.
 
     Args:
         sentence_embeds: L2-normalised sentence features, `(N_text, M, D)`.
         sentence_mask: `(N_text, M)`, 1 for a real sentence.
         clip_embeds: L2-normalised clip features, `(N_video, K, D)`.
-        max_cells: how many sentence-by-clip cosines are held at once; texts are worked off in slices of that many.
+        max_cells: Cosines of sentences with clips in memory at once; texts are processed in slices that keep to it.
+            Defaults to 16 million.
 
     Returns:
         Scores `(N_text, N_video)`, cosines averaged over sentences.

@@ -1,48 +1,92 @@
-"""The command `lfvila-hf`: a table of sub-commands, each imported only when it is the one that runs.
+"""Command `lfvila-hf`: a table of sub-commands, each imported only when it runs.
 
-This module imports nothing but the standard library, and the console script reaches it through `lfvila_hf_cli.py`
-without the package around it, so that listing the sub-commands costs no import of torch. A
-sub-command is one row of `COMMANDS`: its name, the function that runs it as `module:function`, and the line that
-`--help` prints. The function takes the arguments after the sub-command's name as a list of strings, parses them with a
-parser of its own (whose `prog` is `lfvila-hf NAME`) and returns an exit status, or None for success. What a user can
-put right, a `ValueError` or an `OSError`, is printed as one line without a traceback and ends in status 1;
-`--traceback` before the sub-command shows where it came from. Wrong arguments end in status 2, as `argparse` has it.
+This module imports the standard library only. The console script loads it through `lfvila_hf_cli.py` without the
+package around it, because importing the package registers models with transformers and takes seconds.
+
+A sub-command is one row of `COMMANDS`. Its function takes the arguments after its name as a list of strings and returns
+an exit status, or None for success. Its module has a function `build_parser()`, whose `prog` is `lfvila-hf NAME`, and
+may have a function `check(options)` that raises a `ValueError` or `OSError` for arguments that cannot work. A module
+that imports only the standard library at its top is first loaded by itself, so that `--help` and wrong arguments are
+answered at once.
+
+Errors that a user can correct (`ValueError`, `OSError`, a missing extra, a missing device) are one line and status 1;
+`--traceback` before the sub-command shows their origin. Wrong arguments end in status 2, as in `argparse`.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 PROGRAM = "lfvila-hf"
+PACKAGE = "lfvila_hf"
 CommandFunction = Callable[[list[str]], "int | None"]
+# Extras by the module that a missing one is noticed by.
+EXTRAS = {
+    "faiss": "library",
+    "fastapi": "app",
+    "gradio": "app",
+    "matplotlib": "plots",
+    "mteb": "mteb",
+    "ray": "ray",
+    "sentence_transformers": "sentence-transformers",
+    "uvicorn": "app",
+}
 
 
 class Command(NamedTuple):
-    """One sub-command: where its function is, and what it does in one line."""
+    """Sub-command.
+
+    Args:
+        function: `module:function`, imported when the sub-command runs.
+        summary: Line of `lfvila-hf --help`, lower case, without a full stop.
+    """
 
     function: str
-    """`module:function`, imported when the sub-command runs."""
     summary: str
-    """One line for `lfvila-hf --help`, lower case, without a full stop."""
 
     def load(self) -> CommandFunction:
-        """Import the module and return the function; for one of this file nothing is imported."""
+        """Import the module and return the function."""
         module, _, name = self.function.partition(":")
         return globals()[name] if module == "lfvila_hf.cli" else getattr(importlib.import_module(module), name)
 
+    def load_alone(self) -> ModuleType | None:
+        """Load the module without its package; None if it needs the package, or the package is imported already."""
+        module = self.function.partition(":")[0]
+        if PACKAGE in sys.modules or module == "lfvila_hf.cli":
+            return None
+        spec = importlib.util.spec_from_file_location(
+            module.replace(".", "_"), Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        )
+        if spec is None or spec.loader is None:
+            return None
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[PACKAGE] = None  # type: ignore[assignment]  # what it imports of the package fails now
+        try:
+            spec.loader.exec_module(loaded)
+        except ImportError:
+            return None
+        finally:
+            del sys.modules[PACKAGE]
+        return loaded
+
 
 COMMANDS: dict[str, Command] = {
-    "convert": Command("lfvila_hf.conversion.convert_command:main", "turn a released checkpoint into one of ours"),
-    "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, say what is wrong"),
+    "convert": Command("lfvila_hf.conversion.convert_command:main", "convert a released checkpoint"),
+    "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, report unusable ones"),
     "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora"),
-    "prepare": Command("lfvila_hf.data.preparing.prepare_command:main", "turn public annotation files into ours"),
+    "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files"),
     "push": Command("lfvila_hf.hub.push_command:main", "publish a checkpoint folder on the Hub, with a card"),
     "index": Command("lfvila_hf.library.index_command:main", "embed a folder of videos, to be searched by a story"),
     "app": Command("lfvila_hf.library.app_command:main", "search an index in the browser"),
@@ -54,7 +98,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of what stands before a sub-command's own arguments."""
+    """Return the parser of the arguments before a sub-command's."""
     width = max(map(len, COMMANDS))
     table = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
@@ -65,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {package_version('lfvila_hf')}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of the list below")
+    parser.add_argument("command", metavar="COMMAND", help="one of the list below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
     return parser
 
@@ -74,11 +118,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Args:
-        arguments: The words after `lfvila-hf`; those of the process by default.
+        arguments: Words after `lfvila-hf`. Defaults to those of the process.
     """
-    options = build_parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = build_parser()
+    if not words:
+        parser.print_help()
+        return 0
+    options = parser.parse_args(words)
+    if options.command not in COMMANDS:
+        parser.error(f"unknown command {options.command!r}.{did_you_mean(options.command, list(COMMANDS))}")
+    name, command = f"{PROGRAM} {options.command}", COMMANDS[options.command]
     try:
-        status = COMMANDS[options.command].load()(options.arguments)
+        check_arguments(command, options.arguments)
+        status = command.load()(options.arguments)
         sys.stdout.flush()
         return status or 0
     except BrokenPipeError:
@@ -87,13 +140,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"{PROGRAM} {options.command}: stopped", file=sys.stderr)
+        print(f"{name}: stopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        if options.traceback:
+    except (ValueError, OSError, ImportError, AssertionError, RuntimeError) as error:
+        message = explanation(error)
+        if message is None or options.traceback:
             raise
-        print(f"{PROGRAM} {options.command}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {message}", file=sys.stderr)
         return 1
+
+
+def check_arguments(command: Command, arguments: list[str]) -> None:
+    """Parse a sub-command's arguments before the package is imported, where its module can be loaded alone."""
+    module = command.load_alone()
+    if module is None:
+        return
+    parser = module.build_parser()
+    standard_error = parser.error
+
+    def error(message: str) -> Any:
+        """Add the most similar option to the message about an unknown one."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        known = [option for action in parser._actions for option in action.option_strings]
+        standard_error(message + (did_you_mean(unknown[1], known) if unknown else ""))
+
+    parser.error = error
+    options = parser.parse_args(arguments)
+    check: Callable[[Any], None] | None = getattr(module, "check", None)
+    if check is not None:
+        check(options)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """Return a sentence that names the most similar known word; empty if none is similar."""
+    similar = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {similar[0]!r}?" if similar else ""
+
+
+def explanation(error: Exception) -> str | None:
+    """Return the message for a user about an error that a user can correct; None for a bug."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        named = re.search(rf"{PACKAGE}\[([\w-]+)\]", text)
+        module = (error.name or "").partition(".")[0]
+        extra = named[1] if named else EXTRAS.get(module)
+        if extra is None:
+            return None
+        what = text.partition(": pip install")[0] if named else f"the Python package {module} is not installed"
+        return f"{what}. Install the extra {extra!r}: {install_advice(extra)}"
+    if isinstance(error, ValueError | OSError):
+        return text
+    device = re.search(r"CUDA|not compiled with|no NVIDIA|not linked with", text)
+    return f"the device cannot be used: {text.splitlines()[0]}" if device else None
+
+
+def install_advice(extra: str) -> str:
+    """Return the command that installs an extra, from a clone or from a package index."""
+    root = Path(__file__).resolve().parents[1]
+    return (
+        f"pip install -e '{root}[{extra}]'" if (root / "setup.cfg").is_file() else f"pip install '{PACKAGE}[{extra}]'"
+    )
 
 
 def package_version(distribution: str) -> str:
@@ -105,9 +211,9 @@ def package_version(distribution: str) -> str:
 
 
 def environment() -> list[tuple[str, str]]:
-    """Return what a bug report needs to say about this machine, as pairs of a name and a value.
+    """Return versions and devices for a bug report, as pairs of name and value.
 
-    Imports torch, which alone knows the devices; the other packages are asked for their versions without an import.
+    Only torch is imported, because it knows the devices.
     """
     import torch
 
@@ -140,7 +246,7 @@ def run_env(arguments: list[str]) -> int:
 
 
 def _parse_no_arguments(command: str, arguments: list[str]) -> None:
-    """Answer `--help` and refuse anything else, for a sub-command that takes no arguments."""
+    """Parse the arguments of a sub-command that takes none."""
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {command}", description=f"{COMMANDS[command].summary}.")
     parser.parse_args(arguments)
 

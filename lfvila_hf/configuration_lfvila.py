@@ -1,61 +1,269 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Configuration of LF-VILA: the video tower, the text tower with the cross-modal encoder, and what joins them.
+"""Configurations of the video tower, of the text tower with the cross-modal encoder, and of the joint model.
 
 Defaults are the released size (microsoft/XPretrain, LF-VILA, `src/configs`): a Swin-B-shaped video tower of 89.2 M
-parameters with hierarchical temporal windows, and BERT-large in three slices of 8, 4 and 12 layers. Defaults that
-differ from the released behaviour (DESIGN notes in docs/parity.md) each have a switch here whose other value is the
-release's.
+parameters with hierarchical temporal windows, and BERT-large in three slices of 8, 4 and 12 layers. If a default
+differs from released behaviour, another value of the field restores it (docs/parity.md).
 
-Letters: T frames, K clips, M sentences, L tokens, H and W pixels, D shared width.
+A configuration file is untrusted. It may name remote code in `auto_map` and `custom_pipelines`, but only LF-VILA's own
+files and classes. The caller of `from_pretrained` decides whether to trust code, never the file.
+
+Letters: T frames, K clips, M sentences, L tokens, H and W pixels, P tokens per frame, C channels, D shared width.
 """
 
+import difflib
+import functools
+import os
+import re
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from .configuration_base_lfvila import LFVilaBaseConfig, check_range, refuse_strangers
-
 logger = logging.get_logger(__name__)
+
+# Bounds of fields: a file of a few bytes must not make a process allocate without end, and NaN is in no range.
+MAX_SIZE = 1_000_000
+MAX_LAYERS = 1_000
+MAX_WINDOW_CELLS = 8_192
+MAX_NUMBER = 1e6
+
+# Arguments of a model's `from_pretrained` that change its size of video after loading.
+VIDEO_SIZES = ("num_frames", "temporal_windows", "image_size", "spatial_window")
+
+# Classes of flat files that Auto classes load without the package, by model_type.
+AUTO_MAPS = {
+    "lfvila": {
+        "AutoConfig": "configuration_lfvila.LFVilaConfig",
+        "AutoModel": "modeling_lfvila.LFVilaModel",
+        "AutoModelForPreTraining": "modeling_lfvila.LFVilaForPreTraining",
+        "AutoModelForVisualQuestionAnswering": "modeling_lfvila.LFVilaForQuestionAnswering",
+        "AutoModelForMultipleChoice": "modeling_lfvila.LFVilaForMultipleChoice",
+        "AutoModelForVideoClassification": "modeling_lfvila.LFVilaForVideoClassification",
+    },
+    "lfvila_video_model": {
+        "AutoConfig": "configuration_lfvila.LFVilaVideoConfig",
+        "AutoModel": "modeling_video_lfvila.LFVilaVideoModel",
+    },
+    "lfvila_text_model": {
+        "AutoConfig": "configuration_lfvila.LFVilaTextConfig",
+        "AutoModel": "modeling_text_lfvila.LFVilaTextModel",
+    },
+}
+# A file that travels with a checkpoint and a class in it; transformers may prepend the repository.
+OWN_CODE = re.compile(r"(?:[\w.-]+(?:/[\w.-]+)?--)?\w+_lfvila\.LFVila\w+")
+TRUST_FIELDS = ("trust_remote_code", "remote_code", "code_revision", "custom_generate", "import_allowlist")
+# Fields that transformers adds to the configuration of any model, besides those of its base class and of generation.
+TRANSFORMERS_FIELDS = frozenset(
+    (
+        *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type"),
+        *("name_or_path", "num_labels", "per_layer_config", "quantization_config", "task_specific_params"),
+        *("tie_word_embeddings", "tokenizer_class", "torch_dtype", "transformers_version", "vocab_size"),
+    )
+)
+
+
+def refuse_code(config: str, fields: Mapping[str, Any]) -> None:
+    """Refuse fields through which a configuration would select code to run.
+
+    Args:
+        config: Name of the configuration's class, for the message.
+        fields: Fields of the configuration or of its file.
+
+    Raises:
+        ValueError: A field grants trust, or names code that is not one of our files.
+    """
+    for name in TRUST_FIELDS:
+        if name in fields:
+            raise ValueError(
+                f"{config} has a field {name!r} = {fields[name]!r}, but a configuration does not decide whether code "
+                f"is trusted. Remove the field, or pass it to from_pretrained."
+            )
+    named = []
+    for field in ("auto_map", "custom_pipelines"):
+        value = fields.get(field) or {}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{field} of {config} must be a mapping, got {value!r:.80}")
+        named += list(value.items())
+    for name, reference in named:
+        reference = reference.get("impl") if isinstance(reference, Mapping) else reference
+        parts = reference if isinstance(reference, list | tuple) else [reference]
+        if not all(isinstance(part, str) and OWN_CODE.fullmatch(part) for part in parts):
+            raise ValueError(
+                f"{config} names foreign code, {name} = {reference!r:.80}: only classes of LF-VILA's files are "
+                f"expected. Remove the entry."
+            )
+    for name in ("text_config", "video_config"):
+        if isinstance(fields.get(name), Mapping):
+            refuse_code(f"{name} of {config}", fields[name])
+
+
+def refuse_kernels(config: str, fields: Mapping[str, Any]) -> None:
+    """Refuse a configuration file that names an attention kernel on the Hub: it would be downloaded and run.
+
+    Args:
+        config: Name of the configuration's class, for the message.
+        fields: Fields of the configuration's file.
+
+    Raises:
+        ValueError: The file names such a kernel; only the caller of `from_pretrained` may.
+    """
+    kernel = fields.get("attn_implementation", fields.get("_attn_implementation"))
+    values = kernel.values() if isinstance(kernel, Mapping) else [kernel]
+    if any(isinstance(value, str) and "/" in value for value in values):
+        raise ValueError(
+            f"{config} asks for a kernel from the Hub, attn_implementation = {kernel!r}. Remove the field, or pass it "
+            f"to from_pretrained."
+        )
+    for name in ("text_config", "video_config"):
+        if isinstance(fields.get(name), Mapping):
+            refuse_kernels(f"{name} of {config}", fields[name])
+
+
+@functools.cache
+def fields_of_transformers() -> frozenset[str]:
+    """Return the names that transformers reads or writes in the configuration of any model."""
+    return frozenset(GenerationConfig().to_dict()) | TRANSFORMERS_FIELDS
+
+
+def refuse_name(config: type[PreTrainedConfig], name: str) -> None:
+    """Refuse an attribute that is a misspelt field of a configuration, or follows from its fields.
+
+    Raises:
+        ValueError: It is; a correct name is suggested.
+    """
+    derived = getattr(config, name, None)
+    if isinstance(derived, property) and derived.fset is None:
+        raise ValueError(
+            f"{name} follows from the other fields of {config.__name__} and cannot be set: {derived.__doc__}"
+        )
+    names = config.__dataclass_fields__
+    if name.startswith("_") or name in names or name in fields_of_transformers():
+        return
+    if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
+        raise ValueError(f"{config.__name__} has no field {name!r}; did you mean {meant[0]!r}?")
+
+
+def check_extra_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> None:
+    """Check keywords that are no field of `config`: unknown ones are kept, with a warning, as in transformers.
+
+    Args:
+        config: The configuration under construction.
+        fields: Keywords beyond its fields.
+
+    Raises:
+        ValueError: The fields belong to another model, select code (see `refuse_code`), or one is misspelt.
+    """
+    own = type(config)
+    refuse_code(own.__name__, fields)
+    model_type = fields.get("model_type", own.model_type)
+    if model_type != own.model_type:
+        raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
+    for name in fields:
+        refuse_name(own, name)
+    unknown = [name for name in fields if not name.startswith("_") and name not in fields_of_transformers()]
+    if unknown:
+        logger.warning(f"{own.__name__} has no field {', '.join(map(repr, unknown))}; kept, but nothing reads it")
+
+
+def check_range(config: PreTrainedConfig, low: int, high: float, *names: str) -> None:
+    """Raise `ValueError` for the first of the fields `names` that is not in [low, high]."""
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:  # also NaN
+            at_most = f" and at most {high:g}" if high < MAX_LAYERS or value > high else ""
+            raise ValueError(f"{name} must be at least {low}{at_most}, got {value}")
+
+
+class LFVilaBaseConfig(PreTrainedConfig):
+    """Base configuration that leaves sizes of video to the model when an Auto class loads a checkpoint.
+
+    Auto classes build the configuration first and pass unused arguments to the model. Weights have to be loaded at
+    their stored size, which `from_pretrained` of the model changes afterwards.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a misspelt field is an error now, not when a trained model is saved."""
+        refuse_name(type(self), name)
+        if name in ("auto_map", "custom_pipelines", *TRUST_FIELDS):
+            refuse_code(type(self).__name__, {name: value})
+        super().__setattr__(name, value)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save as in transformers, with `auto_map` for all Auto classes if code is saved too.
+
+        Args:
+            save_directory: Folder to write to.
+            push_to_hub: Whether to upload the folder. Defaults to False.
+            **kwargs: Passed to transformers.
+        """
+        if self._auto_class is not None:
+            self.auto_map = dict(AUTO_MAPS[self.model_type])
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration as in transformers; with `return_unused_kwargs`, sizes of video count as unused.
+
+        Args:
+            config_dict: Fields by name.
+            **kwargs: Passed to transformers.
+
+        Raises:
+            ValueError: The fields belong to another model or would select code to run.
+        """
+        refuse_code(cls.__name__, config_dict)
+        refuse_kernels(cls.__name__, config_dict)
+        if not kwargs.get("return_unused_kwargs"):
+            return super().from_dict(config_dict, **kwargs)
+        sizes = {name: kwargs.pop(name) for name in VIDEO_SIZES if name in kwargs}
+        config, unused = super().from_dict(config_dict, **kwargs)
+        return config, unused | sizes
 
 
 @strict
 class LFVilaVideoConfig(LFVilaBaseConfig):
-    r"""Video tower with hierarchical temporal window attention (HTWA; paper section 3.2, released `VideoEncoder`).
+    r"""Configuration of the video tower (HTWA; paper section 3.2, released `VideoEncoder`).
 
-    Lists with one entry per level must have the same length; `ValueError` names those that do not.
+    Lists with one entry per level must have the same length, otherwise a `ValueError` names them.
 
-    Attributes:
-        image_size: height and width of a frame in pixels, `[H, W]`. Decides P, the tokens per frame that the
-            cross-modal encoder has positions for; the tower itself takes any frame size.
-        num_frames: T, frames sampled from a video.
-        num_clips: K, equal stretches of time that clip features are made for.
-        num_channels: colour channels of a pixel.
-        patch_size: rows and columns of one patch in pixels (one number, or `[rows, columns]`); a patch is one frame
-            long.
-        embed_dim: channels of level 0; doubled by every patch merging.
-        depths: blocks of every level.
-        num_heads: attention heads of every level.
-        temporal_windows: frames in an attention window, per level. The growth along this list is the paper's idea.
-        spatial_window: rows and columns of patches in an attention window, for all levels.
-        merge_after: levels followed by a 2 x 2 patch merging.
-        clip_level: the level whose output becomes the clip features of MTC: the last one whose window fits in a clip.
-        clip_after_merging: whether that output is read after the level's patch merging, where it has one. Only
-            released models whose `local_window` ends at such a level need it.
-        pool_size: kernel of the stride-1 max-pooling over the last grid; what is left are the P tokens of a frame.
-        mlp_ratio: hidden width of a block's MLP over its channels.
-        qkv_bias: whether the query, key and value projections have a bias.
-        hidden_act: activation of the MLPs.
-        hidden_dropout_prob: dropout after the patch embedding, the attention projection and in the MLPs.
-        attention_probs_dropout_prob: dropout on attention weights.
-        drop_path_rate: stochastic depth of the last block; rises linearly from 0 at the first.
-        layer_norm_eps: epsilon of every LayerNorm of the tower.
-        initializer_range: standard deviation of new weights.
-        temporal_shift: whether odd blocks of the levels above `clip_level` shift their windows by half a window in time
-            too. Windows then reach across the borders of their neighbours, and information travels along a video
-            that is longer than one window. Released models do not.
-        video_stem: `"patch"`, one strided convolution per patch (released), or `"conv"`, three by three by three
-            convolutions that halve the frame until a patch is one cell and never look past a level-0 window in time.
+    Args:
+        image_size: Height and width of a frame in pixels, `[H, W]`. Defaults to `[192, 320]`. It sets P, the number of
+            positions per frame in the cross-modal encoder; the tower itself takes any frame size.
+        num_frames: T, frames sampled from a video. Defaults to 32.
+        num_clips: K, clips of equal length in a video. Defaults to 4.
+        num_channels: Colour channels of a pixel. Defaults to 3.
+        patch_size: Rows and columns of one patch in pixels (one number, or `[rows, columns]`); a patch is one frame
+            long. Defaults to 8.
+        embed_dim: Channels of level 0; doubled by every patch merging. Defaults to 128.
+        depths: Blocks of every level. Defaults to `[2, 2, 14, 2, 2, 2]`.
+        num_heads: Attention heads of every level. Defaults to `[4, 8, 16, 16, 16, 32]`.
+        temporal_windows: Frames in an attention window, per level. Defaults to `[2, 4, 8, 16, 16, 32]`. Its growth from
+            level to level is the idea of the paper.
+        spatial_window: Rows and columns of patches in an attention window, for all levels. Defaults to `[3, 5]`.
+        merge_after: Levels followed by a 2 x 2 patch merging. Defaults to `[0, 1, 4]`.
+        clip_level: Level whose output becomes the clip features of MTC: the last one whose window fits in a clip.
+            Defaults to 2.
+        clip_after_merging: Whether to read that output after the level's patch merging, if it has one. Defaults to
+            False. Only released models whose `local_window` ends at such a level need True.
+        pool_size: Kernel of the stride-1 max-pooling over the last grid, whose output are the P tokens of a frame.
+            Defaults to `[2, 3]`.
+        mlp_ratio: Hidden width of a block's MLP over its channels. Defaults to 4.
+        qkv_bias: Whether the query, key and value projections have a bias. Defaults to True.
+        hidden_act: Activation of the MLPs. Defaults to `"gelu"`.
+        hidden_dropout_prob: Dropout after the patch embedding, the attention projection and in the MLPs. Defaults to 0.
+        attention_probs_dropout_prob: Dropout on attention weights. Defaults to 0.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first. Defaults to 0.2.
+        layer_norm_eps: Epsilon of every LayerNorm of the tower. Defaults to 1e-5.
+        initializer_range: Standard deviation of new weights. Defaults to 0.02.
+        temporal_shift: Whether odd blocks of the levels above `clip_level` also shift their windows by half a window in
+            time. Defaults to False, as released. With True, windows reach across the borders of their neighbours, and
+            information travels along a video that is longer than one window.
+        video_stem: `"patch"`, one strided convolution per patch (released), or `"conv"`, 3 x 3 x 3 convolutions that
+            halve the frame until a patch is one cell and stay within a level-0 window in time. Defaults to `"patch"`.
     """
 
     model_type = "lfvila_video_model"
@@ -87,8 +295,8 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
     video_stem: Literal["patch", "conv"] = "patch"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Bring sizes to lists and check that the fields fit each other."""
-        refuse_strangers(self, kwargs)
+        """Convert sizes to lists and check that the fields fit each other."""
+        check_extra_fields(self, kwargs)
         per_level = ("depths", "num_heads", "temporal_windows", "merge_after")
         for name in (*per_level, "image_size", "spatial_window", "pool_size"):
             setattr(self, name, list(getattr(self, name)))
@@ -103,30 +311,19 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
-        """Raise `ValueError` where fields disagree, warn where clip features would see other clips."""
-        check_range(self, 1, float("inf"), "num_frames", "num_clips", "num_channels", "embed_dim")
+        """Raise `ValueError` if fields disagree; warn if clip features would see other clips."""
+        check_range(self, 1, MAX_SIZE, "num_frames", "num_clips", "num_channels", "embed_dim")
         check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
-        check_range(self, 0, float("inf"), "mlp_ratio", "layer_norm_eps", "initializer_range")
+        check_range(self, 0, MAX_NUMBER, "mlp_ratio", "layer_norm_eps", "initializer_range")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}")
         for name in ("image_size", "patch_size", "spatial_window", "pool_size"):
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:
                 raise ValueError(f"{name} must be two positive numbers (rows, columns), got {value}")
-        levels = len(self.depths)
-        lengths = {name: len(getattr(self, name)) for name in ("depths", "num_heads", "temporal_windows")}
-        if levels == 0 or len(set(lengths.values())) != 1:
-            raise ValueError(f"one entry per level is expected in each of these lists, got lengths {lengths}")
-        for name in ("depths", "num_heads", "temporal_windows"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if sorted(set(self.merge_after)) != self.merge_after or any(not 0 <= i < levels for i in self.merge_after):
-            raise ValueError(f"merge_after must be rising level numbers below {levels}, got {self.merge_after}")
-        if not 0 <= self.clip_level < levels:
-            raise ValueError(f"clip_level must be a level number below {levels}, got {self.clip_level}")
-        for level, (channels, heads) in enumerate(zip(self.channels, self.num_heads, strict=True)):
-            if channels % heads:
-                raise ValueError(f"level {level}: {channels} channels do not divide by num_heads[{level}] = {heads}")
+            if max(value) > MAX_SIZE:
+                raise ValueError(f"{name} must be at most {MAX_SIZE}, got {value}")
+        self._check_levels()
         rows, columns = self.patch_shape
         if self.video_stem == "conv" and (rows != columns or rows & (rows - 1)):
             raise ValueError(
@@ -144,6 +341,34 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
                     f"clip features will see neighbouring clips"
                 )
 
+    def _check_levels(self) -> None:
+        """Raise `ValueError` if what is given per level does not fit."""
+        levels = len(self.depths)
+        lengths = {name: len(getattr(self, name)) for name in ("depths", "num_heads", "temporal_windows")}
+        if levels == 0 or len(set(lengths.values())) != 1:
+            raise ValueError(f"one entry per level is expected in each of these lists, got lengths {lengths}")
+        for name in ("depths", "num_heads", "temporal_windows"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if sum(self.depths) > MAX_LAYERS or levels > MAX_LAYERS:
+            raise ValueError(f"depths must sum to at most {MAX_LAYERS} blocks, got {sum(self.depths)}")
+        cells = max(self.temporal_windows) * self.spatial_window[0] * self.spatial_window[1]
+        if cells > MAX_WINDOW_CELLS:
+            raise ValueError(
+                f"a window of {max(self.temporal_windows)} x {self.spatial_window} has {cells} cells, at most "
+                f"{MAX_WINDOW_CELLS} are supported. Use smaller windows."
+            )
+        if sorted(set(self.merge_after)) != self.merge_after or any(not 0 <= i < levels for i in self.merge_after):
+            raise ValueError(f"merge_after must be rising level numbers below {levels}, got {self.merge_after}")
+        if not 0 <= self.clip_level < levels:
+            raise ValueError(f"clip_level must be a level number below {levels}, got {self.clip_level}")
+        for level, (channels, heads) in enumerate(zip(self.channels, self.num_heads, strict=True)):
+            if channels % heads:
+                raise ValueError(
+                    f"level {level}: {channels} channels are not divisible by num_heads[{level}] = {heads}. Change "
+                    f"embed_dim or num_heads."
+                )
+
     @property
     def patch_shape(self) -> tuple[int, int]:
         """Rows and columns of a patch in pixels."""
@@ -157,7 +382,7 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
 
     @property
     def clip_channels(self) -> int:
-        """C of what the clip features are made from."""
+        """C of the map that the clip features are made from."""
         merged = self.clip_after_merging and self.clip_level in self.merge_after
         return self.channels[self.clip_level] * (2 if merged else 1)
 
@@ -172,7 +397,7 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
         return sum(self.depths)
 
     def shifts_in_time(self, level: int) -> bool:
-        """Whether odd blocks of a level shift their windows in time; never where clip features are made."""
+        """Return whether odd blocks of a level shift their windows in time; only levels above `clip_level` can."""
         return self.temporal_shift and level > self.clip_level
 
     @property
@@ -185,41 +410,42 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
 
     @property
     def token_grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens left of one frame of `image_size` after pooling."""
+        """Rows and columns of tokens of one frame of `image_size` after pooling."""
         rows, columns = (max(n - kernel + 1, 1) for n, kernel in zip(self.last_grid, self.pool_size, strict=True))
         return rows, columns
 
     @property
     def num_frame_tokens(self) -> int:
-        """P, tokens left of one frame of `image_size` after pooling."""
+        """P, tokens of one frame of `image_size` after pooling."""
         rows, columns = self.token_grid
         return rows * columns
 
 
 @strict
 class LFVilaTextConfig(LFVilaBaseConfig):
-    r"""Text tower and cross-modal encoder: BERT's fields, with its layers in three slices (paper section 3.2).
+    r"""Configuration of the text tower and the cross-modal encoder: BERT's layers in three slices (paper section 3.2).
 
-    Attributes:
-        vocab_size: words of the tokenizer (BERT uncased).
-        hidden_size: width of every layer; must equal the video tower's last channels D.
-        num_sentence_layers: layers that read each sentence on its own (released `num_local_layers`).
-        num_paragraph_layers: layers that read the whole paragraph (released `stage1_layers` less the former).
-        num_cross_modal_layers: layers that read paragraph and video; 0 leaves the cross-modal encoder and its heads
-            out.
-        num_attention_heads: heads of every layer.
-        intermediate_size: hidden width of the feed-forward networks.
-        hidden_act: their activation.
-        hidden_dropout_prob: dropout of embeddings and layer outputs.
-        attention_probs_dropout_prob: dropout on attention weights.
-        max_position_embeddings: positions of a sentence, and of a paragraph (M * L may not exceed it).
-        max_sentences: segment embeddings, one per sentence of a paragraph.
-        type_vocab_size: BERT's token types; only type 0 is used.
-        initializer_range: standard deviation of new weights.
-        layer_norm_eps: epsilon of every LayerNorm.
-        pad_token_id: token that fills sentences up.
-        pool_padded_sentences: released behaviour: padded sentences take part in the paragraph token's mean, and a
-            sentence that is all padding attends to its padding evenly. By default they are left out.
+    Args:
+        vocab_size: Words of the tokenizer. Defaults to 30522 (BERT uncased).
+        hidden_size: Width of every layer; must equal D, the channels after the video tower. Defaults to 1024.
+        num_sentence_layers: Layers that read each sentence alone (released `num_local_layers`). Defaults to 8.
+        num_paragraph_layers: Layers that read the paragraph (released `stage1_layers` minus `num_local_layers`).
+            Defaults to 4.
+        num_cross_modal_layers: Layers that read paragraph and video; 0 leaves out the cross-modal encoder and its
+            heads. Defaults to 12.
+        num_attention_heads: Heads of every layer. Defaults to 16.
+        intermediate_size: Hidden width of the feed-forward networks. Defaults to 4096.
+        hidden_act: Activation of the feed-forward networks. Defaults to `"gelu"`.
+        hidden_dropout_prob: Dropout of embeddings and layer outputs. Defaults to 0.1.
+        attention_probs_dropout_prob: Dropout on attention weights. Defaults to 0.1.
+        max_position_embeddings: Positions of a sentence, and of a paragraph (limit of M * L). Defaults to 512.
+        max_sentences: Segment embeddings, one per sentence of a paragraph. Defaults to 8.
+        type_vocab_size: BERT's token types; only type 0 is used. Defaults to 2.
+        initializer_range: Standard deviation of new weights. Defaults to 0.02.
+        layer_norm_eps: Epsilon of every LayerNorm. Defaults to 1e-12.
+        pad_token_id: Padding token. Defaults to 0.
+        pool_padded_sentences: Whether padded sentences count in the mean that the paragraph token starts from, and a
+            sentence that is all padding attends to its padding evenly, as released. Defaults to False: both are masked.
     """
 
     model_type = "lfvila_text_model"
@@ -245,14 +471,17 @@ class LFVilaTextConfig(LFVilaBaseConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check that the fields fit each other."""
-        refuse_strangers(self, kwargs)
-        check_range(self, 1, float("inf"), "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
-        check_range(self, 1, float("inf"), "max_position_embeddings", "max_sentences", "type_vocab_size")
-        check_range(self, 0, float("inf"), "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
+        check_extra_fields(self, kwargs)
+        check_range(self, 1, 10 * MAX_SIZE, "vocab_size")
+        check_range(self, 1, MAX_SIZE, "hidden_size", "num_attention_heads", "intermediate_size")
+        check_range(self, 1, MAX_SIZE, "max_position_embeddings", "max_sentences", "type_vocab_size")
+        check_range(self, 0, MAX_LAYERS, "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
+        check_range(self, 0, MAX_NUMBER, "layer_norm_eps", "initializer_range")
         check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size = {self.hidden_size} does not divide by num_attention_heads = {self.num_attention_heads}"
+                f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}. "
+                f"Change one of them."
             )
         super().__post_init__(**kwargs)
 
@@ -264,7 +493,7 @@ class LFVilaTextConfig(LFVilaBaseConfig):
 
 @strict
 class LFVilaConfig(LFVilaBaseConfig):
-    r"""LF-VILA: two towers, four losses, one cross-modal encoder.
+    r"""Configuration of LF-VILA: two towers, four losses, one cross-modal encoder.
 
     Presets:
 
@@ -273,30 +502,32 @@ class LFVilaConfig(LFVilaBaseConfig):
     | `LFVilaConfig.base()` | released size, 32 x 192 x 320 | BERT-large in 8 + 4 + 12 | 1024 | 461.5 M |
     | `LFVilaConfig.tiny()` | 16 x 48 x 80, embed_dim 16 | 2 + 1 + 2 layers | 128 | about 1.5 M |
 
-    Attributes:
-        video_config: a `LFVilaVideoConfig` or its fields.
-        text_config: a `LFVilaTextConfig` or its fields.
-        temperature: tau of the global contrastive loss; logits are cosines divided by it.
-        temporal_temperature: tau of MTC.
-        global_loss_weight: weight of the global contrastive loss in the contrastive phase.
-        mtc_loss_weight: weight of MTC in the contrastive phase.
-        mlm_loss_weight: weight of masked language modelling in the fusion phase.
-        vtm_loss_weight: weight of video-text matching in the fusion phase.
-        span_loss_weight: weight of the span loss of multiple choice.
-        num_anchors: anchors that MTC draws per video.
-        num_candidates: candidates that MTC draws per video.
-        num_other_negatives: clips of other videos that MTC adds as negatives to every anchor.
-        temporal_alignment: whether sentence and clip projections exist; without them there is no MTC and no
-            *aligned* score (released retrieval checkpoints).
-        clip_feature_source: `"clip_level"`, clip features from `video_config.clip_level` as the paper has it, or
-            `"last"`, from the last level as the released code does by mistake.
-        mtc_other_negatives: `"others"`, negatives come from other videos only, or `"released"`, where the first of
-            them is the video itself and the sentence mask is not looked at.
+    Args:
+        video_config: A `LFVilaVideoConfig` or its fields. Defaults to `LFVilaVideoConfig()`.
+        text_config: A `LFVilaTextConfig` or its fields. Defaults to `LFVilaTextConfig()`.
+        temperature: Temperature of the global contrastive loss; logits are cosines divided by it. Defaults to 0.05.
+        temporal_temperature: Temperature of MTC. Defaults to 0.05.
+        global_loss_weight: Weight of the global contrastive loss in the contrastive phase. Defaults to 1.
+        mtc_loss_weight: Weight of MTC in the contrastive phase. Defaults to 0.25.
+        mlm_loss_weight: Weight of masked language modelling in the fusion phase. Defaults to 1.
+        vtm_loss_weight: Weight of video-text matching in the fusion phase. Defaults to 10.
+        span_loss_weight: Weight of the span loss of multiple choice. Defaults to 1.
+        num_anchors: Anchors that MTC draws per video. Defaults to 2.
+        num_candidates: Candidates that MTC draws per video. Defaults to 2.
+        num_other_negatives: Clips of other videos that MTC adds as negatives to every anchor. Defaults to 3.
+        temporal_alignment: Whether sentence and clip projections exist. Defaults to True. Without them (released
+            retrieval checkpoints) there is no MTC and no *aligned* score.
+        clip_feature_source: `"clip_level"`, clip features from `video_config.clip_level` as in the paper, or `"last"`,
+            from the last level as the released code does by mistake. Defaults to `"clip_level"`.
+        mtc_other_negatives: `"others"`, negatives come from other videos only, or `"released"`, the first of them is
+            the video itself and the sentence mask is ignored. Defaults to `"others"`.
         cross_modal_fusion: `"merged"`, one sequence of both modalities (released), or `"co_attention"`, two streams
-            that attend to each other.
-        training_phase: `"contrastive"` or `"fusion"`, the phase that `LFVilaForPreTraining` runs when none is given.
-        video_position_layer_norm_eps: epsilon of the LayerNorm over video tokens with their positions.
-        initializer_range: standard deviation of new projections and heads.
+            that attend to each other. Defaults to `"merged"`.
+        training_phase: `"contrastive"` or `"fusion"`, the phase that `LFVilaForPreTraining` runs if none is passed.
+            Defaults to `"contrastive"`.
+        video_position_layer_norm_eps: Epsilon of the LayerNorm over video tokens with their positions. Defaults to
+            1e-5.
+        initializer_range: Standard deviation of new projections and heads. Defaults to 0.02.
     """
 
     model_type = "lfvila"
@@ -324,7 +555,7 @@ class LFVilaConfig(LFVilaBaseConfig):
         "attentions",
     ]
 
-    # Any, because they are given as dict, configuration or None and are configurations from __post_init__ on.
+    # Any: given as dict, configuration or None; always configurations after __post_init__.
     text_config: Any = None
     video_config: Any = None
     temperature: float | int = 0.05
@@ -347,7 +578,7 @@ class LFVilaConfig(LFVilaBaseConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the two tower configurations and check that they fit each other."""
-        refuse_strangers(self, kwargs)
+        check_extra_fields(self, kwargs)
         for name, tower in (("text_config", LFVilaTextConfig), ("video_config", LFVilaVideoConfig)):
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
@@ -361,26 +592,33 @@ class LFVilaConfig(LFVilaBaseConfig):
                 f"doubled by each of {len(self.video_config.merge_after)} mergings)"
             )
         for name in ("temperature", "temporal_temperature"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # also NaN
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        check_range(self, 1, float("inf"), "num_anchors", "num_candidates")
+        check_range(self, 0, MAX_NUMBER, "temperature", "temporal_temperature")
+        check_range(self, 1, MAX_SIZE, "num_anchors", "num_candidates")
         weights = ("global_loss_weight", "mtc_loss_weight", "mlm_loss_weight", "vtm_loss_weight", "span_loss_weight")
-        check_range(self, 0, float("inf"), "num_other_negatives", *weights)
+        check_range(self, 0, MAX_NUMBER, "num_other_negatives", *weights)
         super().__post_init__(**kwargs)
 
     @classmethod
     def base(cls, **overrides: Any) -> "LFVilaConfig":
-        """The released size: 32 frames of 192 x 320 pixels, Swin-B-shaped video tower, BERT-large (all defaults)."""
+        """Build the released size: 32 frames of 192 x 320 pixels, Swin-B-shaped video tower, BERT-large (all defaults).
+
+        Args:
+            **overrides: Fields that replace the defaults.
+        """
         return cls(**overrides)
 
     @classmethod
     def tiny(cls, **overrides: Any) -> "LFVilaConfig":
-        """A model for tests and demonstrations: 16 frames of 48 x 80 pixels, D = 128, under a second a step on a CPU.
+        """Build a size for tests and demonstrations: 16 frames of 48 x 80 pixels, D = 128.
 
-        `video_config` and `text_config` given as dicts replace single fields of the preset, not all of it.
+        Args:
+            **overrides: Fields that replace the preset's. `video_config` and `text_config` are dicts and replace single
+                fields of a tower.
 
         Raises:
-            ValueError: one of the two is given as something else, or the fields do not fit each other.
+            ValueError: A tower's fields are no dict, or fields do not fit each other.
         """
         video = {
             "image_size": [48, 80],

@@ -1,18 +1,17 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Embeddings in one call: `encode_videos` and `encode_paragraphs`.
+"""Embeddings of videos and paragraphs in one call: `encode_videos` and `encode_paragraphs`.
 
-Sources go in, in any number and of any length; features come out on the CPU, batch by batch. What comes out is what
-`LFVilaModel.similarity` takes.
+Both take any number of inputs, encode them in batches and return features on the CPU, as `LFVilaModel.similarity`
+takes them.
 
-Videos are decoded ahead in threads (data/batch_decoding.py) while the model works on those before them. The pixels of
-a video do not depend on its batch, nor do random draws: each video draws from the generator as it stands at its turn,
-so that `seed` gives what one call of the processor for all of them would give. Only videos of equally many frames
-of one size share a batch; where a neighbour differs, a smaller batch is encoded.
+Threads decode videos ahead of the model (data/batch_decoding.py). The pixels of a video and its random draws do not
+depend on its batch: with the same `seed`, one call of the processor for all videos gives the same frames. Videos of
+different shape `(T, 3, H, W)` do not share a batch; if the shape changes, the batch so far is encoded.
 
-Paragraphs are sorted by their number of sentences and tokens first, so that a batch holds equally long ones: sentences
-that only fill up a batch cost as much as real ones. The order that was given comes back.
+Paragraphs are sorted by their numbers of sentences and words, because padding costs as much as real tokens. Features
+come back in the order of the input.
 
-Memory: the pixels of one batch, of `num_workers + 2` videos more, and D numbers per video, sentence and clip.
+Memory: the pixels of one batch and of `num_workers + 2` more videos, and D numbers per video, sentence and clip.
 
 Letters: B videos, T frames, M sentences, L tokens, K clips, D width.
 """
@@ -37,10 +36,10 @@ from lfvila_hf.video_reading_lfvila import describe_source
 class VideoEmbeddings:
     """Features of videos.
 
-    Attributes:
+    Args:
         video_embeds: `(B, D)`, L2-normalised.
         clip_embeds: `(B, K, D)`, L2-normalised; `None` without `temporal_alignment`.
-        metadata: one `LFVilaVideoMetadata` per video, with the second of each frame.
+        metadata: One `LFVilaVideoMetadata` per video, with the time of each frame in seconds.
     """
 
     video_embeds: torch.Tensor
@@ -52,7 +51,7 @@ class VideoEmbeddings:
 class ParagraphEmbeddings:
     """Features of paragraphs.
 
-    Attributes:
+    Args:
         text_embeds: `(B, D)`, L2-normalised.
         sentence_embeds: `(B, M, D)`, L2-normalised; `None` without `temporal_alignment`.
         sentence_mask: `(B, M)`, 1 for a real sentence.
@@ -76,35 +75,35 @@ def encode_videos(
     """Embed videos.
 
     Args:
-        model: an `LFVilaModel`; it is used as it is (device, dtype) and put in evaluation mode for the call.
-        processor: its `LFVilaProcessor`.
-        videos: a list (or iterator) of sources as the processor takes them: paths, bytes, open files, arrays, lists of
-            clip files; a single source, a list of pictures among them, is a batch of one.
-        batch_size: videos encoded at once.
-        progress: whether to show a progress bar.
-        num_workers: videos decoded ahead at the same time, while the model works; 0 decodes between two batches.
-        dtype: compute in half precision (`torch.bfloat16`, `torch.float16`) by autocast; the model's own type where not
-            given. Weights stay as they are.
-        **kwargs: for the video processor.
+        model: An `LFVilaModel`; its device and dtype are kept, and it is in evaluation mode during the call.
+        processor: `LFVilaProcessor` of the model.
+        videos: List or iterator of sources as the processor takes them: paths, bytes, open files, arrays, lists of
+            clip files. A single source (also a list of pictures) is a batch of one.
+        batch_size: Videos encoded at once. Defaults to 8.
+        progress: Whether to show a progress bar. Defaults to False.
+        num_workers: Videos decoded at the same time, ahead of the model; 0 decodes between batches. Defaults to 1.
+        dtype: Half precision for autocast (`torch.bfloat16`, `torch.float16`). Defaults to `None`, the dtype of the
+            weights.
+        **kwargs: Passed to the video processor.
 
     Returns:
         Features in the order of `videos`, on the CPU, in float32.
 
     Raises:
-        ValueError: there is no video, or numbers make no sense.
-        LFVilaVideoError: a video cannot be used.
+        ValueError: There is no video, or an argument is out of range.
+        LFVilaVideoError: A video cannot be decoded.
     """
     if isinstance(videos, Iterator) and not hasattr(videos, "read"):  # an open file is an iterator too
         videos = list(videos)
     lazy = isinstance(videos, Sequence) and not isinstance(videos, list | tuple | str | bytes | bytearray | memoryview)
     sources = videos if lazy else batch_of_videos(videos)  # a sequence that reads its sources is cut, not listed
     if num_workers < 0:
-        raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
     batches = _batches(sources, batch_size, "videos", progress)
     embeds, clips, metadata = [], [], []
     for pixels, described in _pixels(batches, len(sources), processor, num_workers, kwargs):
         metadata.extend(described)
-        with evaluating(model), computing_in(dtype, model.device):
+        with eval_mode(model), autocast_if(dtype, model.device):
             output = model.get_video_features(pixels.to(model.device), return_dict=True)
         embeds.append(output.video_embeds.float().cpu())
         if output.clip_embeds is not None:
@@ -124,19 +123,19 @@ def encode_paragraphs(
     """Embed paragraphs.
 
     Args:
-        model: an `LFVilaModel`; it is used as it is (device, dtype) and put in evaluation mode for the call.
-        processor: its `LFVilaProcessor`.
-        paragraphs: one string (taken as one sentence) or one list of sentences each; a bare string is a batch of one.
-        batch_size: paragraphs encoded at once.
-        progress: whether to show a progress bar.
-        dtype: compute in half precision by autocast, as for `encode_videos`.
-        **kwargs: for the processor.
+        model: An `LFVilaModel`; its device and dtype are kept, and it is in evaluation mode during the call.
+        processor: `LFVilaProcessor` of the model.
+        paragraphs: One string (taken as one sentence) or one list of sentences each; a bare string is a batch of one.
+        batch_size: Paragraphs encoded at once. Defaults to 32.
+        progress: Whether to show a progress bar. Defaults to False.
+        dtype: Half precision for autocast, as for `encode_videos`. Defaults to `None`.
+        **kwargs: Passed to the processor.
 
     Returns:
         Features in the order of `paragraphs`, on the CPU, in float32; M is that of the longest paragraph.
 
     Raises:
-        ValueError: there is no paragraph, or an empty one.
+        ValueError: There is no paragraph, or an empty one.
     """
     if isinstance(paragraphs, str):
         paragraphs = [paragraphs]
@@ -145,12 +144,12 @@ def encode_paragraphs(
     texts = [[text] if isinstance(text, str) else list(text) for text in paragraphs]
     for place, text in enumerate(texts):
         if not text or not all(isinstance(sentence, str) and sentence.strip() for sentence in text):
-            processor(text=texts[: place + 1], **kwargs)  # raises, and names the place in the caller's list
+            processor(text=texts[: place + 1], **kwargs)  # raises, with the index in the caller's list
     order = sorted(range(len(texts)), key=lambda place: _length(texts[place]))
     embeds, sentences, masks = [], [], []
     for places in _batches(order, batch_size, "paragraphs", progress):
         inputs = processor(text=[texts[place] for place in places], **kwargs)
-        with evaluating(model), computing_in(dtype, model.device):
+        with eval_mode(model), autocast_if(dtype, model.device):
             ids, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
             output = model.get_text_features(ids, mask, return_dict=True)
         embeds.append(output.text_embeds.float().cpu())
@@ -168,7 +167,7 @@ def encode_paragraphs(
 def _pixels(
     batches: Iterator[list[Any]], count: int, processor: Any, num_workers: int, kwargs: dict[str, Any]
 ) -> Iterator[tuple[torch.Tensor, list[Any]]]:
-    """Pixels `(B, T, 3, H, W)` and metadata of every batch of sources; videos are decoded ahead, in order."""
+    """Yield pixels `(B, T, 3, H, W)` and metadata of every batch of sources; videos are decoded ahead, in order."""
     work = _work_of(batches, count, processor, kwargs)
 
     def read(one: _Work) -> tuple[_Work, Any]:
@@ -192,7 +191,13 @@ def _pixels(
 
 @dataclass(frozen=True)
 class _Work:
-    """One video, what the processor is told about it, and whether a batch ends with it."""
+    """One video to decode.
+
+    Args:
+        source: The video.
+        kwargs: Arguments of the processor for it.
+        last: Whether it ends a batch.
+    """
 
     source: Any
     kwargs: dict[str, Any]
@@ -200,24 +205,24 @@ class _Work:
 
     @property
     def name(self) -> Any:
-        """How messages name it, as for an open file."""
+        """Name of the video in messages; open files have one too."""
         return describe_source(self.source)
 
 
 def _work_of(batches: Iterator[list[Any]], count: int, processor: Any, kwargs: dict[str, Any]) -> Iterator[_Work]:
-    """Every video with its own generator and its own entry of `video_metadata`."""
+    """Yield every video with its generator and its entry of `video_metadata`."""
     shared = {**kwargs, **kwargs.get("videos_kwargs", {})}
     shared.pop("videos_kwargs", None)
     seed, generator = shared.pop("seed", None), shared.pop("generator", None)
     if seed is not None and generator is not None:
-        raise ValueError("give a generator or a seed, not both")
+        raise ValueError(f"got seed={seed} and a generator; pass only one of them")
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
     entries = shared.pop("video_metadata", None)
     if entries is not None:
         entries = list(entries) if isinstance(entries, list | tuple) else [entries]
         if len(entries) != count:
-            raise ValueError(f"{count} videos but {len(entries)} entries of video_metadata: one per video is needed")
+            raise ValueError(f"{count} videos but {len(entries)} entries of video_metadata: pass one per video")
     settings = {name: getattr(processor.video_processor, name, None) for name in ("training", "sampling")} | shared
     draws = settings["training"] or settings["sampling"] == "jittered"
     place = 0
@@ -226,21 +231,29 @@ def _work_of(batches: Iterator[list[Any]], count: int, processor: Any, kwargs: d
             own = dict(shared)
             if entries is not None:
                 own["video_metadata"] = entries[place : place + 1]
-            if draws:  # in the order of the videos, whichever thread reads them
+            if draws:  # here and not in the threads, so that draws follow the order of the videos
                 turn = torch.default_generator if generator is None else generator
                 own["generator"] = turn.clone_state()
-                torch.randint(2**62, (), generator=turn)  # the one number that the processor draws per video
+                torch.randint(2**62, (), generator=turn)  # the processor draws one number per video
             place += 1
             yield _Work(source, own, last=number == len(batch) - 1)
 
 
 def _length(sentences: list[str]) -> tuple[int, int]:
-    """What a paragraph costs: the number of its sentences first, then their words."""
+    """Return the sort key of a paragraph: its number of sentences, then of words."""
     return len(sentences), sum(len(sentence.split()) for sentence in sentences)
 
 
-def computing_in(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast to `dtype`; nothing where none is given."""
+def autocast_if(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast to a half precision, or do nothing if `dtype` is `None`.
+
+    Args:
+        dtype: `torch.bfloat16`, `torch.float16` or `None`.
+        device: Device of the computation.
+
+    Raises:
+        ValueError: Any other dtype.
+    """
     if dtype is None:
         return nullcontext()
     if dtype not in (torch.bfloat16, torch.float16):
@@ -249,11 +262,11 @@ def computing_in(dtype: torch.dtype | None, device: torch.device) -> AbstractCon
 
 
 def _batches(items: Sequence[Any], size: int, name: str, progress: bool) -> Iterator[list[Any]]:
-    """`items` in lists of `size`, with a progress bar where asked for."""
+    """Yield `items` in lists of `size`, with a progress bar if `progress`."""
     if size < 1:
-        raise ValueError(f"batch_size must be positive, got {size}")
+        raise ValueError(f"batch_size must be at least 1, got {size}")
     if len(items) == 0:
-        raise ValueError(f"{name} is empty, at least one is expected")
+        raise ValueError(f"{name} is empty, pass at least one")
     starts: Any = range(0, len(items), size)
     if progress:
         from tqdm.auto import tqdm
@@ -264,8 +277,11 @@ def _batches(items: Sequence[Any], size: int, name: str, progress: bool) -> Iter
 
 
 @contextmanager
-def evaluating(model: LFVilaModel) -> Iterator[None]:
-    """No gradients and evaluation mode inside, every module's own mode again after (parts may be frozen in eval)."""
+def eval_mode(model: LFVilaModel) -> Iterator[None]:
+    """Set evaluation mode and inference mode, and restore the mode of every module afterwards.
+
+    Modules are restored one by one, because frozen parts of a model in training are in evaluation mode.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,20 +1,19 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Hours of video, one segment in memory at a time: `encode_long_video`, `encode_long_frames`.
+"""Features of hours of video, one segment in memory at a time: `encode_long_video`, `encode_long_frames`.
 
-A tower that is given all T frames of a long video at once needs memory for all of them. Its windows end somewhere,
-though: nothing of a stretch of time that all temporal windows divide (32 frames of the released size, 64 once windows
-have grown) depends on frames outside it. So the video is read in *segments* that begin at multiples of that stretch,
-and every feature is the one that a single pass over all T frames would have given. The remainder at the end goes with
-the segment before it, where the windows that it does not fill are filled as in a single pass.
+A single pass over all T frames of a long video needs memory for all of them. But no information crosses a border
+between temporal windows. If a *segment* begins and ends at multiples of all window lengths (32 frames at the released
+size, 64 once windows have grown), its features do not depend on frames outside. So the video is encoded segment by
+segment, and every feature equals that of a single pass. The remainder at the end is encoded with the last segment.
 
-With `temporal_shift`, windows above the clip level reach across those borders. Then neighbouring segments overlap by as
-many frames as the features in between depend on (`frames_needed`), and are still those of a single pass. A smaller
-overlap is cheaper and no longer exact near the borders: `clip_is_exact` says where.
+With `temporal_shift`, windows above the clip level reach across those borders. Then segments overlap by as many frames
+as the features between the borders depend on (`frames_needed`), and features still equal those of a single pass. A
+smaller overlap is cheaper but inexact near the borders, and `clip_is_exact` marks those clips.
 
-Memory: pixels of `segment_frames`, twice the overlap, one stretch and two chunks of frames at most, what the tower
-makes of them, and D numbers per clip; not the length of the video.
+Memory: pixels of at most `segment_frames`, twice the overlap, one alignment (`segment_alignment`) and two chunks of
+frames, the activations of one segment, and D numbers per clip. It does not grow with the length of the video.
 
-Letters: T frames, N clips of the whole video, P tokens per frame, H W pixels, D width.
+Letters: T frames, N clips of the video, P tokens per frame, H W pixels, D width.
 """
 
 from __future__ import annotations
@@ -29,29 +28,30 @@ from torch.nn import functional as F
 
 from lfvila_hf.configuration_lfvila import LFVilaVideoConfig
 from lfvila_hf.data.batch_decoding import decode_videos
-from lfvila_hf.inference import computing_in, evaluating
+from lfvila_hf.inference import autocast_if, eval_mode
 from lfvila_hf.modeling_lfvila import LFVilaModel
 from lfvila_hf.video_processing_lfvila import VideoGeometry, VideoSettings, normalize_pixels
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, describe_source, probe_video, read_frames
 
 SECONDS_PER_FRAME = 13.4 / 8
-"""What a frame stood for in pre-training: clips of 13.4 s in the mean, 8 frames of each."""
+"""Seconds of video per frame in pre-training: clips of 13.4 s on average, 8 frames each."""
 SEGMENT_FRAMES = 128
+"""Frames of a segment, without its overlap."""
 CHUNK_FRAMES = 32
-"""Frames decoded in one go."""
+"""Frames decoded at once."""
 
 
 @dataclass
 class LongVideoEmbeddings:
     """Features of one long video; `LFVilaModel.similarity` takes them.
 
-    Attributes:
+    Args:
         video_embeds: `(1, D)`, L2-normalised.
         clip_embeds: `(1, N, D)`, L2-normalised; `None` without `temporal_alignment`.
-        clip_is_exact: `(N,)`, whether the clip's feature is that of a single pass over the whole video (to rounding).
-        video_is_exact: the same of the video's feature.
-        num_frames: T. The last clip is shorter where T is not a multiple of a clip's frames.
-        times: the second of every frame; `None` for frames that were given as tensors.
+        clip_is_exact: `(N,)` bool, whether the clip's feature equals that of a single pass, up to rounding.
+        video_is_exact: Whether the video's feature does.
+        num_frames: T. The last clip is shorter if T is not a multiple of the frames of a clip.
+        times: Time of every frame in seconds; `None` for frames given as tensors.
     """
 
     video_embeds: torch.Tensor
@@ -62,28 +62,28 @@ class LongVideoEmbeddings:
     times: list[float] | None = None
 
 
-# -- what depends on what --------------------------------------------------------------------------------------------
+# -- dependencies between frames -------------------------------------------------------------------------------------
 
 
-def stretch_of(config: LFVilaVideoConfig) -> int:
-    """Frames that all temporal windows divide: segments begin at multiples of it."""
+def segment_alignment(config: LFVilaVideoConfig) -> int:
+    """Return the least common multiple of all temporal windows in frames; segments begin at multiples of it."""
     return math.lcm(*config.temporal_windows)
 
 
 def frames_needed(
     config: LFVilaVideoConfig, start: int, stop: int, level: int | None = None, total: int | None = None
 ) -> tuple[int, int]:
-    """Which frames the features of some frames depend on, in one pass over a video longer than every window.
+    """Find the frames that the features of some frames depend on, in one pass over a video longer than every window.
 
     Args:
-        config: of the video tower.
-        start: first frame.
-        stop: one past the last frame.
-        level: whose output is meant; the last level's where not given.
-        total: T; frames beyond it are not needed. Without it, the video goes on for ever.
+        config: Configuration of the video tower.
+        start: First frame of the features.
+        stop: One past their last frame.
+        level: Level that the features come from. Defaults to the last level.
+        total: T, an upper limit of the result. Defaults to no limit.
 
     Returns:
-        The first frame and one past the last one.
+        First frame and one past the last frame that are needed.
     """
     last = len(config.temporal_windows) - 1 if level is None else level
     for number in range(last, -1, -1):
@@ -97,11 +97,18 @@ def frames_needed(
 
 
 def overlap_needed(config: LFVilaVideoConfig) -> int:
-    """Frames that a segment must see before and after those it answers for, a multiple of `stretch_of`."""
-    stretch = stretch_of(config)
-    far = 1000 * stretch  # where no border of the video is near
-    start, stop = frames_needed(config, far, far + stretch)
-    return -(-max(far - start, stop - far - stretch) // stretch) * stretch
+    """Compute the exact overlap: frames before and after a segment that its features depend on.
+
+    Args:
+        config: Configuration of the video tower.
+
+    Returns:
+        A multiple of `segment_alignment(config)`; 0 without `temporal_shift`.
+    """
+    alignment = segment_alignment(config)
+    far = 1000 * alignment  # far from the start of the video, which would cut the result
+    start, stop = frames_needed(config, far, far + alignment)
+    return -(-max(far - start, stop - far - alignment) // alignment) * alignment
 
 
 # -- frames to features ----------------------------------------------------------------------------------------------
@@ -109,7 +116,16 @@ def overlap_needed(config: LFVilaVideoConfig) -> int:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Frames `start` to `stop` in one pass, which answers for those from `first` to `end`."""
+    """One pass over a part of the video; the end of a range is one past its last frame.
+
+    Args:
+        start: First frame that is encoded, overlap included.
+        stop: End of the frames that are encoded.
+        first: First frame whose features are kept.
+        end: End of the frames whose features are kept.
+        is_last: Whether the video ends with this segment.
+        pixels: Frames `start` to `stop`, `(t, 3, H, W)`.
+    """
 
     start: int
     stop: int
@@ -119,19 +135,19 @@ class _Segment:
     pixels: torch.Tensor
 
     def holds(self, config: LFVilaVideoConfig, level: int | None) -> list[bool]:
-        """Of every frame that the segment answers for, whether it holds all that the frame's features depend on."""
+        """Return for every kept frame whether the segment holds all frames that its features depend on."""
         needed = [frames_needed(config, place, place + 1, level) for place in range(self.first, self.end)]
         return [start >= self.start and (stop <= self.stop or self.is_last) for start, stop in needed]
 
 
-def _segments(chunks: Iterable[torch.Tensor], hop: int, overlap: int, stretch: int) -> Iterator[_Segment]:
-    """Cut a stream of frames `(t, 3, H, W)`; the last segment takes what would be too short alone."""
+def _segments(chunks: Iterable[torch.Tensor], hop: int, overlap: int, alignment: int) -> Iterator[_Segment]:
+    """Cut a stream of frames `(t, 3, H, W)` into segments; the last one also holds the remainder."""
     buffer: list[torch.Tensor] = []
     start = seen = first = 0
     for chunk in chunks:
         buffer.append(chunk)
         seen += len(chunk)
-        while seen >= first + hop + overlap + stretch:
+        while seen >= first + hop + overlap + alignment:
             held = torch.cat(buffer)  # frames from `start` on
             end = first + hop
             yield _Segment(start, end + overlap, first, end, False, held[: end + overlap - start])
@@ -153,7 +169,14 @@ class _Sums:
         self.video_is_exact = True
 
     def add(self, segment: _Segment, frames: torch.Tensor, clips: torch.Tensor, exact: list[bool]) -> None:
-        """Features `(frames, D)` of the last level and of the clips' level, for frames first ... end of a segment."""
+        """Add the kept frames of a segment.
+
+        Args:
+            segment: The segment.
+            frames: Features of the last level, `(end - first, D)`.
+            clips: Features of the level that clip features come from, `(end - first, D)`.
+            exact: For every frame, whether its clip feature equals that of a single pass.
+        """
         total = frames.double().sum(0)
         self.video = total if self.video is None else self.video + total
         for place, value in zip(range(segment.first, segment.end), clips.double(), strict=True):
@@ -177,36 +200,42 @@ def encode_long_frames(
     """Embed a stream of frames of any length.
 
     Args:
-        model: an `LFVilaModel`; it is put in evaluation mode for the call.
-        chunks: normalised frames in order, `(t, 3, H, W)` each, of any t.
-        segment_frames: frames that one pass answers for, a multiple of `stretch_of(config)`.
-        overlap: frames that it sees besides on either side, a multiple as well; `overlap_needed(config)` where not
-            given, which is 0 without `temporal_shift`.
-        frames_per_clip: frames of a clip; T / K of the configuration where not given.
-        dtype: compute in half precision by autocast, as for `encode_videos`.
+        model: An `LFVilaModel`; it is in evaluation mode during the call.
+        chunks: Normalised frames in order, `(t, 3, H, W)` each, of any t.
+        segment_frames: Frames of a segment, a multiple of `segment_alignment(config)`. Defaults to 128.
+        overlap: Additional frames on either side of a segment, a multiple of `segment_alignment(config)`. Defaults to
+            `overlap_needed(config)`, which is 0 without `temporal_shift`.
+        frames_per_clip: Frames of a clip. Defaults to `num_frames // num_clips` of the configuration.
+        dtype: Half precision for autocast, as for `encode_videos`. Defaults to `None`.
+
+    Returns:
+        Features of the video and of its clips.
 
     Raises:
-        ValueError: there is no frame, sizes are no multiples, or the model has no video projection.
+        ValueError: There is no frame, a size is no multiple, or the model has no video projection.
     """
     config = model.config.video_config
-    stretch = stretch_of(config)
+    alignment = segment_alignment(config)
     overlap = overlap_needed(config) if overlap is None else overlap
     clip = config.num_frames // config.num_clips if frames_per_clip is None else frames_per_clip
     for name, value, least in (("segment_frames", segment_frames, 1), ("overlap", overlap, 0)):
-        if value < least or value % stretch:
+        if value < least or value % alignment:
             raise ValueError(
-                f"{name} must be a multiple of {stretch}, which all temporal windows {config.temporal_windows} divide, "
-                f"got {value}"
+                f"{name} must be a multiple of {alignment} (the least common multiple of the temporal windows "
+                f"{config.temporal_windows}) and at least {least * alignment}, got {value}"
             )
     if clip < 1:
-        raise ValueError(f"frames_per_clip must be positive, got {clip}")
+        raise ValueError(f"frames_per_clip must be at least 1, got {clip}")
     if model.video_projection is None:
-        raise ValueError("this model was built without a video projection, there are no video features")
+        raise ValueError(
+            "this model was built without a video projection, so there are no video features; build it with "
+            "add_projections=True"
+        )
     early = model.config.clip_feature_source == "clip_level"
     level = config.clip_level if early else None
     sums, seen = _Sums(clip), 0
-    for segment in _segments(chunks, segment_frames, overlap, stretch):
-        with evaluating(model), computing_in(dtype, model.device):
+    for segment in _segments(chunks, segment_frames, overlap, alignment):
+        with eval_mode(model), autocast_if(dtype, model.device):
             output = model.video_model(segment.pixels[None].to(model.device), return_dict=True)
             frames = output.tokens[0].mean(1)  # (t, D)
             clips = model.video_model.pool(output.clip_hidden_state)[0].mean(1) if early else frames
@@ -216,7 +245,7 @@ def encode_long_frames(
         seen = segment.end
     if sums.video is None:
         raise ValueError("the video has no frames, at least one is expected")
-    with evaluating(model):
+    with eval_mode(model):
         video = _project(model.video_projection, (sums.video / seen)[None])  # (1, D)
         embeds = None
         if model.clip_projection is not None:
@@ -226,7 +255,7 @@ def encode_long_frames(
 
 
 def _project(projection: Any, features: torch.Tensor) -> torch.Tensor:
-    """Projected and L2-normalised features, on the CPU in float32."""
+    """Project and L2-normalise features; the result is on the CPU in float32."""
     weight = projection.weight
     return F.normalize(projection(features.to(weight.device, weight.dtype)).float(), dim=-1).cpu()
 
@@ -249,20 +278,24 @@ def encode_long_video(
     """Embed one video of any length, decoding ahead of the model.
 
     Args:
-        model: an `LFVilaModel`; it is put in evaluation mode for the call.
-        processor: its `LFVilaProcessor`; frame size, geometry, decoder and limits are used, `num_frames` is not.
-        video: a file, as `read_frames` takes it.
-        seconds_per_frame: how often a frame is taken, from second 0 on.
-        segment_frames: see `encode_long_frames`.
-        overlap: see `encode_long_frames`.
-        frames_per_clip: see `encode_long_frames`; a clip lasts `frames_per_clip * seconds_per_frame`.
-        num_workers: stretches of the file decoded ahead at the same time.
-        dtype: see `encode_long_frames`.
-        **kwargs: settings of the video processor for this call, such as `isolated=True`.
+        model: An `LFVilaModel`; it is in evaluation mode during the call.
+        processor: `LFVilaProcessor` of the model; its frame size, geometry, decoder and limits are used, its
+            `num_frames` is not.
+        video: A file, as `read_frames` takes it.
+        seconds_per_frame: Seconds between two frames; the first is at 0. Defaults to 1.675, as in pre-training.
+        segment_frames: See `encode_long_frames`.
+        overlap: See `encode_long_frames`.
+        frames_per_clip: See `encode_long_frames`; a clip lasts `frames_per_clip * seconds_per_frame` seconds.
+        num_workers: Chunks of the file decoded at the same time, ahead of the model. Defaults to 1.
+        dtype: See `encode_long_frames`.
+        **kwargs: Settings of the video processor for this call, such as `isolated=True`.
+
+    Returns:
+        Features of the video and of its clips, with the time of every frame.
 
     Raises:
-        ValueError: see `encode_long_frames`, or a setting that is not known.
-        LFVilaVideoError: the video cannot be used, or has no length in seconds.
+        ValueError: See `encode_long_frames`; or a setting is unknown.
+        LFVilaVideoError: The video cannot be decoded, or has no length in seconds.
     """
     if not (math.isfinite(seconds_per_frame) and seconds_per_frame > 0):
         raise ValueError(f"seconds_per_frame must be above 0, got {seconds_per_frame}")
@@ -297,17 +330,25 @@ def encode_long_video(
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some seconds of a video."""
+    """Times to decode at once, in seconds, and the video's name for messages."""
 
     name: str
     seconds: list[float]
 
 
 def frame_seconds(video: Any, seconds_per_frame: float, settings: Any) -> list[float]:
-    """The seconds at which frames are taken: every `seconds_per_frame` from 0 to the last frame.
+    """List the times of the frames to take: every `seconds_per_frame` from 0 to the last frame.
+
+    Args:
+        video: A file, as `read_frames` takes it.
+        seconds_per_frame: Seconds between two frames.
+        settings: Settings of the video processor.
+
+    Returns:
+        Times in seconds.
 
     Raises:
-        LFVilaVideoError: the video cannot be used, or has no length in seconds.
+        LFVilaVideoError: The video cannot be decoded, or has no length in seconds.
     """
     info = probe_video(video, limits=settings["limits"])
     if not info.duration or info.duration <= 0:
@@ -319,5 +360,7 @@ def frame_seconds(video: Any, seconds_per_frame: float, settings: Any) -> list[f
 def _settings(video_processor: Any, given: dict[str, Any]) -> VideoSettings:
     known = video_processor.valid_kwargs.__annotations__
     if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"{type(video_processor).__name__} does not know the settings {unknown}")
+        raise ValueError(
+            f"{type(video_processor).__name__} does not know the settings {unknown}; it has {sorted(known)}"
+        )
     return VideoSettings({name: getattr(video_processor, name, None) for name in known} | given)

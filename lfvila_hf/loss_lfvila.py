@@ -1,19 +1,20 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""The losses of LF-VILA as pure functions of tensors (paper section 3.3, released `lfvila_pretrain.py`).
+"""Losses of LF-VILA as pure functions of tensors (paper section 3.3, released `lfvila_pretrain.py`).
 
-Four terms, two phases:
+Pre-training has two phases with two terms each:
 
-1. contrastive phase: *global* (paragraph against video over the batch) plus 0.25 x *MTC* (sentence against clip in
-   time);
-2. fusion phase: *MLM* (masked tokens with the video in sight) plus 10 x *VTM* (does this video belong to this text?).
+1. contrastive: *global* (paragraph against video over the batch) plus 0.25 x *MTC*, the multimodal temporal
+   contrastive loss (sentence against clip within the video);
+2. fusion: *MLM* (masked language modelling with the video as context) plus 10 x *VTM* (video-text matching).
 
-Every function returns the unweighted term as a scalar that stays finite on degenerate batches (one video, one clip,
-nothing masked, every anchor tied) and keeps its graph there. `LFVilaLoss` puts the terms together from a model's
-outputs alone, so that `Trainer(compute_loss_func=LFVilaLoss())` needs nothing else. Memory: B x B cosines for the
-global term, B x anchors x (candidates + others) for MTC. Both are also there for some rows of a larger batch
-(`contrastive_row_sum`, `mtc_sums`), so that each process of many makes its own rows only.
+Every function returns the unweighted term as a scalar. It stays finite and keeps its graph on degenerate batches (one
+video, one clip, nothing masked, every anchor tied). `LFVilaLoss` sums the terms from a model's outputs alone, as in
+`Trainer(compute_loss_func=LFVilaLoss())`.
 
-Random choices are counter-based: a hash of (seed, step, sample, position) and no generator state, so that a draw is the
+Memory: B x B cosines for the global term, B x anchors x (candidates + others) for MTC. In distributed training each
+process computes only its rows of the global batch (`contrastive_row_sum`, `mtc_sums`).
+
+Random choices are counter-based: a hash of (seed, step, sample, position), no generator state. A draw is therefore the
 same on every device, for every number of processes, and after a resume.
 
 Letters: B videos, K clips, M sentences, L tokens, T frames, P tokens per frame, D width.
@@ -31,10 +32,10 @@ from torch.utils.checkpoint import checkpoint
 class MTCDraw(NamedTuple):
     """Positions drawn for MTC; all int64.
 
-    Attributes:
-        anchors: positions in time whose sentence (clip) looks for its clip (sentence), `(B, num_anchors)`.
-        candidates: positions in time to choose from, `(B, num_candidates)`.
-        others: the one position of each video that is lent to other videos as a negative, `(B,)`.
+    Args:
+        anchors: Clip positions whose sentence (clip) is to be matched with a clip (sentence), `(B, num_anchors)`.
+        candidates: Clip positions to choose from, `(B, num_candidates)`.
+        others: Clip position that each video lends to other videos as a negative, `(B,)`.
     """
 
     anchors: torch.Tensor
@@ -43,7 +44,7 @@ class MTCDraw(NamedTuple):
 
 
 def _hash32(value: torch.Tensor) -> torch.Tensor:
-    """Mix 32-bit numbers held in int64 (a two-round multiply-xorshift finaliser); same shape, in [0, 2**32)."""
+    """Hash 32-bit numbers held in int64 (a two-round multiply-xorshift finaliser) to the same shape, in [0, 2**32)."""
     value = value & 0xFFFFFFFF
     value = ((value ^ (value >> 16)) * 0x21F0AAAD) & 0xFFFFFFFF
     value = ((value ^ (value >> 15)) * 0x735A2D97) & 0xFFFFFFFF
@@ -53,14 +54,14 @@ def _hash32(value: torch.Tensor) -> torch.Tensor:
 def random_keys(
     seed: int | torch.Tensor, step: int | torch.Tensor, samples: torch.Tensor, count: int, stream: int
 ) -> torch.Tensor:
-    """Reproducible random integers for every sample of a step.
+    """Generate reproducible random integers for every sample of a step.
 
     Args:
-        seed: seed of the run.
-        step: optimisation step (0 in evaluation).
-        samples: number of each sample in the batch of all processes, `(B,)` int64.
-        count: numbers wanted per sample.
-        stream: which use they are for; different uses must not share numbers.
+        seed: Seed of the run.
+        step: Optimisation step (0 in evaluation).
+        samples: Number of each sample in the global batch, `(B,)` int64.
+        count: Integers per sample.
+        stream: Number of the purpose; streams are independent of each other.
 
     Returns:
         `(B, count)` int64 in [0, 2**32).
@@ -83,20 +84,20 @@ def draw_mtc(
     first_sample: int = 0,
     device: torch.device | str | None = None,
 ) -> MTCDraw:
-    """Draw MTC's positions: anchors and, independently of them, candidates, each without repetition within a video.
+    """Draw MTC's positions: anchors and, independently, candidates, each without repetition within a video.
 
     Args:
         num_videos: B of the batch to draw for.
-        num_clips: K. With fewer clips than anchors (candidates) wanted, all K are drawn.
-        num_anchors: anchors per video.
-        num_candidates: candidates per video.
-        seed: seed of the run.
-        step: optimisation step.
-        first_sample: number of the first video in the batch of all processes.
-        device: where the draw lives.
+        num_clips: K. If K is less than `num_anchors` (`num_candidates`), all K are drawn.
+        num_anchors: Anchors per video. Defaults to 2.
+        num_candidates: Candidates per video. Defaults to 2.
+        seed: Seed of the run. Defaults to 0.
+        step: Optimisation step. Defaults to 0.
+        first_sample: Number of the first video in the global batch. Defaults to 0.
+        device: Device of the result. Defaults to torch's default device.
 
     Returns:
-        An `MTCDraw`, the same for the same (seed, step, sample) whatever the batch around it.
+        An `MTCDraw`, the same for the same (seed, step, sample) in any batch.
     """
     samples = torch.arange(num_videos, device=device) + first_sample  # (B,)
     anchors, candidates = (
@@ -108,7 +109,7 @@ def draw_mtc(
 
 
 def _precise(features: torch.Tensor) -> torch.Tensor:
-    """Features in float32 or wider: a cosine over a temperature of 0.05 has two digits left in bfloat16."""
+    """Cast features to float32 or wider: a cosine over a temperature of 0.05 has two digits left in bfloat16."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
@@ -119,14 +120,14 @@ def contrastive_row_sum(
     first_row: int = 0,
     block_size: int | None = None,
 ) -> torch.Tensor:
-    """One direction of the global term for some rows of the batch: summed cross-entropy against all columns.
+    """Compute one direction of the global term for some rows of the batch: summed cross-entropy against all columns.
 
     Args:
-        rows: L2-normalised features that look for their partner, `(b, D)`.
-        columns: features to choose from, `(B, D)`; row i belongs to column `first_row + i`.
-        temperature: tau.
-        first_row: place of the first row in the whole batch.
-        block_size: rows whose logits are in memory at once; the backward pass makes them again. All where not given.
+        rows: L2-normalised features of one modality, `(b, D)`.
+        columns: L2-normalised features of the other, `(B, D)`; row i belongs to column `first_row + i`.
+        temperature: Temperature tau. Defaults to 0.05.
+        first_row: Index of the first row in the global batch. Defaults to 0.
+        block_size: Rows whose logits are in memory at once; the backward pass recomputes them. Defaults to all.
 
     Returns:
         Scalar, in float32 or wider. Memory: `min(b, block_size)` x B logits.
@@ -147,24 +148,24 @@ def contrastive_row_sum(
 def global_contrastive_loss(
     text_features: torch.Tensor, video_features: torch.Tensor, temperature: float = 0.05, block_size: int | None = None
 ) -> torch.Tensor:
-    """Paragraph against video over the whole batch, cross-entropy in both directions, summed.
+    """Compute the global contrastive loss: paragraph against video over the batch, both directions summed.
 
     Args:
         text_features: L2-normalised paragraph features, `(B, D)`.
         video_features: L2-normalised video features, `(B, D)`; row i belongs to paragraph i.
-        temperature: tau; logits are cosines over it.
-        block_size: rows whose logits are in memory at once, see `contrastive_row_sum`.
+        temperature: Temperature tau; logits are cosines over it. Defaults to 0.05.
+        block_size: Rows whose logits are in memory at once, see `contrastive_row_sum`. Defaults to all.
 
     Returns:
         Scalar: mean over the batch of each direction, added.
 
     Raises:
-        ValueError: the numbers of texts and videos differ, or there are none.
+        ValueError: The numbers of texts and videos differ, or there are none.
     """
     if text_features.shape != video_features.shape or text_features.ndim != 2 or text_features.shape[0] == 0:
         raise ValueError(
             f"pairs are expected: text features {tuple(text_features.shape)} and video features "
-            f"{tuple(video_features.shape)} must have one and the same shape (B, D), B >= 1"
+            f"{tuple(video_features.shape)} must have the same shape (B, D), B >= 1"
         )
     pairs = text_features.shape[0]
     to_video = contrastive_row_sum(text_features, video_features, temperature, block_size=block_size)
@@ -173,15 +174,21 @@ def global_contrastive_loss(
 
 
 class MTCLoan(NamedTuple):
-    """What each video of a batch lends to others as MTC's other negatives: a sentence and the clip at its place."""
+    """Negatives that each video of a batch lends to other videos: one sentence and the clip at the same position.
 
-    sentences: torch.Tensor  # (B, D)
-    clips: torch.Tensor  # (B, D)
-    takes_part: torch.Tensor  # (B,) bool; a video that takes no part in the loss lends nothing
+    Args:
+        sentences: Sentence features, `(B, D)`.
+        clips: Clip features, `(B, D)`.
+        takes_part: `(B,)` bool; a video that takes no part in the loss lends nothing.
+    """
+
+    sentences: torch.Tensor
+    clips: torch.Tensor
+    takes_part: torch.Tensor
 
 
 def _pick(features: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rows `positions` (B, n) of `features` (B, length, D), as (B, n, D); positions past the end read the last row."""
+    """Gather rows at `positions` `(B, n)` from `(B, length, D)`; positions past the end read the last row."""
     positions = positions.clamp(max=features.shape[1] - 1)
     return features.gather(1, positions[:, :, None].expand(-1, -1, features.shape[2]))
 
@@ -193,7 +200,7 @@ def mtc_loan(
     sentence_mask: torch.Tensor | None = None,
     other_negatives: Literal["others", "released"] = "others",
 ) -> MTCLoan:
-    """What each video lends to the others; arguments and errors as for `mtc_loss`."""
+    """Collect the negatives that each video lends to the others; arguments and errors as for `mtc_loss`."""
     batch, num_sentences, width = sentence_features.shape
     num_clips = clip_features.shape[1]
     if clip_features.shape != (batch, num_clips, width) or draw.anchors.shape[0] != batch:
@@ -225,20 +232,20 @@ def mtc_sums(
     num_other_negatives: int = 3,
     first_row: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """MTC of some rows of the batch: summed cross-entropy of both directions, and the number of anchors that count.
+    """Compute MTC for some rows of the batch: summed cross-entropy of both directions, and the number of anchors.
 
     Args:
-        sentence_features: of these rows, `(b, M, D)`.
-        clip_features: of these rows, `(b, K, D)`.
-        draw: positions of these rows.
-        loan: what every video of the whole batch lends, in order, `(B, ...)`.
-        temperature: tau.
-        other_negatives: as for `mtc_loss`.
-        num_other_negatives: as for `mtc_loss`.
-        first_row: place of the first row in the whole batch.
+        sentence_features: Sentence features of these rows, `(b, M, D)`.
+        clip_features: Clip features of these rows, `(b, K, D)`.
+        draw: Positions of these rows.
+        loan: Negatives lent by all B videos of the batch, in order.
+        temperature: Temperature tau. Defaults to 0.05.
+        other_negatives: As for `mtc_loss`.
+        num_other_negatives: As for `mtc_loss`.
+        first_row: Index of the first row in the global batch. Defaults to 0.
 
     Returns:
-        Two scalars; the first in float32 or wider, 0 (with a graph) when no anchor is left.
+        Sum and number of anchors, two scalars. The sum is float32 or wider, and 0 (with a graph) without any anchor.
     """
     rows, batch = sentence_features.shape[0], loan.takes_part.shape[0]
     released = other_negatives == "released"
@@ -279,7 +286,7 @@ def mtc_loss(
     other_negatives: Literal["others", "released"] = "others",
     num_other_negatives: int = 3,
 ) -> torch.Tensor:
-    """Multimodal temporal contrastive loss (paper section 3.3).
+    """Compute the multimodal temporal contrastive loss, MTC (paper section 3.3).
 
     The positive of an anchor is the candidate nearest to it in time; the other candidates and clips lent by
     `num_other_negatives` other videos are negatives. Anchors whose nearest candidates tie are left out. The same
@@ -288,17 +295,17 @@ def mtc_loss(
     Args:
         sentence_features: L2-normalised sentence features, `(B, M, D)`.
         clip_features: L2-normalised clip features, `(B, K, D)`.
-        draw: the positions, see `draw_mtc`.
-        temperature: tau.
+        draw: Positions of anchors, candidates and others, see `draw_mtc`.
+        temperature: Temperature tau. Defaults to 0.05.
         sentence_mask: `(B, M)`, 1 for a real sentence. A video whose real sentences are not exactly the first K takes
-            no part in the loss: it has no anchor and lends nothing. All real where not given.
-        other_negatives: `"others"`: lent by the 1 ... min(num_other_negatives, B - 1) videos before it in the batch
-            (cyclically); `"released"`: rolled by 0 ... num_other_negatives - 1, so that the first one is the video's
-            own clip, and the mask is ignored, as the released code does.
-        num_other_negatives: how many videos lend a clip (a sentence) to each anchor.
+            no part in the loss: it has no anchor and lends nothing. Defaults to all ones.
+        other_negatives: `"others"`, the default: the min(num_other_negatives, B - 1) videos before a video in the batch
+            (cyclically) lend to it. `"released"`, as the released code does: the video itself and the
+            num_other_negatives - 1 videos before it lend to it, and the mask is ignored.
+        num_other_negatives: Number of videos that lend a clip (a sentence) to each anchor. Defaults to 3.
 
     Returns:
-        Scalar: mean over anchors of each direction, added; 0 (with a graph) when no anchor is left.
+        Scalar: mean over anchors of each direction, added; 0 (with a graph) without any anchor.
 
     Raises:
         ValueError: `other_negatives` is unknown, or shapes do not fit each other.
@@ -310,14 +317,14 @@ def mtc_loss(
 
 
 def masked_language_modeling_loss(mlm_logits: torch.Tensor, mlm_targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the masked text tokens.
+    """Compute the MLM loss: cross-entropy of the masked text tokens.
 
     Args:
         mlm_logits: `(B, 1 + M*L + T*P, vocabulary)`: paragraph token, text tokens, video tokens.
-        mlm_targets: `(B, M, L)`, the right token where one was masked, -100 elsewhere.
+        mlm_targets: `(B, M, L)`, the right token at masked positions, -100 elsewhere.
 
     Returns:
-        Scalar: mean over masked tokens, 0 (with a graph) when nothing is masked.
+        Scalar: mean over masked tokens, 0 (with a graph) if nothing is masked.
     """
     targets = mlm_targets.flatten(1)  # (B, M*L)
     logits = mlm_logits[:, 1 : 1 + targets.shape[1]]  # (B, M*L, vocabulary)
@@ -326,18 +333,19 @@ def masked_language_modeling_loss(mlm_logits: torch.Tensor, mlm_targets: torch.T
 
 
 def video_text_matching_loss(vtm_logits: torch.Tensor, vtm_targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of "does this video belong to this text": logits `(B, 2)`, targets `(B,)`, 1 for a matched pair."""
+    """Compute the VTM loss: cross-entropy of the logits `(B, 2)` and the targets `(B,)`, 1 for a matched pair."""
     return F.cross_entropy(vtm_logits, vtm_targets)
 
 
 def mismatched_pairs(num_pairs: int, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Make the mismatched half of a VTM batch: each text of the first half gets its neighbour's video.
 
-    The neighbour is the one before it, cyclically within that half; where the half is a single pair, the pair after it.
+    The neighbour is the pair before it, cyclically within that half. If the half is a single pair, it is the pair
+    after it.
 
     Args:
-        num_pairs: B. With one pair there is no neighbour, so it stays matched.
-        device: where the tensors live.
+        num_pairs: B. A single pair has no neighbour and stays matched.
+        device: Device of the result. Defaults to torch's default device.
 
     Returns:
         `(video_index, vtm_targets)`, both `(B,)` int64: the video that goes with text i; 0 for mismatched, 1 for
@@ -349,13 +357,13 @@ def mismatched_pairs(num_pairs: int, device: torch.device | str | None = None) -
 
 
 class LFVilaLoss:
-    """Both phases' loss, read from a model's outputs alone: `Trainer(model, ..., compute_loss_func=LFVilaLoss())`.
+    """Loss of both phases, computed from a model's outputs: `Trainer(model, ..., compute_loss_func=LFVilaLoss())`.
 
-    With transformers' own Trainer this is exact for one process without gradient accumulation; `LFVilaTrainer` is the
-    route for more. Weights and temperatures are taken from `config` where one is given, else they are the paper's.
+    With transformers' `Trainer` it is exact for one process without gradient accumulation. Use `LFVilaTrainer` for the
+    loss over the global batch.
 
     Args:
-        config: a `LFVilaConfig`, or anything with its loss fields.
+        config: A `LFVilaConfig`, or any object with its loss fields. Defaults to the paper's weights and temperatures.
     """
 
     def __init__(self, config: Any = None) -> None:
@@ -373,15 +381,18 @@ class LFVilaLoss:
         }
 
     def terms(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """Unweighted terms that `outputs` allow, by name.
+        """Compute the unweighted terms for which `outputs` has the fields.
 
         Args:
-            outputs: a model output (mapping) with `text_embeds` and `video_embeds` `(B, D)`, perhaps `sentence_embeds`
-                `(B, M, D)`, `clip_embeds` `(B, K, D)`, `sentence_mask` and `mtc_draw`; or with `mlm_logits` and
-                `mlm_targets`, `vtm_logits` and `vtm_targets`.
+            outputs: A model output (mapping). Global: `text_embeds` and `video_embeds`, both `(B, D)`. MTC also needs
+                `sentence_embeds` `(B, M, D)` and `clip_embeds` `(B, K, D)`, and reads `sentence_mask` and `mtc_draw`.
+                MLM: `mlm_logits` and `mlm_targets`. VTM: `vtm_logits` and `vtm_targets`.
+
+        Returns:
+            Scalars by name: `global_loss`, `mtc_loss`, `mlm_loss`, `vtm_loss`.
 
         Raises:
-            ValueError: none of the terms can be made from these outputs.
+            ValueError: `outputs` has the fields of no term.
         """
         terms: dict[str, torch.Tensor] = {}
         text, video = outputs.get("text_embeds"), outputs.get("video_embeds")
@@ -414,11 +425,60 @@ class LFVilaLoss:
         return terms
 
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Weighted sum of `terms`, a scalar."""
+        """Sum the weighted `terms` to a scalar."""
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
 
     def __call__(
         self, outputs: Any, labels: Any = None, num_items_in_batch: int | torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Loss of one batch, a scalar. `labels` and `num_items_in_batch` are the Trainer's and have no use here."""
+        """Compute the loss of one batch, a scalar; `labels` and `num_items_in_batch` from `Trainer` are unused."""
         return self.total(self.terms(outputs))
+
+
+# -- span loss -------------------------------------------------------------------------------------------------------
+
+
+def span_weights_from_targets(span_targets: torch.Tensor) -> torch.Tensor:
+    """Compute frame weights that balance both sides of a span: T / (2 * frames on that side).
+
+    Args:
+        span_targets: `(B, T)`, 1 for a frame inside the span, 0 outside.
+
+    Returns:
+        `(B, T)`, float32.
+    """
+    inside = span_targets.bool()
+    frames = span_targets.shape[1]
+    counts = torch.where(inside, inside.sum(1, keepdim=True), (~inside).sum(1, keepdim=True))  # (B, T)
+    return frames / (2.0 * counts.clamp(min=1))
+
+
+def span_loss(
+    span_logits: torch.Tensor, span_targets: torch.Tensor, span_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute the span loss of multiple choice: weighted two-class cross-entropy per frame, mean over all frames.
+
+    Args:
+        span_logits: `(B, T, 2)`; class 1 is "the frame is inside the span".
+        span_targets: `(B, T)`, 1 for a frame inside the span.
+        span_weights: `(B, T)`. Defaults to `span_weights_from_targets(span_targets)`.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: The shapes do not fit each other.
+    """
+    if span_logits.shape[:-1] != span_targets.shape or span_logits.shape[-1] != 2:
+        raise ValueError(
+            f"span_targets {tuple(span_targets.shape)} must be (B, T) of span logits (B, T, 2), which are "
+            f"{tuple(span_logits.shape)}"
+        )
+    if span_weights is None:
+        span_weights = span_weights_from_targets(span_targets)
+    elif span_weights.shape != span_targets.shape:
+        raise ValueError(
+            f"span_weights {tuple(span_weights.shape)} must have the shape of span_targets {tuple(span_targets.shape)}"
+        )
+    per_frame = F.cross_entropy(span_logits.flatten(0, 1), span_targets.long().flatten(), reduction="none")
+    return (per_frame * span_weights.flatten()).mean()

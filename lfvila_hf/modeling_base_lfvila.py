@@ -1,5 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""What all LF-VILA models share: output classes, the attention function, masks, the base class.
+"""Output classes, eager attention, padding masks and the base class of all LF-VILA models.
+
+The base class also loads weights and adapters, and changes the size of video of a trained model. Three kinds of
+parameter belong to a size: tables of relative position bias, temporal and spatial positions of video tokens. A resized
+parameter is a new object, and one whose size does not change keeps its bits.
 
 Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
 of a level, D shared width, N answers. Mask value 1 means "real", 0 means "padding".
@@ -7,8 +11,10 @@ of a level, D shared width, N answers. Mask value 1 means "real", 0 means "paddi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,28 +22,33 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
 from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
-from .loading_lfvila import align_weights, load_adapter_heads, take_int8_by_rows, unsharded_class
 from .loss_lfvila import MTCDraw
-from .resizing_lfvila import resize_model
-from .towers_lfvila import from_towers
+
+CACHE_LINE = 64
+"""Alignment in bytes of memory that PyTorch allocates itself."""
+
+LONGEST_GROWN_WINDOW = 64
+"""Frames up to which the last temporal window grows with the video; longer videos are cut into several windows."""
+
+# -- outputs ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class LFVilaVideoModelOutput(ModelOutput):
     """Output of the video tower (and of `LFVilaModel.get_video_features`).
 
-    Attributes:
-        last_hidden_state: last level after its LayerNorm, `(B, T, h, w, D)`.
-        pooler_output: mean of all pooled tokens, `(B, D)`; from `get_video_features`, its projection.
-        clip_hidden_state: clip level after its own merging and LayerNorm, `(B, T, h', w', D)`.
-        tokens: last level after max-pooling, `(B, T, P, D)`.
-        video_embeds: projected, L2-normalised video feature, `(B, D)`; only from `get_video_features`.
-        clip_embeds: projected, L2-normalised clip features, `(B, K, D)`; only from `get_video_features`.
-        hidden_states: input of the first block and output of every block, each `(B, T, h, w, C)`.
-        attentions: attention weights of every block, each `(windows, A, V, V)`; needs `attn_implementation="eager"`.
+    Args:
+        last_hidden_state: Last level after its LayerNorm, `(B, T, h, w, D)`.
+        pooler_output: Mean of all pooled tokens, `(B, D)`; from `get_video_features`, its projection.
+        clip_hidden_state: Clip level after its own merging and LayerNorm, `(B, T, h', w', D)`.
+        tokens: Last level after max-pooling, `(B, T, P, D)`.
+        video_embeds: Projected, L2-normalised video features, `(B, D)`; only from `get_video_features`.
+        clip_embeds: Projected, L2-normalised clip features, `(B, K, D)`; only from `get_video_features`.
+        hidden_states: Input of the first block and output of every block, each `(B, T, h, w, C)`.
+        attentions: Attention weights of every block, each `(windows, A, V, V)`; needs `attn_implementation="eager"`.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
@@ -54,16 +65,16 @@ class LFVilaVideoModelOutput(ModelOutput):
 class LFVilaTextModelOutput(ModelOutput):
     """Output of the text tower (and of `LFVilaModel.get_text_features`).
 
-    Attributes:
-        last_hidden_state: paragraph token and all text tokens after the paragraph layers, `(B, 1 + M*L, D)`.
-        pooler_output: the paragraph token, `(B, D)`; from `get_text_features`, its projection.
-        sentence_hidden_state: text tokens after the sentence layers, `(B, M, L, D)`.
-        attention_mask: mask over `last_hidden_state`, `(B, 1 + M*L)`.
+    Args:
+        last_hidden_state: Paragraph token and all text tokens after the paragraph layers, `(B, 1 + M*L, D)`.
+        pooler_output: The paragraph token, `(B, D)`; from `get_text_features`, its projection.
+        sentence_hidden_state: Text tokens after the sentence layers, `(B, M, L, D)`.
+        attention_mask: Mask over `last_hidden_state`, `(B, 1 + M*L)`.
         sentence_mask: 1 for sentences with at least one real token, `(B, M)`.
-        text_embeds: projected, L2-normalised paragraph feature, `(B, D)`; only from `get_text_features`.
-        sentence_embeds: projected, L2-normalised sentence features, `(B, M, D)`; only from `get_text_features`.
-        hidden_states: input and outputs of the layers: `(B*M, L, D)` in the sentence slice, `(B, 1 + M*L, D)` after.
-        attentions: attention weights of every layer; needs `attn_implementation="eager"`.
+        text_embeds: Projected, L2-normalised paragraph features, `(B, D)`; only from `get_text_features`.
+        sentence_embeds: Projected, L2-normalised sentence features, `(B, M, D)`; only from `get_text_features`.
+        hidden_states: Input and outputs of the layers: `(B*M, L, D)` in the sentence slice, `(B, 1 + M*L, D)` after.
+        attentions: Attention weights of every layer; needs `attn_implementation="eager"`.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
@@ -81,11 +92,11 @@ class LFVilaTextModelOutput(ModelOutput):
 class LFVilaCrossModalOutput(ModelOutput):
     """Output of the cross-modal encoder.
 
-    Attributes:
-        last_hidden_state: paragraph token, text tokens, video tokens, `(B, 1 + M*L + T*P, D)`.
-        pooler_output: tanh-pooled paragraph token, `(B, D)`.
-        hidden_states: input and output of every layer (of the text stream in co-attention).
-        attentions: attention weights of every layer; needs `attn_implementation="eager"`.
+    Args:
+        last_hidden_state: Paragraph token, text tokens, video tokens, `(B, 1 + M*L + T*P, D)`.
+        pooler_output: Tanh-pooled paragraph token, `(B, D)`.
+        hidden_states: Input and output of every layer (of the text stream in co-attention).
+        attentions: Attention weights of every layer; needs `attn_implementation="eager"`.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # always set
@@ -98,27 +109,27 @@ class LFVilaCrossModalOutput(ModelOutput):
 class LFVilaOutput(ModelOutput):
     """Output of `LFVilaModel`, and of `LFVilaForPreTraining` in both phases (fields of the other phase stay `None`).
 
-    Attributes:
-        loss: weighted sum of the phase's terms; only with `return_loss` and as many texts as videos.
-        logits_per_text: cosines over the temperature, `(texts, videos)`.
-        logits_per_video: its transpose.
-        text_embeds: paragraph features, projected and L2-normalised, `(B, D)`.
-        video_embeds: video features, projected and L2-normalised, `(B, D)`.
-        sentence_embeds: sentence features, projected and L2-normalised, `(B, M, D)`.
-        clip_embeds: clip features, projected and L2-normalised, `(B, K, D)`.
+    Args:
+        loss: Weighted sum of the phase's terms; only with `return_loss` and as many texts as videos.
+        logits_per_text: Cosines over the temperature, `(texts, videos)`.
+        logits_per_video: Transpose of `logits_per_text`, `(videos, texts)`.
+        text_embeds: Paragraph features, projected and L2-normalised, `(B, D)`.
+        video_embeds: Video features, projected and L2-normalised, `(B, D)`.
+        sentence_embeds: Sentence features, projected and L2-normalised, `(B, M, D)`.
+        clip_embeds: Clip features, projected and L2-normalised, `(B, K, D)`.
         sentence_mask: 1 for real sentences, `(B, M)`.
-        mtc_draw: positions that MTC used, an `MTCDraw`.
-        global_loss: unweighted.
-        mtc_loss: unweighted.
-        mlm_loss: unweighted.
-        vtm_loss: unweighted.
+        mtc_draw: Positions that MTC used, an `MTCDraw`.
+        global_loss: Unweighted global contrastive loss, a scalar.
+        mtc_loss: Unweighted multimodal temporal contrastive loss, a scalar.
+        mlm_loss: Unweighted loss of masked language modelling, a scalar.
+        vtm_loss: Unweighted loss of video-text matching, a scalar.
         mlm_logits: `(B, 1 + M*L + T*P, vocabulary)`.
         vtm_logits: `(B, 2)`; class 1 is "belongs together".
-        mlm_targets: targets in use, `(B, M, L)`, -100 where none (also everywhere on mismatched pairs).
-        vtm_targets: targets in use, `(B,)`.
-        text_model_output: the text tower's output.
-        video_model_output: the video tower's output.
-        cross_modal_output: the cross-modal encoder's output.
+        mlm_targets: Targets in use, `(B, M, L)`, -100 for no target (all of a mismatched pair).
+        vtm_targets: Targets in use, `(B,)`.
+        text_model_output: The text tower's output.
+        video_model_output: The video tower's output.
+        cross_modal_output: The cross-modal encoder's output.
     """
 
     loss: torch.Tensor | None = None
@@ -143,7 +154,7 @@ class LFVilaOutput(ModelOutput):
     cross_modal_output: LFVilaCrossModalOutput | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """All fields that are set, nested outputs as tuples."""
+        """Return all fields that are set, nested outputs as tuples."""
         return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in (self[k] for k in self.keys()))
 
 
@@ -151,13 +162,13 @@ class LFVilaOutput(ModelOutput):
 class LFVilaHeadOutput(ModelOutput):
     """Output of the task heads.
 
-    Attributes:
-        loss: task loss (with the span term where span targets are given), only with labels.
-        logits: class or choice logits, `(B, num_labels)` or `(B, N)`.
-        span_logits: `(B, T, 2)`, multiple choice only: does frame t answer the question.
-        span_loss: unweighted, multiple choice with span targets only.
-        hidden_states: of the cross-modal encoder (of the video tower in classification).
-        attentions: likewise.
+    Args:
+        loss: Task loss, plus the weighted span loss if span targets are given; only with labels.
+        logits: Class or choice logits, `(B, num_labels)` or `(B, N)`.
+        span_logits: `(B, T, 2)`, class 1 is "frame t answers the question"; multiple choice only.
+        span_loss: Unweighted span loss, a scalar; multiple choice with span targets only.
+        hidden_states: Hidden states of the cross-modal encoder (in classification: of the video tower).
+        attentions: Attention weights of the same layers; needs `attn_implementation="eager"`.
     """
 
     loss: torch.Tensor | None = None
@@ -166,6 +177,9 @@ class LFVilaHeadOutput(ModelOutput):
     span_loss: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+
+# -- attention -------------------------------------------------------------------------------------------------------
 
 
 def eager_attention_forward(
@@ -178,9 +192,10 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention: query, key, value `(B, A, L, d)` and an additive mask; softmax in float32 or wider.
+    """Attend with query, key, value `(B, A, L, d)` and an additive mask; the softmax runs in float32 or wider.
 
-    Returns `(B, L, A, d)` and the weights.
+    Returns:
+        `(B, L, A, d)` and the weights `(B, A, L, L)`.
     """
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (B, A, L, L)
     if attention_mask is not None:
@@ -191,22 +206,34 @@ def eager_attention_forward(
     return torch.matmul(dropped, value).transpose(1, 2).contiguous(), weights
 
 
+def backend_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the keyword arguments that transformers defines for attention backends.
+
+    Backends differ in what they do with others: one ignores them, another raises. Here all ignore them, also text
+    inputs that a video-only model is called with.
+    """
+    return {name: value for name, value in options.items() if name in TransformersKwargs.__annotations__}
+
+
 def takes_additive_mask(config: LFVilaTextConfig) -> bool:
-    """Whether the attention backend in use adds the mask to the scores."""
+    """Return whether the configured attention backend adds its mask to the scores."""
     return config._attn_implementation in (None, "eager", "sdpa")
 
 
 def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-    """What the attention backend in use wants for a padding mask.
+    """Build the padding mask in the form that the configured attention backend takes.
 
-    Eager and sdpa get an additive mask whose padding is half the smallest number of the dtype and not minus infinity: a
-    row that is all padding then attends evenly (finite; what the released model does) instead of giving NaN, and adding
-    a negative score to it does not overflow in float16. Under autocast the dtype is autocast's, which sdpa casts to.
+    Eager and sdpa get an additive mask whose padding is half the smallest number of the dtype, not minus infinity. A
+    row of nothing but padding then attends evenly, as in the released model, instead of giving NaN, and adding a
+    negative score does not overflow in float16. Under autocast the dtype is autocast's, to which sdpa casts.
 
     Args:
-        config: the configuration that the layers hold too, so that mask and backend cannot disagree.
+        config: Configuration of the layers, so that mask and backend cannot disagree.
         hidden_states: `(B, L, D)`, for dtype and device.
         attention_mask: `(B, L)`, 1 for real tokens.
+
+    Raises:
+        ValueError: The backend cannot attend to padding, which `pool_padded_sentences=True` asks for.
     """
     if takes_additive_mask(config):
         device = hidden_states.device.type
@@ -221,8 +248,11 @@ def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attentio
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=attention_mask)
 
 
+# -- base class ------------------------------------------------------------------------------------------------------
+
+
 class LFVilaPreTrainedModel(PreTrainedModel):
-    """What all LF-VILA models share: configuration, weight initialisation, attention backends."""
+    """Base class: configuration, loading, weight initialisation, attention backends, size of video."""
 
     config: LFVilaConfig
     # transformers would read the class from the annotation above, but a postponed annotation is a string.
@@ -240,7 +270,7 @@ class LFVilaPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "word_embeddings"
     # Terms are means over the batch, not sums over items: the Trainer must divide by the accumulation steps itself.
     accepts_loss_kwargs = False
-    # Modules that a task trains from nothing; an adapter is saved with them.
+    # Modules that start from random weights in a new task; they are saved with an adapter.
     head_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -264,23 +294,23 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         spatial_window: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load a model as in transformers; at its stored size of video, which is then changed if another is given.
+        """Load a model as in transformers, and change its size of video if another one is given.
 
         Args:
-            pretrained_model_name_or_path: folder, repository on the Hub, or `None` with a `state_dict`.
-            *model_args: handed on to transformers.
-            num_frames: T; see `set_num_frames`.
-            temporal_windows: windows per level; see `set_num_frames`.
-            image_size: height and width of a frame; see `set_image_size`.
-            spatial_window: rows and columns of a window; see `set_image_size`.
-            **kwargs: handed on to transformers.
+            pretrained_model_name_or_path: Folder, repository on the Hub, or `None` with a `state_dict`.
+            *model_args: Passed to transformers.
+            num_frames: T; see `set_num_frames`. Defaults to the stored number.
+            temporal_windows: Temporal window of each level; see `set_num_frames`.
+            image_size: Height and width of a frame in pixels; see `set_image_size`. Defaults to the stored size.
+            spatial_window: Rows and columns of a window; see `set_image_size`.
+            **kwargs: Passed to transformers.
         """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if any(size is not None for size in (num_frames, temporal_windows, image_size, spatial_window)):
             resize_model(model, num_frames, temporal_windows, image_size, spatial_window)
         align_weights(model)
-        take_int8_by_rows(model)
+        flatten_int8_inputs(model)
         return loaded
 
     def load_adapter(
@@ -292,15 +322,15 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Load an adapter as in transformers, with the heads that were saved with it and the bits of its training.
+        """Load an adapter as in transformers, together with the heads saved with it.
 
         Args:
-            peft_model_id: folder or repository of the adapter.
-            adapter_name: what to call it; "default" where not given.
-            peft_config: configuration in place of the stored one.
-            adapter_state_dict: weights in place of the stored ones.
-            *args: handed on to transformers.
-            **kwargs: handed on to transformers.
+            peft_model_id: Folder or repository of the adapter.
+            adapter_name: Name of the adapter in this model. Defaults to "default".
+            peft_config: Configuration that replaces the stored one.
+            adapter_state_dict: Weights that replace the stored ones.
+            *args: Passed to transformers.
+            **kwargs: Passed to transformers.
         """
         loaded = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, *args, **kwargs)
         if any(".modules_to_save." in name for name in loaded.missing_keys):
@@ -317,35 +347,43 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         output_loading_info: bool = False,
         **overrides: Any,
     ) -> Any:
-        """A new model whose towers start from a 2-D Swin and a BERT.
+        """Build a model whose towers start from a 2-D Swin and a BERT, as the release does.
 
-        Swin is inflated into the video tower, BERT's layers are split over the sentence, paragraph and cross-modal
-        slices; see towers_lfvila.py. What neither has (projections, segment embeddings, positions of video tokens)
-        starts from random numbers.
+        Swin is inflated into the video tower. BERT's layers are split over the sentence, paragraph and cross-modal
+        slices. Projections, segment embeddings and positions of video tokens start from random numbers. Needs the
+        package `lfvila_hf` (its folder `conversion`), not the files of a checkpoint alone.
 
         Args:
-            video: the `.pth` of Swin's authors, a folder or repository with a `SwinModel` of transformers, or such a
-                model; without it the video tower is new.
-            text: a folder or repository with a `BertModel`, `BertForMaskedLM` or `BertForPreTraining`, or such a model;
-                without it the text side is new.
-            config: the configuration. Without it, one is derived from both towers: Swin-B and BERT-large give the
+            video: The `.pth` of Swin's authors, a folder or repository with a `SwinModel` of transformers, or such a
+                model. Defaults to `None`, a new video tower.
+            text: A folder or repository with a `BertModel`, `BertForMaskedLM` or `BertForPreTraining`, or such a model.
+                Defaults to `None`, a new text side.
+            config: The configuration. Defaults to one derived from both towers: Swin-B and BERT-large give the
                 released size.
-            output_loading_info: also return which parameters are new and which were of no use, a `TowerReport`.
-            **overrides: fields of the derived configuration; `video_config` and `text_config` given as dicts replace
+            output_loading_info: Whether to also return a `TowerReport` of new and unused parameters.
+            **overrides: Fields of the derived configuration; `video_config` and `text_config` given as dicts replace
                 single fields.
 
         Raises:
-            ValueError: something else than a Swin or a BERT, or sizes that do not fit, all of them listed.
+            ValueError: The sources are not a Swin and a BERT, or sizes do not fit; all problems are listed.
+            ImportError: The package `lfvila_hf` is not installed.
         """
+        try:  # checkpoints load without the package
+            from lfvila_hf.conversion.towers import from_towers
+        except ImportError as error:
+            raise ImportError(
+                "from_pretrained_towers needs the package lfvila_hf, a checkpoint's own files do not suffice; install "
+                "lfvila_hf"
+            ) from error
         model, report = from_towers(cls, video, text, config, **overrides)
         return (model, report) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Save as in transformers, also a model that FSDP 2 has sharded, where its whole `state_dict` is given.
+        """Save as in transformers.
 
-        Trainers give it; by hand it is that of `accelerator.get_state_dict(model)`. `fully_shard` gives a model a class
-        of its own, `FSDP<Name>` in one of torch's files. The files of code and the `auto_map` are looked up by class:
-        that of LF-VILA is put back for as long as saving takes.
+        A model that FSDP 2 has sharded is saved if its full `state_dict` is given, as trainers do (by hand:
+        `accelerator.get_state_dict(model)`). `fully_shard` replaces the class of a model by `FSDP<Name>`, while code
+        files and `auto_map` are looked up by class. The original class is restored during saving.
         """
         given = type(self)
         self.__class__ = unsharded_class(given)
@@ -354,32 +392,213 @@ class LFVilaPreTrainedModel(PreTrainedModel):
         finally:
             self.__class__ = given
 
-    def set_num_frames(self, num_frames: int, temporal_windows: Sequence[int] | None = None) -> None:
-        """Read videos of another number of frames T from now on.
+    def records_layers(self, kwargs: Mapping[str, Any]) -> bool:
+        """Return whether a call with these keyword arguments returns hidden states or attention weights of layers."""
+        names = ("output_hidden_states", "output_attentions")
+        return any(kwargs.get(name, getattr(self.config, name)) for name in names)
 
-        Bias tables are resized where windows change, temporal positions are interpolated, the configuration follows.
-        Parameters that change are new objects: make the optimizer afterwards. The processor samples frames on its own
-        account and has to be told too.
+    def set_num_frames(self, num_frames: int, temporal_windows: Sequence[int] | None = None) -> None:
+        """Change the number of frames T that the model reads.
+
+        Bias tables are resized if windows change, temporal positions are interpolated, the configuration follows.
+        Changed parameters are new objects, so create the optimizer afterwards. Tell the processor separately.
 
         Args:
-            num_frames: the new T.
-            temporal_windows: windows per level. By default a last window that spans the video goes on doing so up to 64
-                frames ([2, 4, 8, 16, 32, 64] for 64 of a released model); longer videos are cut into several windows.
+            num_frames: The new T.
+            temporal_windows: Temporal window of each level. By default a last window that spans the video continues to
+                do so up to 64 frames ([2, 4, 8, 16, 32, 64] for 64 frames of a released model). Longer videos are cut
+                into several windows.
 
         Raises:
-            ValueError: no positive number, not divisible by K in a model that makes clip features, or one window per
-                level is not what was given. The model is unchanged then.
+            ValueError: T is not positive, not divisible by K in a model with clip features, or the number of windows
+                is not the number of levels. The model is unchanged then.
         """
         resize_model(self, num_frames=num_frames, temporal_windows=temporal_windows)
 
     def set_image_size(self, image_size: Sequence[int], spatial_window: Sequence[int] | None = None) -> None:
-        """Read frames of another height and width from now on; positions of a frame's tokens are interpolated.
+        """Change the height and width of frames that the model reads; spatial positions are interpolated.
 
         Args:
-            image_size: height and width in pixels.
-            spatial_window: rows and columns of a window, as they are by default; bias tables are resized otherwise.
+            image_size: Height and width in pixels.
+            spatial_window: Rows and columns of a window. Defaults to the present ones; bias tables are resized
+                otherwise.
 
         Raises:
-            ValueError: not two positive numbers. The model is unchanged then.
+            ValueError: Not two positive numbers. The model is unchanged then.
         """
         resize_model(self, image_size=image_size, spatial_window=spatial_window)
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+
+
+def align_weights(model: nn.Module) -> None:
+    """Copy weights on the CPU to the start of a cache line.
+
+    Loaded weights are views into a file at arbitrary bytes. The summation order of a matrix-vector product depends on
+    the alignment, so without this a model would differ in its last bits after saving and loading. Quantised and
+    offloaded weights are left alone.
+    """
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.data_ptr() % CACHE_LINE:
+            parameter.data = parameter.data.clone()
+
+
+def flatten_int8_inputs(model: nn.Module) -> None:
+    """Flatten inputs of bitsandbytes' int8 layers to rows: on a CPU they take at most three axes, windows have four."""
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.forward = partial(_call_on_rows, module.forward)
+
+
+def _call_on_rows(layer: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    return layer(inputs.reshape(-1, inputs.shape[-1])).view(*inputs.shape[:-1], -1)
+
+
+def load_adapter_heads(
+    model: Any,
+    adapter: str | None,
+    name: str,
+    report: Any,
+    adapter_state_dict: Mapping[str, torch.Tensor] | None = None,
+    adapter_kwargs: Mapping[str, Any] | None = None,
+    load_config: Any = None,
+    **kwargs: Any,
+) -> None:
+    """Load the heads stored with an adapter, which `load_adapter` of transformers 5.17 leaves untrained.
+
+    Args:
+        model: Model that holds the adapter.
+        adapter: Folder or repository of the adapter.
+        name: Name of the adapter in the model.
+        report: Report of its loading; heads that are found are removed from its missing keys.
+        adapter_state_dict: Weights that replace those of `adapter`.
+        adapter_kwargs: Download options.
+        load_config: Options that `from_pretrained` was called with.
+        **kwargs: Options that `load_adapter` was called with.
+    """
+    try:  # a checkpoint loads with torch and transformers alone
+        from peft.utils import load_peft_weights
+        from peft.utils.other import AuxiliaryTrainingWrapper
+    except ImportError:
+        return
+
+    if adapter_state_dict is None:
+        ways = {**getattr(load_config, "download_kwargs", {}), **kwargs, **(adapter_kwargs or {})}
+        known = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
+        adapter_state_dict = load_peft_weights(
+            str(adapter), "cpu", **{key: ways[key] for key in known if ways.get(key) is not None}
+        )
+    state = {key.removeprefix("base_model.model."): value for key, value in adapter_state_dict.items()}
+    for place, module in model.named_modules():
+        if not isinstance(module, AuxiliaryTrainingWrapper):
+            continue
+        for stored, held in module.adapter_state_dict_load_map(name).items():
+            if f"{place}.{held}" in report.missing_keys and f"{place}.{stored}" in state:
+                with torch.no_grad():
+                    module.get_parameter(held).copy_(state[f"{place}.{stored}"])
+                report.missing_keys.discard(f"{place}.{held}")
+                report.unexpected_keys.discard(f"{place}.{stored}")
+
+
+def unsharded_class(kind: type) -> type:
+    """Return the class that a model had before `torch.distributed.fsdp.fully_shard` replaced it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # never imported here: it costs start-up time
+    sharded = getattr(fsdp, "FSDPModule", None)
+    if sharded is None:
+        return kind
+    return next(base for base in kind.__mro__ if not issubclass(base, sharded))
+
+
+# -- size of video ---------------------------------------------------------------------------------------------------
+
+
+def temporal_windows_for(config: Any, num_frames: int) -> list[int]:
+    """Choose the temporal windows of a video tower for another number of frames.
+
+    A last window that spans the whole video continues to do so, up to 64 frames. Levels between it and the clip level
+    follow, each at least half as long as the next: 32 frames with [2, 4, 8, 16, 16, 32] become 64 frames with
+    [2, 4, 8, 16, 32, 64]. 128 or 256 frames keep these windows. Windows never shrink (shorter videos use a part of
+    them). Windows of the clip level and below never change, so that no information crosses a clip.
+
+    Args:
+        config: The present `LFVilaVideoConfig`.
+        num_frames: The new T.
+    """
+    windows = list(config.temporal_windows)
+    last = min(num_frames, LONGEST_GROWN_WINDOW)
+    if windows[-1] < config.num_frames or last <= windows[-1]:
+        return windows
+    top = len(windows) - 1
+    for level in range(config.clip_level + 1, len(windows)):
+        windows[level] = max(windows[level], last >> (top - level))
+    return windows
+
+
+def resized_parameter(old: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+    """Wrap `data` as a parameter that is trained if `old` is; returns `old` itself if nothing changed."""
+    return old if data is old else nn.Parameter(data.detach(), requires_grad=old.requires_grad)
+
+
+def resize_model(
+    model: nn.Module,
+    num_frames: int | None = None,
+    temporal_windows: Sequence[int] | None = None,
+    image_size: Sequence[int] | None = None,
+    spatial_window: Sequence[int] | None = None,
+) -> None:
+    """Fit a model and its configuration to another size of video, in place.
+
+    Args:
+        model: Any LF-VILA model.
+        num_frames: T. Defaults to the present number.
+        temporal_windows: Temporal window of each level. Defaults to `temporal_windows_for(...)`.
+        image_size: Height and width of a frame. Defaults to the present size.
+        spatial_window: Rows and columns of a window. Defaults to the present window.
+
+    Raises:
+        ValueError: The sizes do not fit each other, or T is not divisible by K in a model with clip features. Nothing
+            is changed then.
+    """
+    configs = _video_configs(model)
+    old = configs[0]
+    frames = old.num_frames if num_frames is None else num_frames
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+        raise ValueError(f"num_frames must be a positive integer, got {num_frames!r}")
+    makes_clips = any(getattr(module, "clip_projection", None) is not None for module in model.modules())
+    if makes_clips and frames % old.num_clips:
+        raise ValueError(
+            f"num_frames={frames} is not divisible by num_clips={old.num_clips}. Use a multiple of {old.num_clips}."
+        )
+    changes: dict[str, Any] = {
+        "num_frames": frames,
+        "temporal_windows": list(temporal_windows_for(old, frames) if temporal_windows is None else temporal_windows),
+        "image_size": list(old.image_size if image_size is None else image_size),
+        "spatial_window": list(old.spatial_window if spatial_window is None else spatial_window),
+    }
+    new = type(old)(**(old.to_dict() | changes))  # checks that the sizes fit each other
+    for module in model.modules():
+        resize = getattr(module, "resize_video", None)
+        if resize is not None:
+            resize(old, new)
+    for config in configs:
+        for name in changes:
+            setattr(config, name, getattr(new, name))
+
+
+def _video_configs(model: nn.Module) -> list[Any]:
+    """Return every configuration object in the model that holds the size of video."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        config = getattr(config, "video_config", config)
+        if hasattr(config, "temporal_windows"):
+            found[id(config)] = config
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no video side, so it has no number of frames and no frame size")
+    return list(found.values())
+
+
+def interpolation_dtype(values: torch.Tensor) -> torch.dtype:
+    """Return the dtype to interpolate in: float32 for half precision, else that of `values`."""
+    return torch.promote_types(values.dtype, torch.float32)

@@ -1,14 +1,14 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""LF-VILA (Sun et al., NeurIPS 2022, arXiv 2210.06031): long videos and paragraphs in one space.
+"""LF-VILA (Sun et al., NeurIPS 2022, arXiv 2210.06031): joint model, pre-training and task heads.
 
-Where things are:
+`LFVilaModel` joins the two towers and embeds long videos and paragraphs in one space. `LFVilaForPreTraining` adds the
+cross-modal encoder with its two heads. The other modules:
 
-- modeling_video_lfvila.py: the video tower with hierarchical temporal window attention;
-- modeling_text_lfvila.py: the text tower and the cross-modal encoder;
-- modeling_base_lfvila.py: outputs, attention function and base class;
-- here: the two towers put together (`LFVilaModel`), both phases of pre-training, and the task heads.
+- modeling_video_lfvila.py: video tower with hierarchical temporal window attention;
+- modeling_text_lfvila.py: text tower and cross-modal encoder;
+- modeling_base_lfvila.py: outputs, attention function and base class.
 
-What the released code does otherwise, and the switch that brings it back, is listed in docs/parity.md.
+docs/parity.md lists the differences from the released code, each with the switch that restores released behaviour.
 
 Letters: B videos, T frames, K clips, M sentences, L tokens, H W pixels, h w patch grid, P tokens per frame, C channels
 of a level, D shared width, N answers. Mask value 1 means "real", 0 means "padding".
@@ -26,7 +26,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .alignment_lfvila import aligned_similarity
 from .configuration_lfvila import LFVilaConfig, LFVilaTextConfig
-from .loss_lfvila import LFVilaLoss, MTCDraw, draw_mtc, mismatched_pairs
+from .loss_lfvila import LFVilaLoss, MTCDraw, draw_mtc, mismatched_pairs, span_loss
 from .modeling_base_lfvila import (
     LFVilaCrossModalOutput,
     LFVilaHeadOutput,
@@ -37,11 +37,10 @@ from .modeling_base_lfvila import (
 )
 from .modeling_text_lfvila import LFVilaCrossModalEncoder, LFVilaTextModel
 from .modeling_video_lfvila import LFVilaVideoModel
-from .span_loss_lfvila import span_loss
 
 
 class LFVilaMLMHead(nn.Module):
-    """BERT's head for masked tokens. Its decoder is not tied to the word embeddings (neither is the released one)."""
+    """BERT's head for masked tokens. As released, its decoder is not tied to the word embeddings."""
 
     def __init__(self, config: LFVilaTextConfig) -> None:
         super().__init__()
@@ -51,15 +50,15 @@ class LFVilaMLMHead(nn.Module):
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(..., D)` to `(..., vocabulary)`."""
+        """Map `(..., D)` to `(..., vocabulary)`."""
         return self.decoder(self.LayerNorm(self.act(self.dense(hidden_states))))
 
 
 def add_loss(output: LFVilaOutput, config: LFVilaConfig) -> LFVilaOutput:
-    """The same output with its unweighted terms and the loss filled in.
+    """Return the output with its unweighted loss terms and the loss filled in.
 
-    It is built anew, because a field that is set later goes to the end, and callers that ask for a tuple read the loss
-    from its first place.
+    The output is built anew: a field that is set later goes to the end, but callers that ask for a tuple expect the
+    loss first.
     """
     criterion = LFVilaLoss(config)
     terms = criterion.terms(output)
@@ -67,12 +66,14 @@ def add_loss(output: LFVilaOutput, config: LFVilaConfig) -> LFVilaOutput:
 
 
 class LFVilaModel(LFVilaPreTrainedModel):
-    """Both towers and their projections: retrieval, alignment in time, embeddings.
+    """Both towers and their projections, for embeddings, retrieval and alignment in time.
 
     Args:
-        config: the configuration.
-        add_text_tower: without it the model only encodes videos (classification).
-        add_projections: without them there are features, but no embeddings and no loss (question answering).
+        config: The configuration.
+        add_text_tower: Whether to build the text tower. Defaults to True; False leaves a video encoder
+            (classification).
+        add_projections: Whether to build the projections. Defaults to True; False leaves features without embeddings
+            and loss (question answering).
     """
 
     def __init__(self, config: LFVilaConfig, add_text_tower: bool = True, add_projections: bool = True) -> None:
@@ -86,13 +87,20 @@ class LFVilaModel(LFVilaPreTrainedModel):
         self.sentence_projection: Any = nn.Linear(width, width) if aligned else None
         self.clip_projection: Any = nn.Linear(width, width) if aligned else None
         self.post_init()
+        self.freeze_unread()
+
+    def freeze_unread(self) -> None:
+        """Freeze the video tower's clip level where nothing reads it: DDP expects a gradient for all that can learn."""
+        if self.clip_projection is None or self.config.clip_feature_source != "clip_level":
+            self.video_model.clip_merging.requires_grad_(False)
+            self.video_model.clip_norm.requires_grad_(False)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Word embeddings."""
+        """Return the word embeddings; the stem of the video tower if there is no text tower."""
         return self.text_model.get_input_embeddings() if self.text_model is not None else self.video_model.patch_embed
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings."""
+        """Replace what `get_input_embeddings` returns."""
         if self.text_model is None:
             self.video_model.set_input_embeddings(value)
         else:
@@ -102,17 +110,26 @@ class LFVilaModel(LFVilaPreTrainedModel):
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> LFVilaTextModelOutput:
-        """Encode paragraphs `(B, M, L)`.
+        """Encode paragraphs.
+
+        Args:
+            input_ids: `(B, M, L)`; `(B, L)` is one sentence per paragraph.
+            attention_mask: Same shape, 1 for real tokens. Defaults to all ones.
+            **kwargs: `inputs_embeds`, `output_hidden_states`, `output_attentions`, `return_dict`, and options of the
+                backend.
 
         Returns:
             The text tower's output with `text_embeds` and (with `temporal_alignment`) `sentence_embeds` filled in;
             `pooler_output` is the projected paragraph feature before normalisation.
 
         Raises:
-            ValueError: the model was built without text projection, or shapes do not fit (see the text tower).
+            ValueError: The model was built without text projection, or shapes do not fit (see the text tower).
         """
         if self.text_projection is None:
-            raise ValueError("this model was built without a text tower or its projection, there are no text features")
+            raise ValueError(
+                "this model was built without a text projection, so there are no text features; build it with "
+                "add_text_tower=True and add_projections=True"
+            )
         output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         output.pooler_output = self.text_projection(output.pooler_output)
         output.text_embeds = F.normalize(output.pooler_output, dim=-1)
@@ -129,20 +146,22 @@ class LFVilaModel(LFVilaPreTrainedModel):
 
         Args:
             pixel_values_videos: `(B, T, 3, H, W)`.
-            num_clips: K, the equal stretches of time that clip features are made for; the configuration's where not
-                given.
-            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+            num_clips: K, the number of clips of equal length. Defaults to `config.num_clips`.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
 
         Returns:
             The video tower's output with `video_embeds` and (with `temporal_alignment`) `clip_embeds` filled in;
             `pooler_output` is the projected video feature before normalisation.
 
         Raises:
-            ValueError: the model was built without video projection, or clip features are wanted and T does not divide
+            ValueError: The model was built without video projection, or it has clip features and T is not divisible
                 by K.
         """
         if self.video_projection is None:
-            raise ValueError("this model was built without a video projection, there are no video features")
+            raise ValueError(
+                "this model was built without a video projection, so there are no video features; build it with "
+                "add_projections=True"
+            )
         output = self.video_model(pixel_values_videos, return_dict=True, **kwargs)
         output.pooler_output = self.video_projection(output.pooler_output)
         output.video_embeds = F.normalize(output.pooler_output, dim=-1)
@@ -153,13 +172,23 @@ class LFVilaModel(LFVilaPreTrainedModel):
         return output
 
     def get_clip_features(self, pixel_values_videos: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Projected, L2-normalised clip features `(B, K, D)` of videos `(B, T, 3, H, W)`.
+        """Compute clip features.
+
+        Args:
+            pixel_values_videos: `(B, T, 3, H, W)`.
+            **kwargs: See `get_video_features`.
+
+        Returns:
+            Projected, L2-normalised clip features, `(B, K, D)`.
 
         Raises:
-            ValueError: the model was built without `temporal_alignment`, or T does not divide by K.
+            ValueError: The model was built without `temporal_alignment`, or T is not divisible by K.
         """
         if self.clip_projection is None:
-            raise ValueError("this model has no clip projection (temporal_alignment=False)")
+            raise ValueError(
+                "this model has no clip projection (temporal_alignment=False); clip features need a model with "
+                "temporal_alignment=True"
+            )
         kwargs["return_dict"] = True
         return self.get_video_features(pixel_values_videos, **kwargs).clip_embeds
 
@@ -169,17 +198,17 @@ class LFVilaModel(LFVilaPreTrainedModel):
         """Score every text against every video.
 
         Args:
-            text_side: anything with `text_embeds` `(N_text, D)`, `sentence_embeds` and `sentence_mask` `(N_text, M)`:
-                outputs of this model, of `get_text_features`, of `encode_paragraphs`.
-            video_side: anything with `video_embeds` `(N_video, D)` and `clip_embeds` `(N_video, K, D)`.
+            text_side: Anything with `text_embeds` `(N_text, D)`, `sentence_embeds` `(N_text, M, D)` and
+                `sentence_mask` `(N_text, M)`: outputs of this model, of `get_text_features`, of `encode_paragraphs`.
+            video_side: Anything with `video_embeds` `(N_video, D)` and `clip_embeds` `(N_video, K, D)`.
             score: `"global"`, paragraph . video; `"aligned"`, the mean over sentences of sentence . clip under the best
-                non-decreasing map of sentences to clips; `"both"`, their sum.
+                non-decreasing map of sentences to clips; `"both"`, their sum. Defaults to `"global"`.
 
         Returns:
             `(N_text, N_video)`, cosines (not divided by the temperature).
 
         Raises:
-            ValueError: unknown score, or one that needs features which are not there.
+            ValueError: The score is unknown, or it needs sentence and clip embeddings and one of them is `None`.
         """
         if score not in ("global", "aligned", "both"):
             raise ValueError(f'score must be "global", "aligned" or "both", got {score!r}')
@@ -206,15 +235,15 @@ class LFVilaModel(LFVilaPreTrainedModel):
 
         Args:
             input_ids: `(B, M, L)`.
-            attention_mask: `(B, M, L)`, 1 for real tokens.
-            pixel_values_videos: `(B', T, 3, H, W)`; B' may differ from B, then there are logits and no loss.
-            return_loss: whether to compute the loss of the contrastive phase.
-            mtc_draw: positions for MTC. Where not given: drawn from torch's generator in training, fixed in evaluation.
-            num_clips: K of this batch where it is not the configuration's: videos made of fewer or more clips.
-            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+            attention_mask: `(B, M, L)`, 1 for real tokens. Defaults to all ones.
+            pixel_values_videos: `(B', T, 3, H, W)`; if B' differs from B, there are logits and no loss.
+            return_loss: Whether to compute the loss of the contrastive phase. Defaults to True.
+            mtc_draw: Positions for MTC. Defaults to `draw_mtc`.
+            num_clips: K of this batch, for videos made of fewer or more clips. Defaults to `config.num_clips`.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
 
         Raises:
-            ValueError: a modality is missing, or shapes do not fit (see the towers).
+            ValueError: A modality is missing, or shapes do not fit (see the towers).
         """
         if input_ids is None or pixel_values_videos is None:
             raise ValueError(
@@ -242,7 +271,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
         return output
 
     def draw_mtc(self, clip_embeds: torch.Tensor) -> MTCDraw:
-        """MTC's positions for a batch `(B, K, D)`: new ones from torch's generator in training, else fixed."""
+        """Draw MTC's positions for a batch `(B, K, D)`: from torch's generator in training, fixed in evaluation."""
         device = clip_embeds.device
         seed = torch.randint(2**31, (), device=device) if self.training else 0
         batch, clips = clip_embeds.shape[:2]
@@ -251,7 +280,7 @@ class LFVilaModel(LFVilaPreTrainedModel):
 
 
 class LFVilaFusionModel(LFVilaPreTrainedModel):
-    """Base of the models that read text and video together: towers in `model`, then `cross_modal_encoder`."""
+    """Base class of models that read text and video together: towers in `model`, then `cross_modal_encoder`."""
 
     def __init__(self, config: LFVilaConfig, add_projections: bool) -> None:
         super().__init__(config)
@@ -260,7 +289,7 @@ class LFVilaFusionModel(LFVilaPreTrainedModel):
         self.cross_modal_encoder: Any = LFVilaCrossModalEncoder(config) if fuses else None
 
     def get_input_embeddings(self) -> nn.Module:
-        """Word embeddings."""
+        """Return the word embeddings."""
         return self.model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -271,13 +300,18 @@ class LFVilaFusionModel(LFVilaPreTrainedModel):
         """Run the cross-modal encoder on the towers' outputs, pair by pair.
 
         Raises:
-            ValueError: there is no cross-modal encoder, or the numbers of texts and videos differ.
+            ValueError: There is no cross-modal encoder, or the numbers of texts and videos differ.
         """
         if self.cross_modal_encoder is None:
-            raise ValueError("this model has no cross-modal encoder (text_config.num_cross_modal_layers = 0)")
+            raise ValueError(
+                "this model has no cross-modal encoder (text_config.num_cross_modal_layers = 0); use a configuration "
+                "with num_cross_modal_layers > 0"
+            )
         texts, videos = text.last_hidden_state.shape[0], video.tokens.shape[0]
         if texts != videos:
-            raise ValueError(f"texts and videos are read in pairs, got {texts} texts and {videos} videos")
+            raise ValueError(
+                f"texts and videos are read in pairs, got {texts} texts and {videos} videos; pass one video per text"
+            )
         return self.cross_modal_encoder(
             text.last_hidden_state, text.attention_mask, video.tokens, return_dict=True, **kwargs
         )
@@ -288,17 +322,17 @@ class LFVilaFusionModel(LFVilaPreTrainedModel):
         """Run both towers, without their projections.
 
         Raises:
-            ValueError: a modality is missing, or shapes do not fit (see the towers).
+            ValueError: A modality is missing, or shapes do not fit (see the towers).
         """
         text = self.model.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         return text, self.model.video_model(pixel_values_videos, return_dict=True, **kwargs)
 
 
 class LFVilaForPreTraining(LFVilaFusionModel):
-    """Both phases of pre-training, with the heads for masked tokens and for video-text matching.
+    """Model of both phases of pre-training, with the heads for masked tokens and for video-text matching.
 
     Args:
-        config: the configuration; with `num_cross_modal_layers = 0` only the contrastive phase exists.
+        config: The configuration; with `num_cross_modal_layers = 0` only the contrastive phase exists.
     """
 
     head_modules = ("mlm_head", "vtm_head")
@@ -312,7 +346,7 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The MLM decoder."""
+        """Return the MLM decoder."""
         return None if self.mlm_head is None else self.mlm_head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -321,21 +355,23 @@ class LFVilaForPreTraining(LFVilaFusionModel):
 
     @property
     def awaits_freezing(self) -> bool:
-        """Whether the configuration says fusion phase and nothing is frozen: `set_training_phase` is still to come."""
+        """Whether `set_training_phase` is due: the configuration names the fusion phase, but nothing is frozen."""
         return self.config.training_phase == "fusion" and not self._frozen_towers
 
     def set_training_phase(self, phase: Literal["contrastive", "fusion"]) -> None:
-        """Say which phase is trained: freeze what it does not train, and keep frozen towers in evaluation mode.
+        """Select the phase to train: freeze the other parts, and keep frozen towers in evaluation mode.
 
-        Contrastive: the towers and projections learn. Fusion: the cross-modal encoder and the heads learn.
+        Args:
+            phase: `"contrastive"` trains the towers and projections, `"fusion"` the cross-modal encoder and the heads.
 
         Raises:
-            ValueError: unknown phase, or fusion without a cross-modal encoder.
+            ValueError: The phase is unknown, or it is fusion and there is no cross-modal encoder.
         """
         self._check_phase(phase)
         self.config.training_phase = phase
         fusion = phase == "fusion"
         self.model.requires_grad_(not fusion)
+        self.model.freeze_unread()
         for part in (self.cross_modal_encoder, self.mlm_head, self.vtm_head):
             if part is not None:
                 part.requires_grad_(fusion)
@@ -343,7 +379,7 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> LFVilaForPreTraining:
-        """Training or evaluation mode; towers that the fusion phase froze stay in evaluation mode."""
+        """Set training or evaluation mode; towers that the fusion phase froze stay in evaluation mode."""
         super().train(mode)
         if mode and getattr(self, "_frozen_towers", False):
             self.model.eval()
@@ -353,7 +389,10 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         if phase not in ("contrastive", "fusion"):
             raise ValueError(f'phase must be "contrastive" or "fusion", got {phase!r}')
         if phase == "fusion" and self.cross_modal_encoder is None:
-            raise ValueError("the fusion phase needs text_config.num_cross_modal_layers > 0, got 0")
+            raise ValueError(
+                'the fusion phase needs text_config.num_cross_modal_layers > 0, got 0; use phase="contrastive" or a '
+                "configuration with cross-modal layers"
+            )
 
     @can_return_tuple
     def forward(
@@ -369,23 +408,24 @@ class LFVilaForPreTraining(LFVilaFusionModel):
         num_clips: int | None = None,
         **kwargs: Any,
     ) -> LFVilaOutput:
-        """One phase's outputs and loss.
+        """Compute the outputs and the loss of one phase.
 
         Args:
-            input_ids: `(B, M, L)`; in the fusion phase with tokens already masked where `mlm_targets` says so.
-            attention_mask: `(B, M, L)`, 1 for real tokens.
+            input_ids: `(B, M, L)`; in the fusion phase with tokens masked already where `mlm_targets` is not -100.
+            attention_mask: `(B, M, L)`, 1 for real tokens. Defaults to all ones.
             pixel_values_videos: `(B, T, 3, H, W)`.
-            phase: `"contrastive"` or `"fusion"`; `config.training_phase` where not given.
-            mlm_targets: `(B, M, L)`, the right token where one was masked, -100 elsewhere. No MLM loss without.
-            vtm_targets: `(B,)`, 1 where pair i belongs together, 0 where not; the pairs are then taken as they are.
-                Without it and with `return_loss`, the first half of the batch is given its neighbour's video.
-            return_loss: whether to compute the loss; without it no pair is changed.
-            mtc_draw: see `LFVilaModel`.
-            num_clips: see `LFVilaModel`.
-            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+            phase: `"contrastive"` or `"fusion"`. Defaults to `config.training_phase`.
+            mlm_targets: `(B, M, L)`, the right token at masked positions, -100 elsewhere. Defaults to `None`, no MLM
+                loss.
+            vtm_targets: `(B,)`, 1 if pair i belongs together, 0 if not; pairs are then taken as given. By default, and
+                with `return_loss`, each text of the first half of the batch gets its neighbour's video.
+            return_loss: Whether to compute the loss; if not, no pair is changed. Defaults to True.
+            mtc_draw: See `LFVilaModel`.
+            num_clips: See `LFVilaModel`.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
 
         Raises:
-            ValueError: unknown phase, a missing modality, or shapes that do not fit.
+            ValueError: The phase is unknown, a modality is missing, or shapes do not fit.
         """
         phase = self.config.training_phase if phase is None else phase
         self._check_phase(phase)
@@ -425,7 +465,7 @@ class LFVilaForPreTraining(LFVilaFusionModel):
 
 
 class LFVilaForQuestionAnswering(LFVilaFusionModel):
-    """Answers as classes: dropout and Linear(D, num_labels) on the pooled token (ActivityNet-QA, VIOLIN)."""
+    """Classifier of answers: dropout and Linear(D, num_labels) on the pooled token (ActivityNet-QA, VIOLIN)."""
 
     head_modules = ("classifier",)
 
@@ -433,6 +473,7 @@ class LFVilaForQuestionAnswering(LFVilaFusionModel):
         super().__init__(config, add_projections=False)
         self.dropout = nn.Dropout(config.text_config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.loss_type = "ForSequenceClassification"  # transformers would guess a loss over spans of text
         self.post_init()
 
     @can_return_tuple
@@ -447,23 +488,26 @@ class LFVilaForQuestionAnswering(LFVilaFusionModel):
         """Answer questions about videos.
 
         Args:
-            input_ids: `(B, M, L)`: the question, then (where there are any) subtitles, as sentences.
-            attention_mask: `(B, M, L)`, 1 for real tokens.
+            input_ids: `(B, M, L)`: the question, then subtitles if there are any, as sentences.
+            attention_mask: `(B, M, L)`, 1 for real tokens. Defaults to all ones.
             pixel_values_videos: `(B, T, 3, H, W)`.
-            labels: number of the right answer, `(B,)`.
-            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+            labels: Class of the right answer, `(B,)`. Defaults to `None`, no loss.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
+
+        Raises:
+            ValueError: A modality is missing, shapes do not fit, or the numbers of questions and videos differ.
         """
         text, video = self.encode(input_ids, attention_mask, pixel_values_videos, **kwargs)
         fused = self.fuse(text, video, **kwargs)
         logits = self.classifier(self.dropout(fused.pooler_output))  # (B, num_labels)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return LFVilaHeadOutput(
             loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
         )
 
 
 class LFVilaForMultipleChoice(LFVilaFusionModel):
-    """One score per answer, and for every frame whether it shows the answer (How2QA)."""
+    """Model with one score per answer, and one per frame for whether it shows the answer (How2QA)."""
 
     head_modules = ("classifier", "span_classifier")
 
@@ -488,16 +532,22 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
 
         Args:
             input_ids: `(B, N, M, L)`: for every answer the question, the answer, then subtitles, as sentences.
-            attention_mask: `(B, N, M, L)`, 1 for real tokens.
+            attention_mask: `(B, N, M, L)`, 1 for real tokens. Defaults to all ones.
             pixel_values_videos: `(B, T, 3, H, W)`.
-            labels: number of the right answer, `(B,)`.
-            span_targets: `(B, T)`, 1 for frames inside the span that the question is about.
-            span_weights: `(B, T)`; made from the targets where not given, so that both sides count alike.
-            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+            labels: Number of the right answer, `(B,)`. Defaults to `None`, no loss.
+            span_targets: `(B, T)`, 1 for frames inside the span that the question is about. Defaults to `None`, no
+                span loss.
+            span_weights: `(B, T)`. Defaults to `span_weights_from_targets`, which gives both sides the same weight.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
 
         Raises:
             ValueError: `input_ids` is not four-dimensional, or the numbers of questions and videos differ.
         """
+        if self.config.problem_type not in (None, "single_label_classification"):
+            raise ValueError(
+                f'problem_type="{self.config.problem_type}" is not supported: one choice is right. Use '
+                '"single_label_classification" or LFVilaForQuestionAnswering'
+            )
         if input_ids.ndim != 4:
             raise ValueError(f"input_ids of a multiple choice must be (B, N, M, L), got {tuple(input_ids.shape)}")
         choices = input_ids.shape[1]
@@ -506,7 +556,7 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
         questions, videos = input_ids.shape[0], video.tokens.shape[0]
         if questions != videos:
             raise ValueError(f"one video per question is expected, got {questions} questions and {videos} videos")
-        # The video is encoded once and read once per answer.
+        # The towers encode the video once; the cross-modal encoder reads it once per answer.
         repeated = LFVilaVideoModelOutput(tokens=video.tokens.repeat_interleave(choices, 0))  # (B*N, T, P, D)
         fused = self.fuse(text, repeated, **kwargs)
         logits = self.classifier(fused.pooler_output).view(-1, choices)  # (B, N)
@@ -519,6 +569,8 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
             span_term = span_loss(span_logits, span_targets, span_weights)
             if loss is not None:
                 loss = loss + self.config.span_loss_weight * span_term
+        elif loss is not None:
+            loss = loss + 0.0 * span_logits.sum()  # DDP expects a gradient for the span classifier in every step
         return LFVilaHeadOutput(
             loss=loss,
             logits=logits,
@@ -530,7 +582,7 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
 
 
 class LFVilaForVideoClassification(LFVilaPreTrainedModel):
-    """Linear(D, num_labels) on the projected, normalised video feature (COIN, LVU)."""
+    """Classifier of videos: Linear(D, num_labels) on the projected, normalised video feature (COIN, LVU)."""
 
     main_input_name = "pixel_values_videos"
     input_modalities = ["video"]
@@ -543,7 +595,7 @@ class LFVilaForVideoClassification(LFVilaPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The stem of the video tower."""
+        """Return the stem of the video tower."""
         return self.model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -558,8 +610,12 @@ class LFVilaForVideoClassification(LFVilaPreTrainedModel):
 
         Args:
             pixel_values_videos: `(B, T, 3, H, W)`.
-            labels: `(B,)` class numbers (or what `config.problem_type` asks for).
-            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention backend takes.
+            labels: Class numbers, `(B,)`, or the targets that `config.problem_type` asks for. Defaults to `None`, no
+                loss.
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
+
+        Raises:
+            ValueError: Frames are missing or do not have the expected shape (see the video tower).
         """
         video = self.model.get_video_features(pixel_values_videos, return_dict=True, **kwargs)
         logits = self.classifier(video.video_embeds)  # (B, num_labels)

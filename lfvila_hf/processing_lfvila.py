@@ -103,6 +103,8 @@ class LFVilaProcessor(ProcessorMixin):
             generator: Randomness of frames, crops and flips.
             kwargs: Arguments of the video processor (`training`, `seed`, `num_frames`, ...), `return_tensors` ("pt"
                 if left out), `return_metadata`; also grouped as `videos_kwargs={...}` and `text_kwargs={...}`.
+                `text_kwargs={"as_sentences": True}` is the layout of generic text encoders (sentence-transformers):
+                a list of texts, one sentence each, blank ones included, to `(B, L)`.
 
         Returns:
             `input_ids` and `attention_mask` `(B, M, L)`, or `(B, N, M, L)` for multiple choice; `pixel_values_videos`
@@ -127,7 +129,10 @@ class LFVilaProcessor(ProcessorMixin):
             sentences = self.max_sentences if max_sentences is None else max_sentences
             _check_sizes(sentences, length)
             pad = self.pad_to_max_sentences if pad_to_max_sentences is None else pad_to_max_sentences
-            data.update(self._encode(text, sentences, length, pad))
+            if merged["text_kwargs"].get("as_sentences"):
+                data.update(self._encode_sentences(text, length))
+            else:
+                data.update(self._encode(text, sentences, length, pad))
         if videos is not None:
             options = merged["videos_kwargs"] | {"return_tensors": "pt"}
             if generator is not None:
@@ -185,11 +190,24 @@ class LFVilaProcessor(ProcessorMixin):
             raise TypeError(f"{type(self).__name__} does not know the arguments {unknown}")
         given = kwargs.get("text_kwargs") or {}
         asked_anyway = {name for name, values in AS_ALWAYS.items() if given.get(name) in values}
-        unknown = sorted(set(given) - {"max_length", "return_tensors"} - asked_anyway)
+        unknown = sorted(set(given) - {"as_sentences", "max_length", "return_tensors"} - asked_anyway)
         if unknown:
             raise ValueError(
                 f"text_kwargs {unknown} cannot be set: sentences are always padded and cut to max_sentence_length"
             )
+
+    def _encode_sentences(self, text: Sequence[str], length: int) -> dict[str, torch.Tensor]:
+        """Tokenise each text as one sentence, padded to the longest; a blank text is `[CLS] [SEP]`: `(B, L)`."""
+        encoded = self.tokenizer(
+            list(text),
+            padding=True,
+            truncation=True,
+            max_length=length,
+            padding_side="right",
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _encode(self, text: Any, max_sentences: int, length: int, pad: bool) -> dict[str, torch.Tensor]:
         paragraphs, choices = _as_paragraphs(text)

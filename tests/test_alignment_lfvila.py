@@ -1,6 +1,6 @@
 """Monotone alignment of sentences with clips against brute force over all maps, with padding, ties and gradients.
 
-Where the score is used is tested in test_modeling_lfvila.py (`similarity`) and in tests/evaluation/.
+Uses of the score are tested in test_modeling_lfvila.py (`similarity`) and in tests/evaluation/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLOAT32_NOISE = 1e-6
 
 
 def best_map(similarity: torch.Tensor, mask: list[bool]) -> tuple[float, set[tuple[int, ...]]]:
-    """The highest mean over real sentences of all non-decreasing maps, and every map that reaches it."""
+    """Find the highest mean over real sentences of all non-decreasing maps, and every map that reaches it."""
     real = [row for row, is_real in zip(similarity.tolist(), mask, strict=True) if is_real]
     places = itertools.combinations_with_replacement(range(similarity.shape[-1]), len(real))
     scores = {clips: sum(row[k] for row, k in zip(real, clips, strict=True)) / max(len(real), 1) for clips in places}
@@ -30,7 +30,7 @@ def best_map(similarity: torch.Tensor, mask: list[bool]) -> tuple[float, set[tup
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[torch.Tensor, list[bool]]:
-    """A table of cosines, coarse enough for ties to occur, and a mask with padding anywhere."""
+    """Make a table of cosines, coarse enough for ties to occur, and a mask with padding anywhere."""
     sentences, clips = draw(st.integers(1, 7)), draw(st.integers(1, 6))
     value = st.one_of(st.integers(-4, 4).map(lambda n: n / 4), st.floats(-1, 1, width=32))
     rows = st.lists(value, min_size=clips, max_size=clips)

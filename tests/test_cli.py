@@ -5,6 +5,7 @@ What each sub-command does is tested beside the module that implements it.
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,26 @@ import pytest
 import lfvila_hf.cli as cli
 
 CLI_FILE = Path(cli.__file__)
+# Seconds of processor time; 0.09 was measured, 6 to 8 with the package imported.
+AT_ONCE = 0.3
+# Commands whose module imports more than the standard library at its top.
+HEAVY = {"index", "plot", "search"}
 
 
 @pytest.fixture
 def failing_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add sub-commands that end in each kind of exception."""
-    for name in ("value_error", "os_error", "interrupt", "bug"):
+    kinds = (
+        "value_error",
+        "os_error",
+        "interrupt",
+        "bug",
+        "named_extra",
+        "missing_module",
+        "broken_import",
+        "no_device",
+    )
+    for name in kinds:
         monkeypatch.setitem(cli.COMMANDS, name, cli.Command(f"{__name__}:raise_{name}", "fail"))
 
 
@@ -37,6 +52,24 @@ def raise_interrupt(arguments: list[str]) -> None:
 
 def raise_bug(arguments: list[str]) -> None:
     raise RuntimeError("a bug")
+
+
+def raise_named_extra(arguments: list[str]) -> None:
+    raise ImportError("plots need matplotlib: pip install 'lfvila_hf[plots]'")
+
+
+def raise_missing_module(arguments: list[str]) -> None:
+    raise ModuleNotFoundError("No module named 'gradio'", name="gradio.blocks")
+
+
+def raise_broken_import(arguments: list[str]) -> None:
+    raise ImportError("cannot import name 'x' from 'lfvila_hf'", name="lfvila_hf")
+
+
+def raise_no_device(arguments: list[str]) -> None:
+    import torch
+
+    torch.zeros(1, device="cuda")
 
 
 def test_help_lists_every_command_and_imports_no_heavy_library() -> None:
@@ -101,12 +134,100 @@ def test_a_missing_package_is_reported_not_raised() -> None:
     assert cli.package_version("a-distribution-that-nobody-made") == "not installed"
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["version", "too", "much"], ["--no-such-option"]])
+@pytest.mark.parametrize("arguments", [["no-such-command"], ["version", "too", "much"], ["--no-such-option"]])
 def test_wrong_arguments_end_in_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2
     assert "usage: lfvila-hf" in capsys.readouterr().err
+
+
+def test_the_bare_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "commands:" in capsys.readouterr().out
+
+
+def run_script(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run the console script in a fresh process; also returns its seconds of processor time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    script = CLI_FILE.parents[1] / "lfvila_hf_cli.py"
+    run = subprocess.run(
+        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=120, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return run, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ((), 0, "usage: lfvila-hf"),
+        (("serch",), 2, "unknown command 'serch'. Did you mean 'search'?"),
+        (("push", "no-such-folder", "org/name"), 1, "lfvila-hf push: error: no-such-folder is not a folder"),
+        (("push", ".", "org/name", "--licence", "mit"), 2, "Did you mean '--license'?"),
+        (("push", "."), 2, "required: REPO"),
+        *(((name, "--help"), 0, f"usage: lfvila-hf {name}") for name in sorted(set(cli.COMMANDS) - HEAVY)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_help_and_wrong_arguments_are_answered_at_once(words: tuple[str, ...], status: int, message: str) -> None:
+    run, seconds = run_script(*words)
+    assert run.returncode == status, run.stderr
+    assert message in run.stdout + run.stderr
+    assert seconds < AT_ONCE
+
+
+@pytest.mark.usefixtures("failing_command")
+def test_a_missing_extra_is_one_line_that_works_from_a_clone_and_from_an_index(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = CLI_FILE.parents[1]
+    assert cli.main(["named_extra"]) == 1
+    advice = f"plots need matplotlib. Install the extra 'plots': pip install -e '{root}[plots]'"
+    assert capsys.readouterr().err == f"lfvila-hf named_extra: error: {advice}\n"
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "lfvila_hf" / "cli.py"))
+    assert cli.main(["missing_module"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "the Python package gradio is not installed. Install the extra 'app': pip install 'lfvila_hf[app]'\n"
+    )
+    with pytest.raises(ImportError, match="cannot import name"):
+        cli.main(["broken_import"])
+
+
+@pytest.mark.usefixtures("failing_command")
+def test_a_device_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert cli.main(["no_device"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("lfvila-hf no_device: error: the device cannot be used: ") and printed.count("\n") == 1
+
+
+def test_choices_and_defaults_written_for_the_help_are_those_of_the_package() -> None:
+    from lfvila_hf.conversion import checkpoints, convert_command, released
+    from lfvila_hf.corpus import corpus_command, cutting, from_subtitles, plan
+    from lfvila_hf.prepare import prepare_command, prepare_task
+
+    assert convert_command.TASKS == tuple(released.TASKS) and convert_command.DTYPES == tuple(checkpoints.DTYPES)
+    assert convert_command.DEFAULT_TOKENIZER == checkpoints.DEFAULT_TOKENIZER
+    assert prepare_command.TASKS == prepare_task.TASKS and prepare_command.NUM_ANSWERS == prepare_task.NUM_ANSWERS
+    parse = corpus_command.build_parser().parse_args
+    build = parse(["build", "--metadata", "m", "--output-dir", "o"])
+    assert corpus_command.build_parameters(build) == plan.BuildParameters()
+    cut, clip = parse(["cut", "c", "--output-dir", "o"]), cutting.CutParameters()
+    assert (cut.fps, cut.height, cut.crf, cut.preset) == (clip.fps, clip.height, clip.crf, clip.preset)
+    assert (cut.gop_seconds, cut.max_seconds) == (clip.gop_seconds, clip.max_seconds)
+    spoken, rules = parse(["from-subtitles", "v", "--output-dir", "o"]), from_subtitles.SentenceRules()
+    found = (spoken.min_seconds, spoken.max_clip_seconds, spoken.max_clip_words, spoken.pause)
+    assert found == (rules.min_seconds, rules.max_seconds, rules.max_words, rules.pause)
+
+
+def test_extras_that_are_recommended_exist() -> None:
+    text = (CLI_FILE.parents[1] / "setup.cfg").read_text("utf-8")
+    for extra in cli.EXTRAS.values():
+        assert f"\n{extra} =\n" in text
 
 
 def test_options_of_a_command_reach_it_untouched(monkeypatch: pytest.MonkeyPatch) -> None:

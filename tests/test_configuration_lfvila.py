@@ -1,7 +1,7 @@
-"""LFVilaConfig and its two towers: defaults, presets, round trips, what is refused and with which words.
+"""Configurations of the joint model and its two towers: defaults, presets, round trips, errors and their messages.
 
-The checks themselves are in configuration_base_lfvila. What a field does to the model is tested beside the model
-(test_modeling*_lfvila.py), how a trained model gets another size of video in test_resizing_lfvila.py.
+The effect of a field is tested beside the model (test_modeling*_lfvila.py), a change of the size of video in
+test_size_of_video.py.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from transformers import BertConfig, GenerationConfig, PreTrainedConfig
 
 import lfvila_hf.configuration_lfvila as configuration
 from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaTextConfig, LFVilaVideoConfig
-from lfvila_hf.configuration_base_lfvila import refuse_strangers
+from lfvila_hf.configuration_lfvila import VIDEO_SIZES, check_extra_fields, check_range
 from lfvila_hf.modeling_base_lfvila import LFVilaHeadOutput, LFVilaOutput
 
 
 @pytest.fixture
 def warnings_given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the configuration module warns of."""
+    """Collect the warnings of the configuration module."""
     messages: list[str] = []
     monkeypatch.setattr(configuration.logger, "warning", messages.append)
     return messages
@@ -132,7 +132,7 @@ def test_no_name_of_transformers_is_taken_for_a_misspelt_field() -> None:
     assert len(names) > 50
     for model_class in (LFVilaConfig, LFVilaVideoConfig, LFVilaTextConfig):
         fields = {field.name for field in dataclasses.fields(model_class)}
-        refuse_strangers(model_class(), dict.fromkeys(set(names) - fields))
+        check_extra_fields(model_class(), dict.fromkeys(set(names) - fields))
 
 
 def test_the_attention_backend_reaches_the_towers() -> None:
@@ -159,7 +159,7 @@ def test_the_outputs_left_out_of_a_prediction_exist() -> None:
         ({"depths": [], "num_heads": [], "temporal_windows": [], "merge_after": []}, "'depths': 0"),
         ({"depths": [2, 0, 2, 1]}, r"depths must be positive, got \[2, 0, 2, 1\]"),
         ({"temporal_windows": [1, 2, -2, 8]}, r"temporal_windows must be positive, got \[1, 2, -2, 8\]"),
-        ({"num_heads": [3, 2, 2, 4]}, r"level 0: 8 channels do not divide by num_heads\[0\] = 3"),
+        ({"num_heads": [3, 2, 2, 4]}, r"level 0: 8 channels are not divisible by num_heads\[0\] = 3"),
         ({"merge_after": [1, 0]}, r"merge_after must be rising level numbers below 4, got \[1, 0\]"),
         ({"merge_after": [4]}, r"merge_after must be rising level numbers below 4, got \[4\]"),
         ({"clip_level": 4}, "clip_level must be a level number below 4, got 4"),
@@ -173,7 +173,7 @@ def test_the_outputs_left_out_of_a_prediction_exist() -> None:
         ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob must be at least 0 and at most 1, got -0.1"),
         ({"mlp_ratio": -1}, "mlp_ratio must be at least 0, got -1"),
         ({"layer_norm_eps": -1.0}, "layer_norm_eps must be at least 0, got -1.0"),
-        ({"num_framez": 8}, "LFVilaVideoConfig has no field 'num_framez'; is 'num_frames' meant"),
+        ({"num_framez": 8}, "LFVilaVideoConfig has no field 'num_framez'; did you mean 'num_frames'"),
         ({"hidden_size": 64}, "hidden_size follows from the other fields of LFVilaVideoConfig"),
     ],
 )
@@ -185,13 +185,13 @@ def test_a_video_configuration_that_cannot_be_is_refused_by_name(fields: dict[st
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"num_attention_heads": 5}, "hidden_size = 64 does not divide by num_attention_heads = 5"),
+        ({"num_attention_heads": 5}, "hidden_size=64 is not divisible by num_attention_heads=5"),
         ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
         ({"num_sentence_layers": -1}, "num_sentence_layers must be at least 0, got -1"),
         ({"max_sentences": 0}, "max_sentences must be at least 1, got 0"),
         ({"attention_probs_dropout_prob": 1.5}, "attention_probs_dropout_prob must be .* at most 1, got 1.5"),
         ({"num_hidden_layers": 12}, "num_hidden_layers follows from the other fields of LFVilaTextConfig"),
-        ({"hidden_dropout_prop": 0.1}, "has no field 'hidden_dropout_prop'; is 'hidden_dropout_prob' meant"),
+        ({"hidden_dropout_prop": 0.1}, "has no field 'hidden_dropout_prop'; did you mean 'hidden_dropout_prob'"),
     ],
 )
 def test_a_text_configuration_that_cannot_be_is_refused_by_name(fields: dict[str, Any], words: str) -> None:
@@ -213,7 +213,7 @@ def test_a_text_configuration_that_cannot_be_is_refused_by_name(fields: dict[str
         ({"num_anchors": 0}, "num_anchors must be at least 1, got 0"),
         ({"num_other_negatives": -1}, "num_other_negatives must be at least 0, got -1"),
         ({"mtc_loss_weight": -1}, "mtc_loss_weight must be at least 0, got -1"),
-        ({"temprature": 0.1}, "LFVilaConfig has no field 'temprature'; is 'temperature' meant"),
+        ({"temprature": 0.1}, "LFVilaConfig has no field 'temprature'; did you mean 'temperature'"),
         ({"num_frames": 8}, "num_frames follows from the other fields of LFVilaConfig"),
     ],
 )
@@ -251,3 +251,41 @@ def test_a_folder_of_another_model_is_refused(model_class: type[PreTrainedConfig
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f'"{model_class.model_type}", got the fields of a "bert"'):
         model_class.from_pretrained(tmp_path)
+
+
+# -- sizes of video, names of fields, ranges --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [LFVilaConfig.tiny(), LFVilaConfig.tiny().video_config], ids=["both", "video"])
+def test_sizes_of_video_are_left_to_the_model_that_is_loaded(config: LFVilaConfig, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    sizes = {"num_frames": 64, "temporal_windows": [1] * 6, "image_size": [32, 32], "spatial_window": [1, 1]}
+    assert set(sizes) == set(VIDEO_SIZES)
+    loaded, unused = type(config).from_pretrained(tmp_path, return_unused_kwargs=True, **sizes)
+    assert unused == sizes
+    assert loaded.to_dict() == config.to_dict()
+
+
+def test_a_video_configuration_alone_takes_sizes_as_fields(tmp_path: Path) -> None:
+    LFVilaConfig.tiny().video_config.save_pretrained(tmp_path)
+    assert LFVilaVideoConfig.from_pretrained(tmp_path, num_frames=32).num_frames == 32
+
+
+def test_misspelt_derived_and_foreign_fields_are_refused() -> None:
+    config = LFVilaVideoConfig()
+    with pytest.raises(ValueError, match="no field 'num_frame'; did you mean 'num_frames'"):
+        check_extra_fields(config, {"num_frame": 8})
+    with pytest.raises(ValueError, match="channels follows from the other fields"):
+        check_extra_fields(config, {"channels": [1]})
+    with pytest.raises(ValueError, match='the fields of a "bert"'):
+        check_extra_fields(config, {"model_type": "bert"})
+    check_extra_fields(config, {"auto_map": {}})
+
+
+def test_a_range_names_the_first_field_outside_it() -> None:
+    config = LFVilaVideoConfig()
+    check_range(config, 1, 32, "num_clips", "num_frames")
+    with pytest.raises(ValueError, match="num_frames must be at least 1 and at most 31, got 32"):
+        check_range(config, 1, 31, "num_clips", "num_frames")
+    with pytest.raises(ValueError, match="num_clips must be at least 5, got 4"):
+        check_range(config, 5, float("inf"), "num_clips")

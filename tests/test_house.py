@@ -23,9 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lfvila_hf"
 CODE_FOLDERS = ("lfvila_hf", "tests", "examples", "benchmarks")
 FLAT_FILES = sorted(PACKAGE.glob("*_lfvila.py"))
+MOST_FLAT_FILES = 14
 # What `trust_remote_code` may ask a user to have installed in order to load a model.
 FLAT_FILE_PACKAGES = {"torch", "numpy", "transformers", "huggingface_hub"}
 TEXT_SUFFIXES = {"", ".cfg", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
+
 
 def is_generated(path: Path) -> bool:
     parts = path.relative_to(ROOT).parts
@@ -54,18 +56,22 @@ def setup_cfg() -> configparser.ConfigParser:
 
 def test_there_are_flat_files() -> None:
     assert {"configuration_lfvila.py", "modeling_lfvila.py"} <= {path.name for path in FLAT_FILES}
+    assert len(FLAT_FILES) <= MOST_FLAT_FILES, "every checkpoint folder gets a copy of each"
 
 
 @pytest.mark.parametrize("path", FLAT_FILES, ids=lambda path: path.name)
 def test_a_flat_file_imports_its_neighbours_only_by_name(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    # A part that needs the installed package may ask for it inside a `try:`, as loading a checkpoint never runs it.
+    guarded = {node for block in ast.walk(tree) if isinstance(block, ast.Try) for node in ast.walk(block)}
     neighbours = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1 and node.module, f"{path.name}:{node.lineno}: `from . import x` cannot be published"
             assert "*" not in {alias.name for alias in node.names}
             assert (PACKAGE / f"{node.module}.py") in FLAT_FILES, f"{path.name}:{node.lineno}: not a flat file"
             neighbours.add(node.module)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
+        elif isinstance(node, ast.Import | ast.ImportFrom) and node not in guarded:
             names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             own = [name for name in names if (name or "").split(".")[0] == "lfvila_hf"]
             assert not own, f"{path.name}:{node.lineno}: {own} loads only where the package is installed"

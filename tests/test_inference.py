@@ -1,6 +1,6 @@
-"""Embeddings in one call: the model's own features, whatever the batch size, in the order given, from any source.
+"""Embeddings in one call: equal to the model's features, for any batch size, in input order, from any source.
 
-What the features mean is tested in test_modeling_lfvila.py, what a source can be in test_video_reading_lfvila.py and
+Features are tested in test_modeling_lfvila.py, sources in test_video_reading_lfvila.py and
 test_video_sources_lfvila.py.
 """
 
@@ -326,22 +326,22 @@ def test_half_precision_is_close_to_single_and_touches_no_weight(
 def test_nothing_to_encode_and_no_batch_size_are_refused(model: LFVilaModel, processor: LFVilaProcessor) -> None:
     with pytest.raises(ValueError, match="videos is empty: at least one video is needed"):
         encode_videos(model, processor, [])
-    with pytest.raises(ValueError, match="paragraphs is empty, at least one is expected"):
+    with pytest.raises(ValueError, match="paragraphs is empty, pass at least one"):
         encode_paragraphs(model, processor, [])
-    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         encode_paragraphs(model, processor, ["a man"], batch_size=0)
     with pytest.raises(ValueError, match="sentence 0 of text 0 is empty"):
         encode_paragraphs(model, processor, "")
     with pytest.raises(ValueError, match="sentence 1 of text 2 is empty"):  # its place in the list, not in a batch
         encode_paragraphs(model, processor, [["a", "b", "c"], ["a", "b"], ["a", " "]], batch_size=1)
-    with pytest.raises(ValueError, match="num_workers must not be negative, got -1"):
+    with pytest.raises(ValueError, match="num_workers must be at least 0, got -1"):
         encode_videos(model, processor, ["a.mp4"], num_workers=-1)
     with pytest.raises(ValueError, match="dtype must be torch.bfloat16 or torch.float16, got torch.int8"):
         encode_paragraphs(model, processor, "a man", dtype=torch.int8)
     array = np.zeros((8, 30, 50, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="2 videos but 1 entries of video_metadata"):
         encode_videos(model, processor, [array, array], video_metadata=[{"fps": 1.0}])
-    with pytest.raises(ValueError, match="a generator or a seed, not both"):
+    with pytest.raises(ValueError, match="and a generator; pass only one of them"):
         encode_videos(model, processor, [array], training=True, seed=1, generator=torch.Generator())
     with pytest.raises(ValueError, match="text 0 is an empty list"):
         encode_paragraphs(model, processor, [[]])

@@ -1,6 +1,6 @@
-"""Long videos in segments: the features of a single pass where windows allow, and an honest word where they do not.
+"""Long videos in segments: features equal to a single pass, and `clip_is_exact` for those that are not.
 
-Windows that reach across segments are `temporal_shift` of the video tower, see test_modeling_video_temporal_shift.py.
+Windows that reach across segments come from `temporal_shift` of the video tower, see test_modeling_video_lfvila.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lfvila_hf.long_videos import (
     encode_long_video,
     frames_needed,
     overlap_needed,
-    stretch_of,
+    segment_alignment,
 )
 
 # Segments against a single pass, unit vectors; the largest difference measured is 2e-7.
@@ -123,14 +123,14 @@ def test_frames_needed_are_all_that_the_features_depend_on(shift: bool, level: i
 def test_stretches_of_the_released_size_and_of_grown_windows() -> None:
     config = tiny_config(video={"depths": [2, 2, 2, 2]}).video_config
     config.temporal_windows, config.depths, config.clip_level = [2, 4, 8, 16, 16, 32], [2, 2, 14, 2, 2, 2], 2
-    assert stretch_of(config) == 32 and overlap_needed(config) == 0
+    assert segment_alignment(config) == 32 and overlap_needed(config) == 0
     assert frames_needed(config, 33, 34) == (32, 64) and frames_needed(config, 33, 34, level=2) == (32, 40)
     config.temporal_shift = True
     # level 5 reaches 16 + 16 frames beyond its window's ends, levels 4 and 3 8 + 8 each
     assert frames_needed(config, 320, 352) == (256, 416) and overlap_needed(config) == 64
     assert frames_needed(config, 0, 32, total=50) == (0, 50)
     config.temporal_windows[5] = 64
-    assert stretch_of(config) == 64
+    assert segment_alignment(config) == 64
 
 
 def test_the_last_clip_may_be_shorter_and_its_length_is_said() -> None:
@@ -216,10 +216,13 @@ def test_a_short_file_is_one_frame(film: Path, processor: LFVilaProcessor) -> No
 def test_what_makes_no_sense_is_named(film: Path, processor: LFVilaProcessor, tmp_path: Path) -> None:
     model = make_model()
     for arguments, message in (
-        ({"segment_frames": 12}, "segment_frames must be a multiple of 8, which all temporal windows [1, 2, 4, 8]"),
+        (
+            {"segment_frames": 12},
+            "segment_frames must be a multiple of 8 (the least common multiple",
+        ),
         ({"segment_frames": 0}, "got 0"),
         ({"overlap": -8}, "overlap must be a multiple of 8"),
-        ({"frames_per_clip": 0}, "frames_per_clip must be positive, got 0"),
+        ({"frames_per_clip": 0}, "frames_per_clip must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             encode_long_frames(model, [], **arguments)  # type: ignore[arg-type]  # that is the point

@@ -1,8 +1,7 @@
-"""The joined models: features and scores, both phases of pre-training, the heads, and what they refuse.
+"""Joint models: features and scores, both phases of pre-training, task heads, and errors.
 
-The towers have files of their own (test_modeling_video_lfvila.py, test_modeling_text_lfvila.py), so have the losses;
-what holds for every model alike (backward, saving, batches, backends, tuples) is in invariants/test_equivalences.py.
-Outputs, masks and the base class are in modeling_base_lfvila, what loading does to a model in loading_lfvila.
+Towers are tested in test_modeling_video_lfvila.py and test_modeling_text_lfvila.py, losses in test_loss_lfvila.py.
+Properties of all models (backward, saving, batches, backends, tuples) are tested in invariants/test_equivalences.py.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TEXT, random_ids, random_videos, tiny_batch, tiny_config, tiny_model
+from tiny_models import EXAMPLES, TEXT, random_ids, random_videos, tiny_batch, tiny_config, tiny_model
 from torch.nn import functional as F
 from transformers import BertConfig
 
@@ -27,8 +26,7 @@ from lfvila_hf import (
     LFVilaVideoModel,
 )
 from lfvila_hf.alignment_lfvila import monotone_alignment
-from lfvila_hf.loss_lfvila import draw_mtc, global_contrastive_loss, mtc_loss
-from lfvila_hf.span_loss_lfvila import span_loss
+from lfvila_hf.loss_lfvila import draw_mtc, global_contrastive_loss, mtc_loss, span_loss
 
 # float32 sums in another order; the largest difference measured is 6e-7
 FLOAT32_NOISE = 1e-5
@@ -145,13 +143,13 @@ def test_what_the_joined_model_cannot_read_is_named() -> None:
     model, batch = tiny_model(LFVilaModel), tiny_batch(2)
     with pytest.raises(ValueError, match="input_ids and pixel_values_videos are both expected"):
         model(batch["input_ids"])
-    with pytest.raises(ValueError, match="divide by K clips, got T = 6 and K = 4"):
+    with pytest.raises(ValueError, match="6 frames are not divisible by num_clips=4"):
         model(**batch | {"pixel_values_videos": random_videos(2, frames=6)})
     for other in (BertConfig(), tiny_config().video_config):
         with pytest.raises(ValueError, match=f"LFVilaModel takes a LFVilaConfig .* got a {type(other).__name__}"):
             LFVilaModel(other)
     answering = tiny_model(LFVilaForQuestionAnswering)
-    with pytest.raises(ValueError, match="built without a text tower or its projection"):
+    with pytest.raises(ValueError, match="built without a text projection"):
         answering.model(**batch)
     with pytest.raises(ValueError, match="built without a video projection"):
         answering.model.get_video_features(batch["pixel_values_videos"])
@@ -408,3 +406,38 @@ def test_a_pretraining_checkpoint_loads_as_joined_model_and_as_head(tmp_path: Pa
     assert {name.split(".")[0] for name in report["missing_keys"]} == {"classifier", "span_classifier"}
     pooler = pretrained.cross_modal_encoder.pooler.dense.weight
     assert torch.equal(head.cross_modal_encoder.pooler.dense.weight, pooler)
+
+
+# -- heads in the ecosystem ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["question answering", "multiple choice", "classification", "joined, no alignment"])
+def test_every_parameter_that_can_learn_gets_a_gradient(name: str) -> None:
+    model, inputs = EXAMPLES[name].model().train(), EXAMPLES[name].inputs(4)
+    inputs.pop("span_targets", None)  # a batch without spans
+    model(**inputs).loss.backward()
+    assert not [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    assert not any(one.requires_grad for name, one in model.named_parameters() if ".clip_" in f".{name}")
+
+
+def test_a_new_phase_does_not_unfreeze_what_nothing_reads() -> None:
+    model = tiny_model(LFVilaForPreTraining, tiny_config(temporal_alignment=False))
+    model.set_training_phase("contrastive")
+    assert not any(one.requires_grad for one in model.model.video_model.clip_merging.parameters())
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_text_inputs_and_unknown_keywords_change_nothing_of_a_video_model(backend: str) -> None:
+    model, inputs = EXAMPLES["classification"].model(attn_implementation=backend), tiny_batch(2)
+    alone = model(inputs["pixel_values_videos"]).logits
+    assert torch.equal(model(**inputs, task_type="VIDEO_CLS").logits, alone)
+
+
+def test_answers_obey_the_problem_type() -> None:
+    model, labels = EXAMPLES["question answering"].model(problem_type="multi_label_classification"), torch.rand(2, 2)
+    output = model(**tiny_batch(2), labels=labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, labels)
+    torch.testing.assert_close(output.loss, expected)
+    choice, inputs = EXAMPLES["multiple choice"].model(problem_type="regression"), EXAMPLES["multiple choice"].inputs(2)
+    with pytest.raises(ValueError, match='problem_type="regression" is not supported'):
+        choice(**inputs)

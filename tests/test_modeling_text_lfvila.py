@@ -1,7 +1,7 @@
-"""The text tower and the cross-modal encoder: sentence, paragraph and cross-modal slices, masks, paddings, backends.
+"""Text tower and cross-modal encoder: sentence, paragraph and cross-modal slices, masks, padding, backends.
 
-The layers are held against transformers' BertModel with the same weights, what surrounds them against a few lines
-written out. Equivalences that hold for every model are in invariants/test_equivalences.py.
+Layers are compared with transformers' BertModel with the same weights, the rest with a few lines written out.
+Properties of all models are tested in invariants/test_equivalences.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from transformers import BertConfig, BertModel
 
 from lfvila_hf import LFVilaConfig, LFVilaTextConfig, LFVilaTextModel
 from lfvila_hf.modeling_base_lfvila import padding_mask
-from lfvila_hf.modeling_text_lfvila import LFVilaCrossModalEncoder, LFVilaTextEmbeddings
-from lfvila_hf.text_layers_lfvila import LFVilaTextLayer
+from lfvila_hf.modeling_text_lfvila import (
+    LFVilaCrossModalEncoder,
+    LFVilaTextEmbeddings,
+    LFVilaTextIntermediate,
+    LFVilaTextLayer,
+)
 
 # float32 sums in another order; the largest difference measured is 2e-6
 FLOAT32_NOISE = 1e-5
@@ -24,12 +28,12 @@ B, M, L, D = 2, 4, 6, TEXT["hidden_size"]
 
 
 def text_model(attn_implementation: str = "eager", **fields: Any) -> LFVilaTextModel:
-    """The tiny text tower with weights that matter, in evaluation mode."""
+    """Build the tiny text tower with random weights, in evaluation mode."""
     return tiny_model(LFVilaTextModel, LFVilaTextConfig(**TEXT | fields, attn_implementation=attn_implementation))
 
 
 def paragraphs() -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask `(B, M, L)`; sentences of different lengths, the last of the second paragraph is all padding."""
+    """Make ids and mask `(B, M, L)` of sentences of different lengths; the second paragraph's last is all padding."""
     lengths = torch.tensor([[6, 3, 4, 2], [5, 6, 1, 0]])
     mask = (torch.arange(L) < lengths[..., None]).long()
     return random_ids(B, M, L) * mask, mask
@@ -175,7 +179,8 @@ def test_hidden_states_and_attentions_follow_the_slices() -> None:
     shapes = [(B * M, L, D)] * 3 + [(B, 1 + M * L, D)] * 2
     assert [tuple(state.shape) for state in output.hidden_states] == shapes
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
-    assert torch.equal(output.hidden_states[2].view(B, M, L, D), output.sentence_hidden_state)
+    real = mask.bool()
+    assert torch.equal(output.hidden_states[2].view(B, M, L, D)[real], output.sentence_hidden_state[real])
     shapes = [(B * M, 4, L, L)] * 2 + [(B, 4, 1 + M * L, 1 + M * L)] * 2
     assert [tuple(weights.shape) for weights in output.attentions] == shapes
     padding = output.attentions[-1][:, :, :, 1:].permute(0, 3, 1, 2)[mask.flatten(1) == 0]
@@ -234,7 +239,7 @@ def test_backends_that_cannot_attend_to_padding_refuse_the_released_behaviour() 
 
 
 def cross_modal_inputs(places: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Text states `(B, 1 + M*L, D)`, their mask and video tokens `(B, T, P, D)`."""
+    """Make text states `(B, 1 + M*L, D)`, their mask and video tokens `(B, T, P, D)`."""
     _, mask = paragraphs()
     real = torch.cat([torch.ones(B, 1, dtype=torch.long), mask.flatten(1)], 1)
     return torch.randn(B, 1 + M * L, D), real, torch.randn(B, 8, places, D)
@@ -359,3 +364,81 @@ def test_positions_are_counted_where_weights_are_brought_for_each_call() -> None
     places.weight.data = torch.empty(0)  # as sharded weights are outside of a call
     places.register_forward_pre_hook(lambda module, inputs: setattr(module.weight, "data", weight))
     assert torch.equal(embeddings(ids), expected)
+
+
+# -- columns of padding ----------------------------------------------------------------------------------------------
+
+
+def padded_paragraphs(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make ids and mask of `paragraphs()`, with sentences padded to `length` tokens."""
+    ids, mask = paragraphs()
+    return torch.nn.functional.pad(ids, (0, length - L)), torch.nn.functional.pad(mask, (0, length - L))
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """List the numbers of tokens that the feed-forward networks got."""
+    seen: list[int] = []
+    compute = LFVilaTextIntermediate.forward
+
+    def spy(module: LFVilaTextIntermediate, states: torch.Tensor) -> torch.Tensor:
+        seen.append(states[..., 0].numel())
+        return compute(module, states)
+
+    monkeypatch.setattr(LFVilaTextIntermediate, "forward", spy)
+    return seen
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_columns_that_no_sentence_uses_cost_nothing_and_change_nothing(backend: str, rows: list[int]) -> None:
+    model = text_model(backend)
+    ids, mask = padded_paragraphs(9)
+    outputs, gradients = [], []
+    for drop in (True, False):
+        model.zero_grad()
+        output = model(ids, mask, output_hidden_states=not drop)  # states of layers are wanted at full length
+        (output.last_hidden_state.square().sum() + output.sentence_hidden_state.square().sum()).backward()
+        outputs.append((output.last_hidden_state, output.sentence_hidden_state))
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    # Rows of 6 of 9 tokens in sentences; paragraphs of 1 + (6 + 6 + 4 + 2) of 1 + 4 * 9.
+    assert rows == [B * M * 6, B * 19, B * M * 9, B * 37]
+    assert len(gradients[0]) > 40
+    for found, expected in zip(outputs[0], outputs[1], strict=True):
+        assert found.shape == expected.shape
+        assert_close(found, expected)
+    noise = FLOAT32_NOISE * max(float(gradient.abs().max()) for gradient in gradients[1].values())
+    for name, expected in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], expected, atol=noise, rtol=FLOAT32_NOISE)
+
+
+def test_positions_count_padding_also_where_it_is_dropped() -> None:
+    model = text_model()
+    ids, mask = paragraphs()
+    longer = padded_paragraphs(9)
+    assert not torch.allclose(model(ids, mask).pooler_output, model(*longer).pooler_output, atol=1e-3)
+
+
+def test_padding_comes_back_as_zeros() -> None:
+    model = text_model()
+    ids, mask = padded_paragraphs(9)
+    output = model(ids, mask)
+    assert output.sentence_hidden_state.shape == (B, M, 9, D)
+    assert not output.sentence_hidden_state[mask == 0].any()
+    assert output.sentence_hidden_state[mask == 1].abs().sum(-1).min() > 0
+    assert not output.last_hidden_state[output.attention_mask == 0].any()
+
+
+def test_hidden_states_have_the_full_length() -> None:
+    model = text_model()
+    output = model(*padded_paragraphs(9), output_hidden_states=True, output_attentions=True)
+    sentences, paragraph = model.config.num_sentence_layers, model.config.num_paragraph_layers
+    lengths = [states.shape[:2] for states in output.hidden_states[1:]]
+    assert lengths == [(B * M, 9)] * sentences + [(B, 37)] * paragraph
+    assert output.attentions[0].shape[-2:] == (9, 9)
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+
+
+def test_released_models_read_their_padding(rows: list[int]) -> None:
+    model = text_model(pool_padded_sentences=True)
+    model(*padded_paragraphs(9))
+    assert rows == [B * M * 9, B * 37]

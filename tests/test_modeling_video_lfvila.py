@@ -1,8 +1,8 @@
-"""The video tower: stems, windows, shifts, merging, pooling, clip features, and what the tower does at odd sizes.
+"""Video tower: windows, shifts in space and time, bias tables, stems, merging, pooling, clip features, odd sizes.
 
-The stems are in video_stems_lfvila. Window attention is held against a loop over windows and cells. What holds for
-every model (checkpointing, backends, saving, batches) is in invariants/test_equivalences.py, compilation in
-invariants/test_compiling.py, sizes of a trained model in test_resizing_lfvila.py, released numbers in parity/.
+Window attention is compared with a loop over windows and cells. Properties of all models (checkpointing, backends,
+saving, batches) are tested in invariants/test_equivalences.py, compilation in invariants/test_compiling.py, changes of
+the size of video in test_size_of_video.py, released numbers in parity/.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import EXAMPLES, VIDEO, random_videos, tiny_config, tiny_model
+from tiny_models import VIDEO, random_videos, tiny_config, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,26 +22,61 @@ from lfvila_hf.modeling_video_lfvila import (
     LFVilaDropPath,
     LFVilaPatchMerging,
     LFVilaPatchStem,
-    LFVilaVideoAttention,
-    LFVilaVideoMLP,
+    merge_windows,
+    partition_windows,
+    relative_position_index,
+    shifted_window_mask,
 )
-from lfvila_hf.resizing_lfvila import relative_position_index
-from lfvila_hf.video_windows_lfvila import shifted_window_mask
 
 # float32 sums in another order; the largest difference measured is 1.3e-6 for outputs of size 5
 FLOAT32_NOISE = 1e-5
 
 
 def video_model(**fields: Any) -> LFVilaVideoModel:
-    """The tiny tower with weights that matter, in evaluation mode; eager, so that attentions can be looked at."""
+    """Build the tiny tower with random weights, in evaluation mode; eager attention returns its weights."""
     return tiny_model(LFVilaVideoModel, LFVilaVideoConfig(**VIDEO | fields, attn_implementation="eager"))
+
+
+# -- windows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "window", "shift"),
+    [
+        ((4, 6, 10), (2, 3, 5), (0, 1, 2)),
+        ((4, 6, 10), (2, 3, 5), (0, 0, 0)),
+        ((3, 3, 5), (3, 3, 5), (0, 0, 0)),
+        ((5, 7, 11), (2, 3, 5), (0, 1, 2)),  # padded on every axis
+        ((2, 6, 4), (1, 3, 4), (0, 1, 0)),
+        ((5, 6, 4), (4, 3, 4), (2, 1, 0)),  # shifted in time: begins two frames early, ends one late
+    ],
+)
+def test_windows_are_slices_of_the_padded_and_rolled_grid_and_go_back(
+    sizes: tuple[int, int, int], window: tuple[int, int, int], shift: tuple[int, int, int]
+) -> None:
+    grid = torch.arange(1, 6 * math.prod(sizes) + 1, dtype=torch.float64).view(2, *sizes, 3)
+    early = shift[0]
+    filled = (sizes[0] + early, *sizes[1:])
+    padded = torch.zeros(2, *(size + -size % cells for size, cells in zip(filled, window, strict=True)), 3).double()
+    padded[:, early : early + sizes[0], : sizes[1], : sizes[2]] = grid
+    rolled = padded.roll((-shift[1], -shift[2]), (2, 3))
+    t, r, c = window
+    tiles = list(itertools.product(range(0, padded.shape[2], r), range(0, padded.shape[3], c)))
+    expected = [
+        torch.stack([video[s : s + t, i : i + r, j : j + c].reshape(-1, 3) for i, j in tiles])
+        for video in rolled
+        for s in range(0, padded.shape[1], t)
+    ]
+    windows = partition_windows(grid, window, shift)
+    assert torch.equal(windows, torch.stack(expected))
+    assert torch.equal(merge_windows(windows, window, shift, grid.shape), grid)
 
 
 # -- positions and masks ---------------------------------------------------------------------------------------------
 
 
 def table_row(offset: tuple[int, ...], window: tuple[int, ...]) -> int:
-    """Row of the bias table for an offset (frames, rows, columns) between two cells of a window."""
+    """Return the row of the bias table for an offset (frames, rows, columns) between two cells of a window."""
     row = 0
     for distance, size in zip(offset, window, strict=True):
         row = row * (2 * size - 1) + distance + size - 1
@@ -89,7 +124,7 @@ def test_the_mask_of_shifted_windows_equals_a_loop(
 
 
 def slow_attention(layer: Any, hidden: torch.Tensor, full: tuple[int, int, int], shifted: bool) -> torch.Tensor:
-    """Attention of one block, window by window and cell by cell, before the residual; `(B, T, h, w, C)`."""
+    """Compute the attention of one block per window and cell, before the residual; `(B, T, h, w, C)`."""
     sizes = hidden.shape[1:4]
     window = [min(cells, size) for cells, size in zip(full, sizes, strict=True)]
     padded = [-(-size // cells) * cells for size, cells in zip(sizes, window, strict=True)]
@@ -138,8 +173,7 @@ def test_two_blocks_equal_a_loop_over_windows_and_cells(sizes: tuple[int, int, i
     for number, layer in enumerate(level.blocks):
         expected = expected + slow_attention(layer, expected, level.window, shifted=number % 2 == 1)
         expected = expected + layer.mlp(layer.norm2(expected))
-    for keep_grids in (False, True):
-        torch.testing.assert_close(level(hidden, keep_grids), expected, atol=FLOAT32_NOISE, rtol=FLOAT32_NOISE)
+    torch.testing.assert_close(level(hidden), expected, atol=FLOAT32_NOISE, rtol=FLOAT32_NOISE)
     flat = slow_attention(level.blocks[1], hidden, level.window, shifted=False)
     moved = slow_attention(level.blocks[1], hidden, level.window, shifted=True)
     is_shifted = sizes[1] > 2 or sizes[2] > 3
@@ -308,7 +342,7 @@ def test_what_is_no_batch_of_normalised_frames_is_named() -> None:
         model(torch.zeros(1, 8, 3, 24, 40, dtype=torch.uint8))
     with pytest.raises(ValueError, match="pixel_values_videos .* is expected, got None"):
         model(None)
-    with pytest.raises(ValueError, match="divide by K clips, got T = 6 and K = 4"):
+    with pytest.raises(ValueError, match="6 frames are not divisible by num_clips=4"):
         model.clip_features(model(random_videos(1, frames=6)).last_hidden_state)
     with pytest.raises(ValueError, match=r"takes a LFVilaVideoConfig .* got a LFVilaConfig \(model_type 'lfvila'\)"):
         LFVilaVideoModel(tiny_config())
@@ -364,40 +398,83 @@ def test_stochastic_depth_acts_in_training_only() -> None:
     assert not torch.equal(model(frames).tokens, model(frames).tokens)
 
 
-def test_the_dropout_of_the_mlp_goes_by_its_own_mode_and_hooks() -> None:
-    config, hidden = LFVilaVideoConfig(hidden_dropout_prob=0.5), torch.randn(4, 8)
-    mlp = LFVilaVideoMLP(config, 8).eval()
-    assert torch.equal(mlp(hidden), mlp(hidden))
-    mlp.dropout.train()  # Monte Carlo dropout
-    assert not torch.equal(mlp(hidden), mlp(hidden))
-    seen: list[int] = []
-    mlp.eval().dropout.register_forward_hook(lambda *arguments: seen.append(1))
-    mlp(hidden)
-    assert len(seen) == 2
-    mlp.train().dropout = torch.nn.Identity()
-    assert torch.equal(mlp(hidden), mlp(hidden))
+# -- shifts in time --------------------------------------------------------------------------------------------------
 
 
-def test_norms_go_along_into_attention_also_after_outputs_were_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers leaves its hooks on what it has once recorded."""
-    example = EXAMPLES["video tower"]
-    model, videos = example.model().train(), example.inputs(2)["pixel_values_videos"]
-    handed: list[bool] = []
-    attend = LFVilaVideoAttention.forward
+WINDOWS = [1, 2, 4, 8]
 
-    def spy(self: Any, windows: Any, index: Any, mask: Any, norm: Any = None, **kwargs: Any) -> Any:
-        handed.append(norm is not None)
-        return attend(self, windows, index, mask, norm, **kwargs)
 
-    monkeypatch.setattr(LFVilaVideoAttention, "forward", spy)
-    expected = model(videos).last_hidden_state
-    before = list(handed)
-    assert any(before)
-    model(videos, output_attentions=True)
-    model(videos, output_hidden_states=True)
-    handed.clear()
-    assert torch.equal(model(videos).last_hidden_state, expected) and handed == before
-    attentions = [module for module in model.modules() if isinstance(module, LFVilaVideoAttention)]
-    attentions[before.index(True)].register_forward_hook(lambda *_: None)
-    handed.clear()
-    assert torch.equal(model(videos).last_hidden_state, expected) and sum(handed) == sum(before) - 1
+def make_tower(shift: bool, **fields: Any) -> LFVilaVideoModel:
+    video = {"temporal_windows": WINDOWS, "clip_level": 1, "depths": [1, 2, 2, 2], "temporal_shift": shift} | fields
+    return tiny_model(LFVilaVideoModel, tiny_config(video=video).video_config)
+
+
+def reached(tower: LFVilaVideoModel, frames: int, place: int, name: str) -> list[int]:
+    """Find the frames that one frame of an output depends on."""
+    pixels = random_videos(1, frames).requires_grad_(True)
+    output = tower(pixels)[name]
+    (gradient,) = torch.autograd.grad(output[0, place].sum(), pixels)
+    return gradient[0].flatten(1).abs().amax(1).nonzero().flatten().tolist()
+
+
+def test_the_last_level_sees_across_windows_and_the_clip_level_does_not() -> None:
+    plain, shifted = make_tower(False), make_tower(True)
+    assert reached(plain, 32, 10, "last_hidden_state") == list(range(8, 16))
+    assert reached(shifted, 32, 10, "last_hidden_state") == list(range(0, 20))
+    for tower in (plain, shifted):
+        assert reached(tower, 32, 10, "clip_hidden_state") == [10, 11]
+
+
+def test_a_video_of_one_window_is_not_shifted_and_released_towers_never_are() -> None:
+    pixels = random_videos(2, 4)
+    plain, shifted = make_tower(False), make_tower(True)
+    with torch.no_grad():
+        assert torch.equal(plain(pixels).last_hidden_state, shifted(pixels).last_hidden_state)
+        longer = random_videos(2, 8)  # one window of level 3, two of level 2
+        assert not torch.allclose(plain(longer).last_hidden_state, shifted(longer).last_hidden_state, atol=1e-3)
+    assert tiny_config().video_config.temporal_shift is False
+
+
+@pytest.mark.parametrize("frames", [16, 13])
+def test_a_shifted_block_is_attention_over_windows_that_begin_half_a_window_early(frames: int) -> None:
+    """Compare with a loop over windows; missing cells are zeros after the first LayerNorm."""
+    tower = make_tower(True)
+    level: Any = tower.levels[2]
+    grid = torch.randn(2, frames, 2, 3, tower.config.channels[2], generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = written_out(level.blocks[1], written_out(level.blocks[0], grid, 4, 0), 4, 2)
+        torch.testing.assert_close(level(grid), expected, atol=2e-5, rtol=0)
+
+
+def written_out(block: Any, grid: torch.Tensor, t: int, front: int) -> torch.Tensor:
+    """Compute one block over windows of t frames and the whole grid; the first begins `front` frames early."""
+    batch, frames, rows, columns, channels = grid.shape
+    normed = block.norm1(grid)
+    attended = torch.zeros_like(grid)
+    index = relative_position_index((t, rows, columns)).flatten()
+    cells, heads, width = t * rows * columns, block.attn.num_heads, block.attn.head_dim
+    bias = block.attn.relative_position_bias_table[index].view(cells, cells, heads).permute(2, 0, 1)
+    for first in range(-front, frames, t):
+        window = torch.zeros(batch, t, rows, columns, channels)
+        for place in range(t):
+            if 0 <= first + place < frames:
+                window[:, place] = normed[:, first + place]
+        qkv = block.attn.qkv(window.flatten(1, 3)).view(batch, cells, 3, heads, width).permute(2, 0, 3, 1, 4)
+        weights = (qkv[0] @ qkv[1].transpose(-1, -2) * width**-0.5 + bias).softmax(-1)
+        out = block.attn.proj((weights @ qkv[2]).transpose(1, 2).flatten(2)).view(window.shape)
+        for place in range(t):
+            if 0 <= first + place < frames:
+                attended[:, first + place] = out[:, place]
+    grid = grid + attended
+    hidden = block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(grid))))
+    return grid + hidden
+
+
+def test_gradients_flow_and_hidden_states_keep_their_shape() -> None:
+    tower = make_tower(True).train()
+    output = tower(random_videos(1, 20), output_hidden_states=True)
+    output.last_hidden_state.square().mean().backward()
+    top: Any = tower.levels[3]
+    assert top.blocks[1].attn.relative_position_bias_table.grad.abs().sum() > 0
+    assert all(state.shape[:2] == (1, 20) for state in output.hidden_states)
+    assert type(tower.config).from_dict(tower.config.to_dict()).temporal_shift is True

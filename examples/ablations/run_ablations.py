@@ -2,13 +2,13 @@
 
     make ablations                                                    # everything: hours, see the README
     python examples/ablations/run_ablations.py --seeds 0 --only-one   # the next run that is missing
-    python examples/ablations/run_ablations.py --smoke                # the whole path, under a minute or two
-    python examples/ablations/run_ablations.py --runs benchmarks/ablations_2026-11-28/runs --table-only
+    python examples/ablations/run_ablations.py --smoke                # every step, under a minute or two
+    python examples/ablations/run_ablations.py --runs benchmarks/results/ablations_2026-11-28/runs --table-only
 
 Runs that are there are not repeated, so it can be stopped and started at any time. Writes `table.md`, `results.json`
 and `ablations.png` to the output folder.
 
-Steps: 1. arguments 2. runs that are missing (`lfvila_hf.recipes.ablations`) 3. table and claims 4. plot.
+Steps: 1. arguments 2. runs that are missing (`ablation_sweep.py`) 3. table and claims 4. plot.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lfvila_hf.recipes.ablations import VARIANTS, Settings, plot, report, sweep
+from ablation_sweep import VARIANTS, Settings, plot, report, sweep
 
 SMOKE = {"steps": 2, "fusion_steps": 2, "batch_size": 4, "stories": 24, "test_stories": 8}
 
@@ -34,7 +34,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="folder of runs to go on from; default: OUTPUT/runs")
     parser.add_argument("--table-only", action="store_true", help="train nothing: table and plot of what is there")
     parser.add_argument("--only-one", action="store_true", help="stop after one run that was missing")
-    parser.add_argument("--smoke", action="store_true", help="two steps per run: shows that the path works")
+    parser.add_argument("--smoke", action="store_true", help="two steps per run: shows that every step works")
     options = parser.parse_args(words)
     settings = Settings(**SMOKE) if options.smoke else Settings(steps=options.steps, stories=options.stories)
     # 2. runs that are missing

@@ -1,7 +1,6 @@
-"""What the demo learns from: ShapeTales made on the spot, or a folder of the user's own videos with paragraphs.
+"""Data of the demo: ShapeTales, generated on the spot, or a folder of the user's own videos with paragraphs.
 
-Both come out as a `DemoData`: rows to learn from, validation and test rows, a tokenizer, and a paragraph to search
-with.
+Both come out as a `DemoData`: rows to train on, validation and test rows, a tokenizer, and a paragraph to search with.
 """
 
 from __future__ import annotations
@@ -13,10 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import BertTokenizer
 
-from lfvila_hf.data.annotations import load_pretraining, load_retrieval
-from lfvila_hf.data.stories import build_vocabulary, make_shapetales
+from lfvila_hf import LFVilaVideoProcessor
+from lfvila_hf.data.annotations import load_retrieval
+from lfvila_hf.data.cached_reading import CachedVideoReader, VideoSegments
+from lfvila_hf.data.checking import find_videos
+from lfvila_hf.data.frame_store import FrameStore
+from lfvila_hf.shapetales import build_vocabulary, make_shapetales
 
 
 @dataclass
@@ -24,37 +28,56 @@ class DemoData:
     """Rows and words of the demo.
 
     Attributes:
-        name: what the data is called in the report.
-        tokenizer: knows every word of the paragraphs.
-        train: training rows in the pre-training format, one clip file per sentence (`load_pretraining`); `None` where
-            there are only whole videos.
-        whole: training rows in the retrieval format, whole videos (`load_retrieval`).
-        validation: rows that choose the score which is reported.
-        test: held-out rows; the training rows themselves for a user's own footage.
-        test_twins: pairs of row numbers of `test` that are order twins.
-        query: paragraph that is searched for at the end.
-        query_video: id of the video it was written about, `None` where that video is not in the library.
-        flips: whether a mirrored video still fits its text.
-        held_out: whether `test` was kept out of training.
+        name: Name of the data in the report.
+        tokenizer: Tokenizer that knows every word of the paragraphs.
+        train: Training rows (`load_retrieval`).
+        has_times: Whether the sentences of `train` have seconds, so that segments can be read like clips.
+        validation: Rows that choose the reported score.
+        test: Held-out rows; for a user's own footage the training rows themselves.
+        query: Paragraph that is searched for at the end.
+        query_video: Id and file of the video that it describes.
+        validation_twins: Pairs of row numbers of `validation` that are order twins.
+        test_twins: Pairs of row numbers of `test` that are order twins.
+        flips: Whether a mirrored video still fits its text.
+        held_out: Whether `test` was kept out of training.
     """
 
     name: str
     tokenizer: BertTokenizer
     train: Any
-    whole: Any
+    has_times: bool
     validation: Any
     test: Any
     query: list[str]
-    query_video: str | None
+    query_video: tuple[str, str]
     validation_twins: list[tuple[int, int]] = field(default_factory=list)
     test_twins: list[tuple[int, int]] = field(default_factory=list)
     flips: bool = False
     held_out: bool = True
 
 
-def shapetales(folder: Path, train_stories: int, num_workers: int) -> DemoData:
-    """Make ShapeTales (or finish making it) in `folder` and read it."""
-    tales = make_shapetales(folder, train_stories=train_stories, num_workers=num_workers)
+@dataclass(frozen=True)
+class DecodeStory:
+    """Decoder of the training frames of a story, run in the process that has just rendered it."""
+
+    video_processor: LFVilaVideoProcessor
+    store: FrameStore
+
+    def __call__(self, row: dict[str, Any], video: Path) -> None:
+        """Put the frames of a training story into the store."""
+        if row["clip_id"].startswith("train"):
+            torch.set_num_threads(1)  # a fork must not touch the threads of its parent
+            borders = (*map(float, row["seconds"]), float(row["duration"]))
+            segments = VideoSegments(str(video), borders, 0, len(borders) - 1)
+            CachedVideoReader(self.video_processor, self.store).fill(segments)
+
+
+def shapetales(
+    folder: Path, stories: int, workers: int, video_processor: LFVilaVideoProcessor, store: FrameStore
+) -> DemoData:
+    """Make ShapeTales (or finish making it) in `folder`, decode its training frames into `store`, and read it."""
+    decode = DecodeStory(video_processor, store)
+    tales = make_shapetales(folder, train_stories=stories, clip_files=False, num_workers=workers, after_story=decode)
     rows = {
         split: load_retrieval(tales.annotations(split), tales.videos)
         for split in ("train", "validation", "test", "query")
@@ -67,29 +90,30 @@ def shapetales(folder: Path, train_stories: int, num_workers: int) -> DemoData:
     return DemoData(
         name="ShapeTales",
         tokenizer=tales.word_tokenizer(),
-        train=load_pretraining(tales.pretraining_annotations("train"), tales.clips),
-        whole=rows["train"],
+        train=rows["train"],
+        has_times=True,
         validation=rows["validation"],
         test=rows["test"],
         query=rows["query"][0]["sentences"],
-        query_video=rows["query"][0]["id"],
+        query_video=(rows["query"][0]["id"], rows["query"][0]["video"]),
         validation_twins=twins("validation"),
         test_twins=twins("test"),
     )
 
 
-def own_footage(folder: Path) -> DemoData:
+def own_footage(folder: Path, output: Path) -> DemoData:
     """Read a user's folder: videos and `paragraphs.jsonl`, one `{"clip_id": ..., "text": [...]}` per line.
 
+    Args:
+        folder: The user's folder, which is only read.
+        output: Folder that gets a template of `paragraphs.jsonl` if the file is missing.
+
     Raises:
-        ValueError: there is no such file, a row cannot be used, or there are fewer than two rows.
+        ValueError: There is no such file, a row cannot be used, or there are fewer than two rows.
     """
     path = folder / "paragraphs.jsonl"
     if not path.is_file():
-        raise ValueError(
-            f"{path} is missing; it holds one line per video: "
-            '{"clip_id": "file name with or without suffix", "text": ["First sentence.", "Second sentence."]}'
-        )
+        raise ValueError(_offer_paragraphs(folder, output))
     rows = load_retrieval(path, folder)
     if len(rows) < 2:
         raise ValueError(f"{path} has {len(rows)} row, to search at least 2 are needed")
@@ -100,23 +124,38 @@ def own_footage(folder: Path) -> DemoData:
     return DemoData(
         name=str(folder),
         tokenizer=word_tokenizer(sentence for paragraph in paragraphs for sentence in paragraph),
-        train=None,
-        whole=rows,
+        train=rows,
+        has_times=False,
         validation=rows,
         test=rows,
         query=list(paragraphs[0]),
-        query_video=rows[0]["id"],
+        query_video=(rows[0]["id"], rows[0]["video"]),
         flips=not mentions_sides(json.dumps(paragraphs)),
         held_out=False,
     )
 
 
+def _offer_paragraphs(folder: Path, output: Path) -> str:
+    """Write a template of `paragraphs.jsonl` for the videos of a folder, and return what to do with it."""
+    names = [str(path.relative_to(folder)) for path in find_videos(folder)]
+    text = ["What happens first.", "What happens then.", "And so on, one sentence for each part."]
+    lines = [json.dumps({"clip_id": name, "text": text}, ensure_ascii=False) for name in names]
+    output.mkdir(parents=True, exist_ok=True)
+    template = output / "paragraphs.jsonl"
+    template.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    shown = "\n".join(f"  {line}" for line in lines[:3]) + ("\n  ..." if len(lines) > 3 else "")
+    return (
+        f"{folder / 'paragraphs.jsonl'} is missing. It holds one line per video, here for your {len(names)}:\n{shown}\n"
+        f"This template is in {template}: put your own sentences into it and move it to {folder}/"
+    )
+
+
 def word_tokenizer(texts: Iterable[str]) -> BertTokenizer:
-    """A BERT tokenizer whose vocabulary is the words of `texts`; other words are spelt."""
+    """Build a BERT tokenizer whose vocabulary is the words of `texts`; other words are spelt."""
     return BertTokenizer(vocab={token: number for number, token in enumerate(build_vocabulary(texts))})
 
 
 def mentions_sides(text: str) -> bool:
-    """Whether a text tells left from right, so that a mirrored picture would contradict it."""
+    """Tell whether a text mentions left or right, so that a mirrored picture would contradict it."""
     words = text.lower()
     return "left" in words or "right" in words

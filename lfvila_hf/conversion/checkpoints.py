@@ -1,10 +1,9 @@
-"""From a released checkpoint file to a folder that `from_pretrained` reads: configuration, safetensors, processor.
+"""Conversion of a released checkpoint to a folder for `from_pretrained`: configuration, safetensors, processor.
 
-The folder appears complete or not at all: everything is written to a temporary folder beside it, which takes the name
-at the very end.
+The folder is written atomically: to a temporary folder beside it, which is renamed at the end.
 
-Memory: the checkpoint is mapped, its tensors are handed to safetensors as they are, and no model is built: about once
-the size of the checkpoint (benchmarks/conversion_memory.py measures it). A change of dtype or new parts cost a copy.
+Memory: about once the size of the checkpoint (benchmarks/conversion_memory.py measures it). The checkpoint is
+memory-mapped, safetensors writes its tensors directly, and no model is built. Another dtype or new parts cost a copy.
 """
 
 from __future__ import annotations
@@ -22,18 +21,16 @@ from typing import Any
 
 import torch
 
-from lfvila_hf.checkpoint_files_lfvila import read_state_dict
 from lfvila_hf.configuration_lfvila import LFVilaConfig
-from lfvila_hf.conversion.names import FUSING_TASKS, TASKS
+from lfvila_hf.conversion.checkpoint_files import read_state_dict
 from lfvila_hf.conversion.original import config_from_original, processor_settings, read_original
-from lfvila_hf.conversion.released import map_checkpoint, meta_model
+from lfvila_hf.conversion.released import FUSING_TASKS, TASKS, map_checkpoint, meta_model
 from lfvila_hf.conversion.report import ConversionReport, report_on
+from lfvila_hf.conversion.towers import bert_state, quiet, read_bert, read_swin
 from lfvila_hf.processing_lfvila import LFVilaProcessor
-from lfvila_hf.swin_inflation_lfvila import quiet, read_swin
-from lfvila_hf.towers_lfvila import bert_state, read_bert
 from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
 
-# What the release used; its vocabulary is 30,522 words.
+# Tokenizer of the release, with a vocabulary of 30,522 words.
 DEFAULT_TOKENIZER = "bert-large-uncased"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 REPORT_FILE = "conversion_report.json"
@@ -57,28 +54,30 @@ def convert_checkpoint(
     """Convert a released checkpoint.
 
     Args:
-        checkpoint: the released `.bin`, or a folder with one `pytorch_model.bin`.
-        original_config: the released YAML of the task.
-        task: one of `TASKS`.
-        output_dir: folder to write, which must not exist or be empty.
-        tokenizer: folder or repository of the tokenizer; `None` writes the video processor alone.
-        bert_config: the BERT json, where it is not found as the YAML names it.
-        bert: folder or repository of a BERT; cross-modal layers that the checkpoint lacks start from it.
-        swin: the Swin that pre-training started from, to tell whether the clip projection was trained.
-        dtype: "float16", "bfloat16" or "float32"; that of the checkpoint where not given.
-        max_sentences: sentences that the processor keeps apart; by default those of the released data set.
-        max_sentence_length: tokens of a sentence; by default those of the released data set.
-        **config_overrides: fields of `LFVilaConfig` that win over the YAML.
+        checkpoint: The released `.bin`, or a folder with one `pytorch_model.bin`.
+        original_config: The released YAML of the task.
+        task: One of `TASKS`.
+        output_dir: Folder to write; it must be empty or not exist.
+        tokenizer: Folder or repository of the tokenizer; `None` writes the video processor alone. Defaults to
+            "bert-large-uncased".
+        bert_config: The BERT json. Defaults to the file that the YAML names.
+        bert: Folder or repository of a BERT that missing cross-modal layers start from. Defaults to random weights.
+        swin: The Swin that pre-training started from, to find out whether the clip projection was trained. Defaults to
+            a comparison inside the checkpoint.
+        dtype: "float16", "bfloat16" or "float32". Defaults to the checkpoint's (its widest).
+        max_sentences: Sentences that the processor keeps apart. Defaults to those of the released data set.
+        max_sentence_length: Tokens of a sentence. Defaults to those of the released data set.
+        **config_overrides: Fields of `LFVilaConfig` that replace the YAML's.
 
     Returns:
-        What was done. It is also written to the folder, as `conversion_report.json`.
+        Report of the conversion, also written to the folder as `conversion_report.json`.
 
     Raises:
-        ValueError: an argument, a file or its content is not what it should be. Nothing is written then.
+        ValueError: An argument, a file or its content is invalid. Nothing is written then.
     """
     output = Path(output_dir)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output}: exists and is not empty, nothing was written")
+        raise ValueError(f"{output}: exists and is not empty, nothing was written; pass a new or empty folder")
     if task not in TASKS:
         raise ValueError(f"task must be one of {sorted(TASKS)}, got {task!r}")
     if dtype is not None and dtype not in DTYPES:
@@ -89,7 +88,7 @@ def convert_checkpoint(
         settings = processor_settings(original, task)
         for name, given in (("max_sentences", max_sentences), ("max_sentence_length", max_sentence_length)):
             if given is not None and given < 1:
-                raise ValueError(f"{name} must be positive, got {given}")
+                raise ValueError(f"{name} must be at least 1, got {given}")
             settings[name] = settings[name] if given is None else given
         processor = build_processor(config, tokenizer, settings)
         bert_parameters = bert_state_for(config, task, bert) if bert is not None else {}
@@ -113,10 +112,15 @@ def convert_checkpoint(
 
 
 def build_processor(config: LFVilaConfig, tokenizer: str | None, settings: dict[str, int]) -> Any:
-    """The processor of a converted model.
+    """Build the processor of a converted model.
+
+    Args:
+        config: Configuration of the model.
+        tokenizer: Folder or repository of the tokenizer, or `None` for a video processor alone.
+        settings: `max_sentences` and `max_sentence_length`.
 
     Raises:
-        ValueError: the tokenizer is not there, or the sizes do not fit the model's positions.
+        ValueError: The tokenizer cannot be loaded, or the sizes do not fit the model's positions.
     """
     video = config.video_config
     size = {"height": video.image_size[0], "width": video.image_size[1]}
@@ -140,10 +144,10 @@ def build_processor(config: LFVilaConfig, tokenizer: str | None, settings: dict[
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a folder or the Hub.
+    """Load a tokenizer from a folder or the Hub.
 
     Raises:
-        ValueError: it is not there, saying what works without a network.
+        ValueError: It cannot be loaded; the message names the option that works without a network.
     """
     from transformers import AutoTokenizer
 
@@ -152,16 +156,16 @@ def load_tokenizer(name: str) -> Any:
     except Exception as error:  # the library raises a dozen types here, from its own to the network's
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"cannot load the tokenizer {name!r}; without a network, give a folder that holds it with --tokenizer PATH "
+            f"cannot load the tokenizer {name!r}; without a network, pass a folder that holds it: --tokenizer PATH "
             f"({reason[:300]})"
         ) from error
 
 
 def bert_state_for(config: LFVilaConfig, task: str, bert: str) -> dict[str, torch.Tensor]:
-    """Cross-modal layers out of a BERT, under our names.
+    """Read cross-modal layers from a BERT, under our names.
 
     Raises:
-        ValueError: the task has no cross-modal encoder, or the BERT does not fit.
+        ValueError: The task has no cross-modal encoder, or the BERT does not fit.
     """
     if config.text_config.num_cross_modal_layers == 0:
         fusing = ", ".join((*FUSING_TASKS, "pretraining (stage: 2)"))
@@ -171,7 +175,7 @@ def bert_state_for(config: LFVilaConfig, task: str, bert: str) -> dict[str, torc
 
 
 def widest_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The floating-point dtype that holds all of a state dict's numbers."""
+    """Return the floating-point dtype that all floating-point tensors of a state dict promote to."""
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     return functools.reduce(torch.promote_types, dtypes)
 
@@ -182,12 +186,21 @@ def write_model(
     """Write configuration and safetensors as `save_pretrained` does, without a model in memory."""
     model: Any = meta_model(config, task)
     model = model.to(dtype)
-    # A new dictionary: save_pretrained takes the tensors out of it as it writes.
+    # A new dictionary, because save_pretrained empties it while it writes.
     model.save_pretrained(folder, state_dict={name: tensor.to(dtype) for name, tensor in state.items()})
 
 
 def push_folder(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
-    """Upload a converted folder to the Hub in one commit; returns the repository's address."""
+    """Upload a converted folder to the Hub in one commit.
+
+    Args:
+        folder: The converted folder.
+        repo_id: Name of the repository; it is created if it does not exist.
+        private: Whether a new repository is private. Defaults to the Hub's setting.
+
+    Returns:
+        Address of the repository.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -198,7 +211,7 @@ def push_folder(folder: str | Path, repo_id: str, private: bool | None = None) -
 
 @contextmanager
 def complete_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder beside `output` that becomes `output` if the block succeeds and vanishes if not."""
+    """Yield a temporary folder beside `output`: renamed to `output` if the block succeeds, deleted otherwise."""
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
@@ -213,8 +226,8 @@ def complete_folder(output: Path) -> Iterator[Path]:
 
 
 def _open_as_usual(folder: Path) -> None:
-    """Give a temporary folder and its files the permissions that new ones have (they are made for the owner alone)."""
-    mask = os.umask(0)  # cannot be read without being set
+    """Give a temporary folder and its files the permissions of new ones; `mkdtemp` grants the owner alone."""
+    mask = os.umask(0)  # the mask cannot be read without setting it
     os.umask(mask)
     folder.chmod(0o777 & ~mask)
     for path in folder.rglob("*"):
@@ -223,7 +236,7 @@ def _open_as_usual(folder: Path) -> None:
 
 @contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
-    """Warnings that the package logs, each once, instead of their output."""
+    """Collect the package's logged warnings, each once, instead of printing them."""
     messages: list[str] = []
 
     class Collector(logging.Handler):
@@ -245,7 +258,7 @@ def _collected_warnings() -> Iterator[list[str]]:
 
 
 def _tokenizer_notes(processor: Any, config: LFVilaConfig) -> list[str]:
-    """What does not fit between tokenizer and word embeddings."""
+    """Describe a mismatch of tokenizer and word embeddings."""
     tokenizer = getattr(processor, "tokenizer", None)
     words = config.text_config.vocab_size
     if tokenizer is None or len(tokenizer) == words:

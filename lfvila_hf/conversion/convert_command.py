@@ -1,14 +1,16 @@
-"""`lfvila-hf convert`: a released LF-VILA checkpoint into a folder for `from_pretrained`, or onto the Hub.
+"""Command `lfvila-hf convert`: convert a released LF-VILA checkpoint for `from_pretrained`, and upload it if asked.
 
-What is printed is the report of `report.py` and nothing else.
+It prints the report of `report.py` and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from lfvila_hf.conversion.checkpoints import DEFAULT_TOKENIZER, DTYPES, convert_checkpoint, push_folder
-from lfvila_hf.conversion.names import TASKS
+# Those of `conversion.released` and `conversion.checkpoints`, which import more than `--help` should wait for.
+TASKS = ("pretraining", "retrieval", "question_answering", "multiple_choice", "video_classification")
+DTYPES = ("float16", "bfloat16", "float32")
+DEFAULT_TOKENIZER = "bert-large-uncased"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,8 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lfvila-hf convert",
         description="Convert a released LF-VILA checkpoint into a folder that from_pretrained reads.",
-        epilog="Keys that nothing here accounts for, missing keys and other shapes are errors. Parts that the task "
-        "adds to a pre-training checkpoint start anew and are listed.",
+        epilog="Unknown keys, missing keys and other shapes are errors. Parts that the task adds to a pre-training "
+        "checkpoint start from random weights and are listed.",
     )
     parser.add_argument(
         "--checkpoint", required=True, metavar="PATH", help="the released .bin, or a folder with one pytorch_model.bin"
@@ -25,32 +27,41 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--original-config", required=True, metavar="YAML", help="the released configuration of the task"
     )
-    parser.add_argument("--task", required=True, choices=list(TASKS), help="what the model is for")
-    parser.add_argument("--output-dir", required=True, metavar="DIR", help="new folder to write")
+    parser.add_argument("--task", required=True, choices=TASKS, help="task of the model")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="new or empty folder to write")
     parser.add_argument(
         "--tokenizer",
         default=None,
         metavar="PATH_OR_REPO",
         help=f"tokenizer of the processor (default: {DEFAULT_TOKENIZER}; none for video_classification)",
     )
+    parser.add_argument("--bert-config", metavar="JSON", help="the BERT json (default: the file that the YAML names)")
     parser.add_argument(
-        "--bert-config", metavar="JSON", help="the BERT json, where the YAML's path does not lead to it"
+        "--bert",
+        metavar="PATH_OR_REPO",
+        help="BERT that missing cross-modal layers start from (default: random weights)",
     )
-    parser.add_argument("--bert", metavar="PATH_OR_REPO", help="BERT that missing cross-modal layers start from")
     parser.add_argument(
         "--swin",
         metavar="PATH_OR_REPO",
-        help="Swin that pre-training started from, to compare the clip projection with",
+        help="Swin that pre-training started from; shows whether the clip projection was trained",
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), help="dtype to write (default: the checkpoint's)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype to write (default: the checkpoint's)")
     parser.add_argument(
         "--temporal-alignment",
         action="store_true",
         help="keep the projections of MTC, and with them the aligned score, in a retrieval model",
     )
-    parser.add_argument("--max-sentences", type=int, metavar="M", help="sentences that the processor keeps apart")
-    parser.add_argument("--max-sentence-length", type=int, metavar="L", help="tokens of a sentence")
-    parser.add_argument("--seed", type=int, default=0, help="seed of parts that start anew (default: 0)")
+    parser.add_argument(
+        "--max-sentences",
+        type=int,
+        metavar="M",
+        help="sentences that the processor keeps apart (default: the released data set's)",
+    )
+    parser.add_argument(
+        "--max-sentence-length", type=int, metavar="L", help="tokens of a sentence (default: the released data set's)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of new parts (default: 0)")
     parser.add_argument("--push-to-hub", metavar="REPO", help="also upload the folder to this repository of the Hub")
     parser.add_argument("--private", action="store_true", help="make that repository private if it is new")
     return parser
@@ -58,9 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Run the command: convert, print the report, upload if asked."""
+    options = build_parser().parse_args(arguments)
     import torch
 
-    options = build_parser().parse_args(arguments)
+    from lfvila_hf.conversion.checkpoints import convert_checkpoint, push_folder
+
     torch.manual_seed(options.seed)
     tokenizer = options.tokenizer
     if tokenizer is None and options.task != "video_classification":

@@ -1,6 +1,6 @@
-"""Our configuration and processor settings of a released model, from its YAML (released `src/configs`).
+"""Configuration and processor settings of a released model, from its YAML (released `src/configs`).
 
-Every switch for released weights is set (docs/parity.md lists them). What the YAML says and our model cannot be is an
+Every switch for released weights is set (docs/parity.md lists them). A setting that our model cannot reproduce is an
 error that names it, and so is a YAML of another model.
 """
 
@@ -16,14 +16,14 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from lfvila_hf.configuration_lfvila import LFVilaConfig
-from lfvila_hf.conversion.names import FUSING_TASKS, TASKS
+from lfvila_hf.conversion.released import FUSING_TASKS, TASKS
 
 REQUIRED = ("VideoEncoder", "bert_config", "DATA", "num_local_layers", "stage1_layers")
 REQUIRED_VIDEO = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "downsample_stages")
 REQUIRED_DATA = ("sample_frame", "sample_clip", "input_res")
 REQUIRED_BERT = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
-# Arguments of the released video encoder under our names; defaults are the released ones, ours differ in none.
+# Arguments of the released video encoder -> our fields; our defaults equal the released ones.
 VIDEO_FIELDS = {
     "patch_size": "patch_size",
     "in_chans": "num_channels",
@@ -37,11 +37,11 @@ VIDEO_FIELDS = {
     "attn_drop_rate": "attention_probs_dropout_prob",
     "drop_path_rate": "drop_path_rate",
 }
-# Arguments that only say how the release was trained, or that are looked at below.
+# Arguments that only affect training, or that are handled below.
 OTHER_VIDEO_ARGUMENTS = {"window_size", "stages", "local_window", "frozen_stages", "use_checkpoint", "pretrained2d"}
-# Arguments whose only value we have is this one.
+# Arguments for which our model supports one value only.
 FIXED_VIDEO_ARGUMENTS = {"patch_norm": True, "temporal_no_shifting": True, "qk_scale": None, "pretrained": None}
-# What the released class takes for arguments that the YAML leaves out and that matter here.
+# Default of the released class for an argument that the YAML may omit.
 RELEASED_LOCAL_WINDOW = 4
 
 BERT_FIELDS = (
@@ -60,7 +60,7 @@ TRAINING_FIELDS = {
     "vtm_loss_weight": "vtm_loss_weight",
     "span_loss_weight": "span_loss_weight",
 }
-# Tokens of a sentence where the YAML does not say: the released data sets' own defaults.
+# Tokens of a sentence if the YAML does not give them: defaults of the released data sets.
 SENTENCE_LENGTH, VIOLIN_SENTENCE_LENGTH = 50, 30
 
 
@@ -68,12 +68,15 @@ def read_original(path: str | Path, bert_config: str | Path | None = None) -> di
     """Read a released YAML and the BERT json that it names.
 
     Args:
-        path: the YAML.
-        bert_config: the BERT json. Otherwise the path in the YAML is looked up from the working folder, from every
-            folder above the YAML (it is written from the root of the released repository), and beside the YAML.
+        path: The YAML.
+        bert_config: The BERT json. Defaults to the path in the YAML, which is relative to the root of the released
+            repository: it is searched from the working folder, from every folder above the YAML, and beside the YAML.
+
+    Returns:
+        The YAML as a dict, `bert_config` replaced by the content of the json.
 
     Raises:
-        ValueError: a file is missing, is not YAML or JSON, or is of another model.
+        ValueError: A file is missing, is not YAML or JSON, or is of another model.
     """
     path = Path(path)
     original = _read_mapping(path)
@@ -87,26 +90,26 @@ def read_original(path: str | Path, bert_config: str | Path | None = None) -> di
             candidates.append(path.parent / Path(named).name)
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None:
-            raise ValueError(f"{path}: its bert_config {str(named)!r} is not there; name the file with --bert-config")
+            raise ValueError(f"{path}: its bert_config {str(named)!r} was not found; pass the file with --bert-config")
         named = _read_mapping(found)
     return original | {"bert_config": dict(named)}
 
 
 def config_from_original(original: Mapping[str, Any], task: str = "pretraining", **overrides: Any) -> LFVilaConfig:
-    """Our configuration of a released model.
+    """Build our configuration of a released model.
 
     Args:
-        original: the released YAML as a dict; its `bert_config` may be a dict or the path of the BERT json.
-        task: one of `TASKS`.
-        **overrides: fields of `LFVilaConfig` that win over what `original` says; `video_config` and `text_config` given
+        original: The released YAML as a dict; its `bert_config` may be a dict or the path of the BERT json.
+        task: One of `TASKS`. Defaults to "pretraining".
+        **overrides: Fields of `LFVilaConfig` that replace those of `original`; `video_config` and `text_config` given
             as dicts replace single fields.
 
     Returns:
-        A configuration with every switch set so that released weights give the released numbers.
+        A configuration with which released weights reproduce the released outputs.
 
     Raises:
-        ValueError: unknown task, `original` lacks what a released YAML has, or it describes a model that ours cannot
-            be.
+        ValueError: The task is unknown, `original` lacks fields of a released YAML, or it describes a model that ours
+            cannot reproduce.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {sorted(TASKS)}, got {task!r}")
@@ -126,34 +129,46 @@ def config_from_original(original: Mapping[str, Any], task: str = "pretraining",
 
 
 def _bert_path(named: Any) -> str:
-    """What the YAML says under `bert_config`, where it is a path."""
+    """Return `bert_config` of the YAML as a path.
+
+    Raises:
+        ValueError: It is no path.
+    """
     if not isinstance(named, (str, Path)):
         raise ValueError(f"bert_config must be a mapping or the path of a BERT json, got {named!r}")
     return str(named)
 
 
 def processor_settings(original: Mapping[str, Any], task: str) -> dict[str, int]:
-    """`max_sentences` and `max_sentence_length` that the released data set of a task uses.
+    """Derive `max_sentences` and `max_sentence_length` of the released data set of a task.
 
-    Retrieval and pre-training read up to K sentences; question answering the question and up to `max_num_subtitle`
-    subtitles, multiple choice one answer more. Sentences have 50 tokens, 30 in VIOLIN.
+    Retrieval and pre-training read up to K sentences. Question answering reads the question and up to
+    `max_num_subtitle` subtitles, multiple choice also one answer. Sentences have 50 tokens, 30 in VIOLIN.
+
+    Args:
+        original: The released YAML as a dict.
+        task: One of `TASKS`.
+
+    Raises:
+        ValueError: A count is no integer.
     """
     data = original["DATA"]
     for name in ("sample_clip", "max_num_subtitle", "max_text_lenght"):
         if not isinstance(data.get(name, 0), int):
             raise ValueError(
-                f"this is no released LF-VILA configuration: DATA.{name} is {data[name]!r}, no whole number"
+                f"this is no released LF-VILA configuration: DATA.{name} is {data[name]!r}, an integer is expected"
             )
     subtitles = data.get("max_num_subtitle", 0)
     sentences = {"question_answering": 1 + subtitles, "multiple_choice": 2 + subtitles}.get(task, data["sample_clip"])
     training_set = data.get("DATASET_train") or {}
     is_violin = isinstance(training_set, Mapping) and training_set.get("type") == "ViolinDataset"
-    length = data.get("max_text_lenght", VIOLIN_SENTENCE_LENGTH if is_violin else SENTENCE_LENGTH)  # spelt so
+    # "lenght" is the released spelling.
+    length = data.get("max_text_lenght", VIOLIN_SENTENCE_LENGTH if is_violin else SENTENCE_LENGTH)
     return {"max_sentences": int(sentences), "max_sentence_length": int(length)}
 
 
 def _video_fields(video: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `LFVilaVideoConfig`."""
+    """Build the fields of `LFVilaVideoConfig`."""
     _require(video, REQUIRED_VIDEO, "VideoEncoder")
     _require(data, REQUIRED_DATA, "DATA")
     unknown = sorted(set(video) - set(VIDEO_FIELDS) - OTHER_VIDEO_ARGUMENTS - set(FIXED_VIDEO_ARGUMENTS))
@@ -189,22 +204,22 @@ def _video_fields(video: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str
 
 
 def _clip_fields(video: Mapping[str, Any], merge_after: list[int]) -> dict[str, Any]:
-    """Where the released code takes its clip-level map, before it overwrites it with the last level's.
+    """Find the level of the released clip-level map, before the released code overwrites it with the last level's.
 
-    It is the input of the first level whose window is longer than `local_window`, that is the output of the level
-    before, merged if that level has a merging.
+    The map is the input of the first level whose window is longer than `local_window`. That is the output of the level
+    before, after merging if it has one.
     """
     temporal = [window[0] for window in video["window_size"]]
     local = video.get("local_window", RELEASED_LOCAL_WINDOW)
     beyond = next((level for level, frames in enumerate(temporal) if frames > local), None)
-    # The released projection takes 4 x embed_dim channels, whatever the level: places where a map has them.
+    # The released projection takes 4 x embed_dim channels at any level: list the places with that many.
     places = [
         (level, merged)
         for level in range(len(temporal))
         for merged in ((False, True) if level in merge_after else (False,))
         if sum(here <= level if merged else here < level for here in merge_after) == 2
     ]
-    if beyond is None:  # nothing is ever put through the projection: any place that fits its weights will do
+    if beyond is None:  # the release never runs the projection: any place that fits its weights will do
         place = places[-1] if places else None
     else:
         place = (beyond - 1, beyond - 1 in merge_after)
@@ -217,7 +232,7 @@ def _clip_fields(video: Mapping[str, Any], merge_after: list[int]) -> dict[str, 
 
 
 def _text_fields(original: Mapping[str, Any], bert: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Fields of `LFVilaTextConfig`."""
+    """Build the fields of `LFVilaTextConfig`."""
     _require(bert, REQUIRED_BERT, "bert_config")
     sentence_layers, first_phase, layers = (
         original["num_local_layers"],
@@ -243,7 +258,7 @@ def _text_fields(original: Mapping[str, Any], bert: Mapping[str, Any], task: str
 
 
 def _top_fields(original: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Fields of `LFVilaConfig` itself."""
+    """Build the fields of `LFVilaConfig` itself."""
     fields: dict[str, Any] = {
         "temporal_alignment": task == "pretraining",
         "clip_feature_source": "last",
@@ -261,12 +276,12 @@ def _top_fields(original: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 
 def _fuses(original: Mapping[str, Any], task: str) -> bool:
-    """Whether the model has a cross-modal encoder."""
+    """Return whether the model has a cross-modal encoder."""
     return task in FUSING_TASKS or (task == "pretraining" and original.get("stage") == 2)
 
 
 def _require(mapping: Any, names: tuple[str, ...], where: str) -> None:
-    """Raise `ValueError` listing what a released file has and this one lacks."""
+    """Raise `ValueError` listing the fields of a released file that this one lacks."""
     if not isinstance(mapping, Mapping):
         raise ValueError(f"this is no released LF-VILA configuration: {where} is a {type(mapping).__name__}")
     missing = [name for name in names if name not in mapping]
@@ -277,7 +292,7 @@ def _require(mapping: Any, names: tuple[str, ...], where: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, in which 1e-12 is a number as it is in JSON (YAML 1.1 wants 1.0e-12 and reads a string)."""
+    """Safe YAML loader that reads 1e-12 as a number, like JSON; YAML 1.1 would read a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -286,7 +301,7 @@ _Loader.add_implicit_resolver(
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file whose top level is a mapping."""
+    """Read a YAML or JSON file whose top level is a mapping."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
@@ -294,7 +309,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         try:
             content = json.loads(text)
         except json.JSONDecodeError:
-            content = yaml.load(text, _Loader)  # makes nothing but plain values
+            content = yaml.load(text, _Loader)  # a safe loader: plain values only
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):

@@ -1,10 +1,17 @@
-"""Released state dicts into ours: names from the tables of `names.py`, shapes from the model, nothing dropped unsaid.
+# Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
+"""State dicts of released LF-VILA (microsoft/XPretrain, folder LF-VILA, `src/models`) under our names.
 
-`convert_state_dict` is strict. `map_checkpoint` is the same with an account of what happened, and can start the parts
-that a task adds to a pre-training checkpoint (heads, cross-modal layers) anew.
+All names are in the tables below:
 
-Memory: no model is built (shapes come from one on the meta device) and tensors are handed on, not copied; only new
-parts take memory.
+- `RENAMES`, one row per kind of parameter, released name on the left;
+- `UNNEEDED`, released keys that no model of ours needs, with the reason; it is checked first;
+- `NOT_READ`, per task, parts that its model lacks although its checkpoints may hold them, with the reason;
+- `NEW_PARTS`, per task, parts that a pre-training checkpoint may lack and that then start from random numbers.
+
+Shapes come from the model on the meta device. Every key is accounted for; a key outside the tables is an error.
+`convert_state_dict` is strict. `map_checkpoint` also initialises new parts, and reports what happened to each key.
+
+Memory: no model is built and no tensor is copied, except new parts and tensors that share memory.
 
 Letters: D shared width, P tokens per frame, T frames.
 """
@@ -15,44 +22,239 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
-from lfvila_hf.checkpoint_files_lfvila import not_finite
 from lfvila_hf.configuration_lfvila import LFVilaConfig
-from lfvila_hf.conversion.names import NEW_PARTS, NOT_READ, SIGNS, TASKS, reason_unneeded, rename
+from lfvila_hf.conversion.checkpoint_files import not_finite
 from lfvila_hf.modeling_base_lfvila import LFVilaPreTrainedModel
+from lfvila_hf.modeling_lfvila import (
+    LFVilaForMultipleChoice,
+    LFVilaForPreTraining,
+    LFVilaForQuestionAnswering,
+    LFVilaForVideoClassification,
+    LFVilaModel,
+)
+
+TASKS: dict[str, type[LFVilaPreTrainedModel]] = {
+    "pretraining": LFVilaForPreTraining,
+    "retrieval": LFVilaModel,
+    "question_answering": LFVilaForQuestionAnswering,
+    "multiple_choice": LFVilaForMultipleChoice,
+    "video_classification": LFVilaForVideoClassification,
+}
+FUSING_TASKS = ("question_answering", "multiple_choice")
+
+
+class Rename(NamedTuple):
+    """Row of `RENAMES`: one kind of parameter.
+
+    Args:
+        released: Pattern over the full released key.
+        ours: Our name; `{layer}` stands for the slice that a BERT layer belongs to.
+        tasks: Tasks whose checkpoints have it. Defaults to all. For any other task the key is unknown.
+    """
+
+    released: str
+    ours: str
+    tasks: tuple[str, ...] = tuple(TASKS)
+
+
+# fmt: off
+RENAMES: tuple[Rename, ...] = (
+    # video tower
+    Rename(r"video_encoder\.patch_embed\.(proj|norm)\.(.+)", r"video_model.patch_embed.\1.\2"),
+    Rename(r"video_encoder\.layers\.(\d+)\.blocks\.(\d+)\.(.+)", r"video_model.levels.\1.blocks.\2.\3"),
+    Rename(r"video_encoder\.layers\.(\d+)\.downsample\.(.+)", r"video_model.merging.\1.\2"),
+    Rename(r"video_encoder\.norm\.(.+)", r"video_model.norm.\1"),
+    Rename(r"video_encoder\.local_feat_proj\.(.+)", r"video_model.clip_merging.\1"),
+    Rename(r"video_encoder\.norm_local\.(.+)", r"video_model.clip_norm.\1"),
+    # text tower; layers of the third slice belong to the cross-modal encoder
+    Rename(r"text_encoder\.bert\.embeddings\.(.+)", r"text_model.embeddings.\1"),
+    Rename(r"text_encoder\.bert\.encoder\.layer\.(\d+)\.(.+)", r"{layer}.\2"),
+    Rename(r"sent_embedding\.(position_embeddings|segment_embeddings)\.(.+)", r"text_model.paragraph_embeddings.\1.\2"),
+    Rename(r"sent_embedding\.norm\.(.+)", r"text_model.paragraph_embeddings.LayerNorm.\1"),
+    # projections
+    Rename(r"text_global_proj\.(.+)", r"text_projection.\1"),
+    Rename(r"video_global_proj\.(.+)", r"video_projection.\1"),
+    Rename(r"text_local_proj\.(.+)", r"sentence_projection.\1"),
+    Rename(r"video_local_proj\.(.+)", r"clip_projection.\1"),
+    # cross-modal encoder
+    Rename(r"text_encoder\.bert\.pooler\.(.+)", r"cross_modal_encoder.pooler.\1"),
+    Rename(r"video_token_pos\.s_pos_embed", r"cross_modal_encoder.video_embeddings.spatial_position_embeddings"),
+    Rename(r"video_token_pos\.t_pos_embed", r"cross_modal_encoder.video_embeddings.temporal_position_embeddings"),
+    Rename(r"video_token_pos\.norm\.(.+)", r"cross_modal_encoder.video_embeddings.norm.\1"),
+    # heads
+    Rename(r"text_encoder\.cls\.predictions\.transform\.(.+)", r"mlm_head.\1"),
+    Rename(r"text_encoder\.cls\.predictions\.decoder\.(.+)", r"mlm_head.decoder.\1"),
+    Rename(r"text_encoder\.seq_relationship\.(.+)", r"vtm_head.\1"),
+    Rename(r"text_encoder\.classifier\.(.+)", r"classifier.\1", FUSING_TASKS),
+    Rename(r"text_encoder\.span_classifier\.(.+)", r"span_classifier.\1", ("multiple_choice",)),
+    Rename(r"classifier\.(.+)", r"classifier.\1", ("video_classification",)),
+)
+# fmt: on
+
+
+class Unneeded(NamedTuple):
+    """Row of `UNNEEDED`: released keys that no model of ours needs.
+
+    Args:
+        released: Pattern over the full released key.
+        reason: Reason, for the report.
+        tasks: Tasks whose checkpoints have them. Defaults to all.
+    """
+
+    released: str
+    reason: str
+    tasks: tuple[str, ...] = tuple(TASKS)
+
+
+UNNEEDED: tuple[Unneeded, ...] = (
+    Unneeded(
+        r"video_encoder\.layers\.\d+\.blocks\.\d+\.attn\.relative_position_index",
+        "a constant, made again from the window",
+    ),
+    Unneeded(
+        r"(sent_embedding|text_encoder\.bert\.embeddings)\.position_ids", "a constant, made again from the length"
+    ),
+    Unneeded(r"text_encoder\.cls\.predictions\.bias", "the MLM bias a second time; the decoder's is the one in use"),
+    Unneeded(
+        r"video_frame_proj\.(.+)", "per-frame projection that the classifier does not read", ("video_classification",)
+    ),
+)
+
+_FUSION_PARTS = {
+    "cross_modal_encoder.": "cross-modal encoder (with BERT's pooler), which this task does not run",
+    "mlm_head.": "head of the fusion phase, which this task does not run",
+    "vtm_head.": "head of the fusion phase, which this task does not run",
+}
+_MTC_PARTS = {
+    "sentence_projection.": "projection of MTC (kept with temporal_alignment=True, --temporal-alignment)",
+    "clip_projection.": "projection of MTC (kept with temporal_alignment=True, --temporal-alignment)",
+}
+_HEADS_OF_FUSION = {name: reason for name, reason in _FUSION_PARTS.items() if name != "cross_modal_encoder."}
+_PROJECTIONS = {
+    "text_projection.": "projection of the contrastive phase, which this task does not run",
+    "video_projection.": "projection of the contrastive phase, which this task does not run",
+    "sentence_projection.": "projection of the contrastive phase, which this task does not run",
+    "clip_projection.": "projection of the contrastive phase, which this task does not run",
+}
+
+# Parts (prefixes of our names) that a task's model lacks, with the reason. A key is left out only if its part is listed
+# here and the configuration leaves the part out.
+NOT_READ: dict[str, dict[str, str]] = {
+    "pretraining": _FUSION_PARTS | _MTC_PARTS,
+    "retrieval": _FUSION_PARTS | _MTC_PARTS,
+    "question_answering": _HEADS_OF_FUSION | _PROJECTIONS,
+    "multiple_choice": _HEADS_OF_FUSION | _PROJECTIONS,
+    "video_classification": _FUSION_PARTS
+    | {
+        "text_model.": "text tower, which this task does not run",
+        "text_projection.": "projection of the text tower, which this task does not run",
+        "sentence_projection.": "projection of MTC, which this task does not train",
+        "clip_projection.": "projection of MTC, which this task does not train",
+    },
+}
+
+_CROSS_MODAL_PARTS = ("cross_modal_encoder.video_embeddings.", "cross_modal_encoder.layers.")
+
+# Parts that a task adds to a pre-training checkpoint. A part is new only if the checkpoint lacks all of it.
+NEW_PARTS: dict[str, tuple[str, ...]] = {
+    "pretraining": _CROSS_MODAL_PARTS,
+    "retrieval": (),
+    "question_answering": (*_CROSS_MODAL_PARTS, "classifier."),
+    "multiple_choice": (*_CROSS_MODAL_PARTS, "classifier.", "span_classifier."),
+    "video_classification": ("classifier.",),
+}
+
+# Keys that identify the task of a checkpoint; the first one found decides.
+SIGNS: tuple[tuple[str, str], ...] = (
+    ("text_encoder.span_classifier.weight", "multiple_choice"),
+    ("text_encoder.classifier.weight", "question_answering"),
+    ("classifier.weight", "video_classification"),
+    ("text_local_proj.weight", "pretraining"),
+    ("text_global_proj.weight", "retrieval"),
+)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def rename(key: str, config: LFVilaConfig, task: str) -> str | None:
+    """Translate a released key to our name, without the `model.` that heads put before the towers.
+
+    Args:
+        key: The released key.
+        config: Our configuration of the checkpoint.
+        task: One of `TASKS`.
+
+    Returns:
+        Our name; `None` for a key that checkpoints of this task do not have.
+    """
+    for row in RENAMES:
+        match = re.fullmatch(row.released, key)
+        if match is None or task not in row.tasks:
+            continue
+        if "{layer}" not in row.ours:
+            return match.expand(row.ours)
+        return f"{slice_of_layer(int(match[1]), config)}.{match[2]}"
+    return None
+
+
+def slice_of_layer(number: int, config: LFVilaConfig) -> str:
+    """Return the module that BERT's layer `number` belongs to in our model."""
+    text = config.text_config
+    for part, count in (
+        ("text_model.sentence_layers", text.num_sentence_layers),
+        ("text_model.paragraph_layers", text.num_paragraph_layers),
+    ):
+        if number < count:
+            return f"{part}.{number}"
+        number -= count
+    return f"cross_modal_encoder.layers.{number}"
+
+
+def reason_unneeded(key: str, task: str) -> str | None:
+    """Return the reason of the row of `UNNEEDED` that a released key matches, or `None`."""
+    return next((row.reason for row in UNNEEDED if task in row.tasks and re.fullmatch(row.released, key)), None)
+
+
+# -- state dicts -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class MappedCheckpoint:
-    """A released checkpoint under our names, and what became of every key."""
+    """Released checkpoint under our names, with an account of every key.
+
+    Args:
+        state: One tensor for every parameter of the task's model.
+        left_out: Reason -> released keys that were left out for it.
+        new: Part (prefix of our names) -> parameters of it that the checkpoint lacks; float32.
+        from_bert: New parameters that came from a BERT checkpoint instead of random numbers.
+    """
 
     state: dict[str, torch.Tensor]
-    """One tensor for every parameter of the task's model."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> released keys that were left out for it."""
     new: dict[str, list[str]] = field(default_factory=dict)
-    """Part (beginning of our names) -> parameters of it that the checkpoint lacks; float32."""
     from_bert: list[str] = field(default_factory=list)
-    """Those of the new parameters that came from a BERT checkpoint instead of from random numbers."""
 
 
 def convert_state_dict(
     released: Mapping[str, torch.Tensor], config: LFVilaConfig, task: str = "pretraining"
 ) -> dict[str, torch.Tensor]:
-    """Released parameters under our names and in our shapes; the result loads with `strict=True`.
+    """Convert a released state dict to our names and shapes, strictly.
 
     Args:
-        released: the released state dict.
-        config: our configuration of it (`config_from_original`).
-        task: one of `TASKS`; decides which parts there are.
+        released: The released state dict.
+        config: Our configuration of it (`config_from_original`).
+        task: One of `TASKS`; decides which parts the model has. Defaults to "pretraining".
 
     Returns:
-        One tensor for every parameter of the task's model, with the dtype of `released`.
+        One tensor for every parameter of the task's model, with the dtype of `released`; loads with `strict=True`.
 
     Raises:
-        ValueError: keys that are unknown, missing, of another shape or not finite, all of them listed.
+        ValueError: Keys are unknown, missing, of another shape or not finite; all of them are listed.
     """
     return map_checkpoint(released, config, task).state
 
@@ -64,19 +266,21 @@ def map_checkpoint(
     initialise_new_parts: bool = False,
     bert_layers: Mapping[str, torch.Tensor] | None = None,
 ) -> MappedCheckpoint:
-    """As `convert_state_dict`, with an account, and for tasks that add parts to a pre-training checkpoint.
+    """Convert a released state dict like `convert_state_dict`, with an account of every key and with new parts.
 
     Args:
-        released: the released state dict.
-        config: our configuration of it.
-        task: one of `TASKS`.
-        initialise_new_parts: let a pre-training checkpoint lack the parts that `NEW_PARTS` lists for the task, each as
-            a whole; they start from torch's random generator as in a new model.
-        bert_layers: parameters under our names (`towers_lfvila.bert_state`) to start new parts from where they have
-            them.
+        released: The released state dict.
+        config: Our configuration of it.
+        task: One of `TASKS`. Defaults to "pretraining".
+        initialise_new_parts: Whether a pre-training checkpoint may lack the parts that `NEW_PARTS` lists for the task,
+            each as a whole. They start from torch's random generator as in a new model. Defaults to False.
+        bert_layers: Parameters under our names (`bert_state` in towers.py) that new parts start from. Defaults to none.
+
+    Returns:
+        The converted checkpoint.
 
     Raises:
-        ValueError: as `convert_state_dict`.
+        ValueError: As `convert_state_dict`.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {sorted(TASKS)}, got {task!r}")
@@ -113,23 +317,23 @@ def map_checkpoint(
 
 
 def expected_shapes(config: LFVilaConfig, task: str) -> dict[str, torch.Size]:
-    """Name and shape of every parameter of the task's model."""
+    """Return name and shape of every parameter of the task's model."""
     return {name: tensor.shape for name, tensor in meta_model(config, task).state_dict().items()}
 
 
 def meta_model(config: LFVilaConfig, task: str) -> LFVilaPreTrainedModel:
-    """The task's model without memory."""
+    """Build the task's model on the meta device, without memory."""
     with torch.device("meta"):
         return TASKS[task](config)
 
 
 def kind_of_checkpoint(released: Mapping[str, torch.Tensor]) -> str | None:
-    """The task that a released checkpoint was trained for, or `None` where nothing tells."""
+    """Return the task that a released checkpoint was trained for, or `None` if no key identifies it."""
     return next((task for key, task in SIGNS if key in released), None)
 
 
 def _our_shape(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """Positions of video tokens, released as (1, T, 1, D) and (1, 1, P, D), as (T, D) and (P, D); the rest as it is."""
+    """Flatten positions of video tokens, released as `(1, T, 1, D)` and `(1, 1, P, D)`, to two axes."""
     is_position = re.search(r"video_embeddings\.\w+_position_embeddings$", name) is not None
     if is_position and tensor.ndim == 4 and sum(size > 1 for size in tensor.shape[:3]) <= 1:
         return tensor.flatten(0, 2)  # (T, D) or (P, D)
@@ -137,7 +341,7 @@ def _our_shape(tensor: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _mismatch(tensor: torch.Tensor, shape: torch.Size) -> str | None:
-    """What is wrong with a tensor that should be a parameter of that shape."""
+    """Describe the mismatch of a tensor with a parameter of that shape, or return `None`."""
     if tensor.shape != shape:
         return f"{tuple(tensor.shape)} (expected {tuple(shape)})"
     return None if tensor.is_floating_point() else f"of {tensor.dtype} (expected floating-point numbers)"
@@ -146,10 +350,10 @@ def _mismatch(tensor: torch.Tensor, shape: torch.Size) -> str | None:
 def _reason_not_read(
     name: str, task: str, expected: Mapping[str, torch.Size], released: Mapping[str, torch.Tensor]
 ) -> str | None:
-    """Why the task's model has no place for our name `name`; `None` if there is no good reason."""
+    """Return the reason from `NOT_READ` for which the task's model lacks `name`; `None` if there is none."""
     has_cross_modal_encoder = any(key.startswith("video_token_pos.") for key in released)
     if name.startswith("cross_modal_encoder.layers.") and not has_cross_modal_encoder:
-        return None  # more text layers than the configuration has, in a checkpoint without cross-modal encoder
+        return None  # the checkpoint has more text layers than the configuration: an error, not a part to leave out
     for part, reason in NOT_READ[task].items():
         if name.startswith(part) and not any(other.removeprefix("model.").startswith(part) for other in expected):
             return reason
@@ -159,7 +363,7 @@ def _reason_not_read(
 def _new_parts(
     missing: list[str], expected: Mapping[str, torch.Size], released: Mapping[str, torch.Tensor], task: str
 ) -> dict[str, list[str]]:
-    """Parts that the task adds to a pre-training checkpoint: all of a part is missing, or none of it is new."""
+    """Find the parts that the task adds to a pre-training checkpoint; a part counts only if all of it is missing."""
     if kind_of_checkpoint(released) != "pretraining":
         return {}
     new = {}
@@ -171,7 +375,7 @@ def _new_parts(
 
 
 def _raise_problems(problems: Mapping[str, list[str]], released: Mapping[str, torch.Tensor], task: str) -> None:
-    """One error that lists all there is to list."""
+    """Raise one `ValueError` that lists all problems, if there are any."""
     found = {what: keys for what, keys in problems.items() if keys}
     if not found:
         return
@@ -187,7 +391,7 @@ def _raise_problems(problems: Mapping[str, list[str]], released: Mapping[str, to
 
 
 def _with_own_storage(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies of the tensors that share memory or have gaps, which safetensors cannot write; the others as they are."""
+    """Copy the tensors that share memory or have gaps, because safetensors cannot write them."""
     seen: set[int] = set()
     owned = {}
     for name, tensor in state.items():
@@ -202,7 +406,7 @@ def _with_own_storage(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 def _initialise(
     mapped: MappedCheckpoint, config: LFVilaConfig, task: str, bert_layers: Mapping[str, torch.Tensor]
 ) -> None:
-    """Fill the new parts, from BERT where it has them, as in a new model elsewhere."""
+    """Fill the new parts: from BERT if it has them, else as in a new model."""
     names = [name for part in mapped.new.values() for name in part]
     shapes = expected_shapes(config, task)
     for name in names:
@@ -215,7 +419,7 @@ def _initialise(
 
 
 def new_parameters(config: LFVilaConfig, task: str, names: list[str]) -> dict[str, torch.Tensor]:
-    """Parameters as a new model of the task starts with; memory is taken for `names` alone."""
+    """Initialise parameters as in a new model of the task, with memory for `names` alone."""
     model = meta_model(config, task)
     wanted = set(names)
     for path, module in model.named_modules():
@@ -231,7 +435,7 @@ def new_parameters(config: LFVilaConfig, task: str, names: list[str]) -> dict[st
 
 
 def _owner(model: LFVilaPreTrainedModel, path: str) -> LFVilaPreTrainedModel:
-    """The innermost model around a module: the one whose rules initialise it."""
+    """Return the innermost model around a module: its `_init_weights` initialises the module."""
     owner, here = model, ""
     for name in path.split("."):
         here = f"{here}.{name}" if here else name

@@ -1,8 +1,8 @@
-"""What a conversion did, in numbers and words: every key accounted for, and whether the clip projection was trained.
+"""Report of a conversion: an account of every key, and whether the clip projection was trained.
 
-The released pre-training overwrites the clip-level map before MTC reads it, so the layer that makes it
-(`local_feat_proj`) gets no gradient and stays as it was initialised: a copy of Swin's third merging layer. Whether that
-is so for a given file can be seen by comparing the two.
+The released pre-training overwrites the clip-level map before MTC reads it. The layer that makes the map
+(`local_feat_proj`) then gets no gradient and stays as initialised: a copy of Swin's third merging layer. Comparing the
+two shows whether that holds for a given file.
 """
 
 from __future__ import annotations
@@ -18,39 +18,48 @@ from lfvila_hf.conversion.released import MappedCheckpoint, kind_of_checkpoint
 
 CLIP_PROJECTION = "video_encoder.local_feat_proj"
 MERGING_PARAMETERS = ("norm.weight", "norm.bias", "reduction.weight")
-# Keys of one reason that the report spells out; beyond, their number has to do.
+# Keys of one reason that the report lists; of the others it gives the number.
 SPELT_OUT = 4
 
 
 @dataclass
 class ConversionReport:
-    """Account of one conversion; `str()` of it is what the command prints."""
+    """Account of one conversion; `lfvila-hf convert` prints `str()` of it.
+
+    Args:
+        source: The checkpoint, as the caller named it.
+        task: One of `TASKS`.
+        model_class: Name of the class that was written.
+        checkpoint_kind: Task that the checkpoint was trained for; `None` if its keys do not identify one.
+        checkpoint_parameters: Number of parameters in the checkpoint, without constants such as position ids.
+        parameters: Number of parameters in the model that was written.
+        dtype: Dtype that was written.
+        parts: Part of the model -> its number of parameters.
+        left_out: Reason -> released keys that were left out for it.
+        new: Part -> parameters of it that the checkpoint lacked.
+        from_bert: New parameters that came from BERT.
+        clip_projection: Sentence on whether the clip projection was ever trained.
+        notes: Oddities that are no errors. Defaults to none.
+        output_dir: Folder that was written. Defaults to none.
+    """
 
     source: str
     task: str
     model_class: str
     checkpoint_kind: str | None
-    """Task that the checkpoint was trained for, as far as its keys tell."""
     checkpoint_parameters: int
-    """Numbers in the checkpoint, without constants (position ids and the like)."""
     parameters: int
-    """Numbers in the model that was written."""
     dtype: str
     parts: dict[str, int]
-    """Part of the model -> its number of parameters."""
     left_out: dict[str, list[str]]
-    """Reason -> released keys that were left out for it."""
     new: dict[str, list[str]]
-    """Part -> parameters of it that the checkpoint lacked."""
     from_bert: list[str]
-    """Those of them that came from BERT."""
     clip_projection: str
-    """Whether the clip-level projection was ever trained, in words."""
     notes: list[str] = field(default_factory=list)
     output_dir: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as plain values for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -86,17 +95,17 @@ def report_on(
     dtype: str,
     swin: Mapping[str, torch.Tensor] | None = None,
 ) -> ConversionReport:
-    """The account of a conversion.
+    """Build the report of a conversion.
 
     Args:
-        mapped: what `map_checkpoint` returned.
-        released: the released state dict.
-        config: our configuration of it.
-        source: the file, as a person would name it.
-        task: one of `TASKS`.
-        model_class: name of the class that was written.
-        dtype: dtype that was written.
-        swin: the 2-D Swin that pre-training started from (`read_swin`), to compare the clip projection with.
+        mapped: Result of `map_checkpoint`.
+        released: The released state dict.
+        config: Our configuration of it.
+        source: Name of the file for the report.
+        task: One of `TASKS`.
+        model_class: Name of the class that was written.
+        dtype: Dtype that was written.
+        swin: The 2-D Swin that pre-training started from (`read_swin`), see `clip_projection_verdict`.
     """
     parts: dict[str, int] = {}
     for name, tensor in mapped.state.items():
@@ -122,14 +131,17 @@ def report_on(
 def clip_projection_verdict(
     released: Mapping[str, torch.Tensor], config: LFVilaConfig, swin: Mapping[str, torch.Tensor] | None = None
 ) -> str:
-    """Say whether the clip-level projection of a released checkpoint was ever trained.
+    """Describe whether the clip projection of a released checkpoint was ever trained.
 
     Args:
-        released: the released state dict.
-        config: our configuration of it.
-        swin: the 2-D Swin that pre-training started from (`read_swin`). Without it the projection is compared with the
-            last merging layer of the checkpoint itself, which started from the same numbers and then learned: equal
-            proves that neither moved, different proves nothing.
+        released: The released state dict.
+        config: Our configuration of it.
+        swin: The 2-D Swin that pre-training started from (`read_swin`). By default the projection is compared with the
+            last merging layer of the checkpoint itself, which started from the same weights and was trained. If they
+            are equal, neither was trained; a difference proves nothing.
+
+    Returns:
+        The end of a sentence that begins with "the clip projection".
     """
     keys = [f"{CLIP_PROJECTION}.{name}" for name in MERGING_PARAMETERS]
     if any(key not in released for key in keys) or not config.video_config.merge_after:
@@ -154,7 +166,7 @@ def clip_projection_verdict(
 
 
 def _distance(first: list[torch.Tensor], second: list[torch.Tensor | None]) -> float:
-    """Largest difference after rounding to float16, in which released files are; infinite where shapes differ."""
+    """Compute the largest difference after rounding to float16, as released; infinity if shapes differ."""
     distance = 0.0
     for a, b in zip(first, second, strict=True):
         if b is None or a.shape != b.shape:
@@ -164,7 +176,7 @@ def _distance(first: list[torch.Tensor], second: list[torch.Tensor | None]) -> f
 
 
 def _notes(released: Mapping[str, torch.Tensor]) -> list[str]:
-    """What is odd about a checkpoint without being wrong."""
+    """List oddities of a checkpoint that are no errors."""
     notes = []
     twice = [released.get(f"text_encoder.cls.predictions.{name}") for name in ("bias", "decoder.bias")]
     if twice[0] is not None and twice[1] is not None and not torch.equal(twice[0], twice[1]):
@@ -175,6 +187,6 @@ def _notes(released: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _spelt(keys: list[str]) -> str:
-    """A few keys by name."""
+    """Join the first keys by comma, and count the others."""
     rest = len(keys) - SPELT_OUT
     return ", ".join(keys[:SPELT_OUT]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,17 +1,18 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`build_corpus`: metadata and transcripts in, long-form rows out (LF-VILA, section 3: the LF-VILA-8M data set).
+"""Build of a long-form corpus from metadata and transcripts (LF-VILA, section 3: the LF-VILA-8M data set).
 
     OUTPUT/
       data/train-00000-of-00042.parquet      rows, for `datasets` (test and validation alike)
-      jsonl/train-00000-of-00042.jsonl       the same rows in the released form
-      near_duplicates.jsonl                  every row that nearly repeats an earlier one, and what became of it
+      jsonl/train-00000-of-00042.jsonl       the same rows in the released format
+      near_duplicates.jsonl                  every row that nearly repeats an earlier one, and its treatment
       manifest.json                          parameters, counts, problems with examples, files with checksums
       problems.jsonl                         file and line of the first problems of each kind
-      provenance.json                        input files, engine, seconds
+      provenance.json                        input files, engine, versions, seconds
 
 All but the last two depend on the set of input lines and the parameters alone: not on the order of lines, on how they
-are spread over files, on the number of workers, nor on the engine. Nothing is written outside OUTPUT; files between the
-stages are in `OUTPUT/.work`, about twice as large as the input, and go away at the end.
+are spread over files, on the number of workers, nor on the engine. Nothing is written outside OUTPUT. Intermediate
+files are in `OUTPUT/.work`, about twice as large as the input, and are removed at the end. A corpus that is replaced
+stays until the new one is complete (`output_folders`).
 
 Memory does not grow with the input: the driver holds counts and the list of output files, a task one chunk or one
 partition (`chunk_bytes` of input, some 10 times that in memory).
@@ -26,34 +27,35 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import stages, writing
+from . import stages
 from .engines import Engine, LocalEngine
-from .gathering import GAP_BIN_MS, Tally
-from .inputs import Chunk, find_files, plan_chunks
+from .inputs import Chunk, ChunkKind, count_bytes, find_files, plan_chunks
+from .near_duplicates import require_rensa
+from .output_folders import MANIFEST, NewCorpus, check_inputs, new_corpus
 from .plan import SPLITS, STAGE_FOLDERS, BuildParameters, BuildPlan
 from .problems import ProblemLog, resolve_places
+from .video_rows import GAP_BIN_MS, BuildStats
 
 FORMAT = "lfvila_hf corpus 1"
 CHUNK_BYTES = 16 * 2**20
 # Partitions of the band hashes per partition of videos: bands take about a tenth of the bytes of the input.
 BUCKETS_PER_BAND_RANGE = 8
-OWN_NAMES = ("data", "jsonl", "near_duplicates.jsonl", "manifest.json", "problems.jsonl", "provenance.json", ".work")
 
 Source = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build made.
+    """Result of a build.
 
     Attributes:
-        output: The corpus.
-        manifest: What `manifest.json` holds.
+        output: Folder of the corpus.
+        manifest: Content of `manifest.json`.
         seconds: Wall seconds of each stage.
     """
 
@@ -78,43 +80,65 @@ def build_corpus(
 
     Args:
         output: New or empty folder.
-        metadata: Files, folders or patterns of HD-VILA-100M metadata (`records` has the layout).
-        transcripts: Those of transcripts; clips of the metadata may have their `text` instead.
-        clip_ids: Those of the published selection; the rows are then the listed ones.
-        parameters: What to do.
-        engine: Where to do it; this machine, one process per core, by default.
+        metadata: Files, folders or patterns of HD-VILA-100M metadata (layout: see `inputs`).
+        transcripts: The same for transcripts. Clips of the metadata may have their `text` instead.
+        clip_ids: The same for the published selection; the rows are then the listed ones.
+        parameters: Parameters of the build. Defaults to `BuildParameters()`.
+        engine: Runs the tasks. Defaults to this machine, one process per core.
         strict: Make any problem with the input an error.
-        overwrite: Replace a corpus that is there.
-        chunk_bytes: Bytes of input that one task takes; bounds memory, changes no output.
+        overwrite: Replace an existing corpus.
+        chunk_bytes: Bytes of input of one task: bounds memory, changes no output.
 
     Returns:
-        The manifest and the seconds.
+        Manifest and seconds.
 
     Raises:
-        ValueError: For an output folder with other things in it, an input that is not there, parameters without sense,
-            no row at all, and with `strict` for any problem with the input.
+        ValueError: If the output folder holds other things or is in use, an input is missing or damaged, a parameter is
+            out of range, no row comes out, or with `strict` for any problem with the input.
+        ImportError: If the search for near-duplicates is on and rensa is not installed.
     """
+    found = find_inputs(metadata, transcripts, clip_ids)
+    check_inputs(Path(output), [path for files in found.values() for path in files])
+    with new_corpus(Path(output), overwrite) as folder:
+        return build_into(folder, found, parameters=parameters, engine=engine, strict=strict, chunk_bytes=chunk_bytes)
+
+
+def find_inputs(
+    metadata: Sequence[Source], transcripts: Sequence[Source] = (), clip_ids: Sequence[Source] = ()
+) -> dict[ChunkKind, list[str]]:
+    """List the files of the three inputs; arguments as in `build_corpus`.
+
+    Raises:
+        ValueError: If a name matches no file, or there is no metadata.
+    """
+    if not metadata:
+        raise ValueError("no metadata file was given")
+    return {
+        "metadata": find_files(metadata),
+        "transcripts": find_files(transcripts),
+        "selection": find_files(clip_ids),
+    }
+
+
+def build_into(
+    folder: NewCorpus,
+    inputs: dict[ChunkKind, list[str]],
+    *,
+    parameters: BuildParameters | None = None,
+    engine: Engine | None = None,
+    strict: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> BuildResult:
+    """Build a corpus of listed input files into the folder of a new corpus; arguments as in `build_corpus`."""
     parameters = parameters or BuildParameters()
+    if parameters.near_duplicates != "off":
+        require_rensa()
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes must be at least 1, got {chunk_bytes}")
-    inputs = {
-        "metadata": find_files(metadata),
-        "transcripts": find_files(transcripts) if transcripts else [],
-        "selection": find_files(clip_ids) if clip_ids else [],
-    }
-    if not inputs["metadata"]:
-        raise ValueError("no metadata file was given")
-    folder = prepare_output(Path(output), [path for files in inputs.values() for path in files], overwrite)
     engine_in_use = engine or LocalEngine()
-    build = _Build(folder, inputs, parameters, engine_in_use, strict, chunk_bytes)
     try:
-        return build.run()
-    except BaseException:
-        for name in OWN_NAMES:
-            _remove(folder / name)
-        raise
+        return _Build(folder, inputs, parameters, engine_in_use, strict, chunk_bytes).run()
     finally:
-        _remove(folder / ".work")
         if engine is None:
             engine_in_use.close()
 
@@ -124,35 +148,35 @@ class _Build:
 
     def __init__(
         self,
-        output: Path,
-        inputs: dict[str, list[str]],
+        folder: NewCorpus,
+        inputs: dict[ChunkKind, list[str]],
         parameters: BuildParameters,
         engine: Engine,
         strict: bool,
         chunk_bytes: int,
     ) -> None:
-        chunks: list[Chunk] = [
-            *plan_chunks(inputs["metadata"], "metadata", chunk_bytes),
-            *plan_chunks(inputs["transcripts"], "transcripts", chunk_bytes),
-            *plan_chunks(inputs["selection"], "selection", chunk_bytes),
-        ]
-        total = sum(_uncompressed_bytes(path) for files in inputs.values() for path in files)
+        chunks: list[Chunk] = []
+        for kind, files in inputs.items():
+            chunks += plan_chunks(files, kind, chunk_bytes)
+        total = sum(count_bytes(path) for files in inputs.values() for path in files)
         buckets = max(-(-total // chunk_bytes), 1)
         self.plan = BuildPlan(
-            work=os.path.abspath(output / ".work"),
-            output=os.path.abspath(output),
+            work=str(folder.work),
+            output=str(folder.new),
+            chunk_bytes=chunk_bytes,
             chunks=tuple(chunks),
             buckets=buckets,
             band_ranges=-(-buckets // BUCKETS_PER_BAND_RANGE),
             parameters=parameters,
             selects=bool(inputs["selection"]),
         )
-        self.output = output
+        self.folder = folder
+        self.output = folder.new
         self.inputs = inputs
         self.engine = engine
         self.strict = strict
         self.log = ProblemLog()
-        self.tally = Tally()
+        self.stats = BuildStats()
         self.first_lines: list[int] = []
         self.seconds: dict[str, float] = {}
 
@@ -173,19 +197,20 @@ class _Build:
         if not any(report["rows"][split] for report in finished for split in SPLITS):
             raise ValueError(f"no long-form row came out: {self._why_nothing()}")
         with self._timed("write"):
-            tasks = writing.plan_files([report["rows"] for report in finished], plan.parameters.rows_per_file)
-            files = [file for written in self.engine.run(writing.write_file, plan, tasks) for file in written]
+            tasks = stages.plan_files([report["rows"] for report in finished], plan.parameters.rows_per_file)
+            files = [file for written in self.engine.run(stages.write_file, plan, tasks) for file in written]
             _concatenate(plan.paths("duplicates", plan.buckets, "jsonl"), self.output / "near_duplicates.jsonl")
         manifest = self._manifest(finished, files)
         self._write_notes()
-        # The manifest comes last and in one piece: a folder that has one is a whole corpus.
-        _write_json(self.output / ".work" / "manifest.json", manifest)
-        os.replace(self.output / ".work" / "manifest.json", self.output / "manifest.json")
-        return BuildResult(self.output, manifest, self.seconds)
+        # The manifest comes last and in one piece: a folder that has one is a complete corpus.
+        _write_json(self.folder.work / MANIFEST, manifest)
+        os.replace(self.folder.work / MANIFEST, self.output / MANIFEST)
+        return BuildResult(self.folder.output, manifest, self.seconds)
 
     def _scatter(self) -> None:
         with self._timed("scatter"):
             line, before = 1, None
+            pieces: list[int] = []
             for chunk, report in zip(
                 self.plan.chunks,
                 self.engine.run(stages.scatter, self.plan, range(len(self.plan.chunks))),
@@ -194,15 +219,17 @@ class _Build:
                 line = line if chunk.path == before else 1
                 self.first_lines.append(line)
                 line, before = line + report["lines"], chunk.path
+                pieces.append(report["pieces"])
                 self.log.merge(report["problems"])
-                self.tally.counts.update(report["counts"])
+                self.stats.counts.update(report["counts"])
+        self.plan = replace(self.plan, pieces=tuple(pieces))
         self._check_strict()
 
     def _gather(self) -> None:
         with self._timed("gather"):
             for report in self.engine.run(stages.gather, self.plan, range(self.plan.buckets)):
                 self.log.merge(report["problems"])
-                self.tally.merge(report["tally"])
+                self.stats.merge(report["stats"])
         self._check_strict()
         shutil.rmtree(Path(self.plan.work) / "scattered")
 
@@ -211,12 +238,12 @@ class _Build:
         if not self.strict or first is None:
             return
         kind, (chunk, line), detail = first
-        place = f"{self.plan.chunks[chunk].path}:{self.first_lines[chunk] + line}"
+        place = f"{self.folder.final(self.plan.chunks[chunk].path)}:{self.first_lines[chunk] + line}"
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.log.counts.items()))
         raise ValueError(f"the input has problems ({counts}); the first is {kind} at {place}: {detail}")
 
     def _why_nothing(self) -> str:
-        counts = self.tally.counts
+        counts = self.stats.counts
         problems = ", ".join(f"{count} {kind}" for kind, count in sorted(self.log.counts.items())) or "none"
         return (
             f"{counts['metadata_clips']} clips in the metadata, {counts['eligible_clips']} of them eligible, "
@@ -225,7 +252,7 @@ class _Build:
         )
 
     def _manifest(self, finished: list[dict[str, Any]], files: list[dict[str, Any]]) -> dict[str, Any]:
-        counts = self.tally.counts
+        counts = self.stats.counts
         selection = None
         if self.plan.selects:
             names = ("listed", "out_of_order", "also_built")
@@ -251,12 +278,12 @@ class _Build:
                 "videos": counts["eligible_videos"],
                 "seconds_per_clip": round(counts["eligible_ms"] / 1000 / clips, 4) if clips else None,
                 "words_per_clip": round(counts["eligible_words"] / clips, 4) if clips else None,
-                "gaps": _gap_summary(self.tally.source_gaps),
+                "gaps": _gap_summary(self.stats.source_gaps),
             },
             "selection": selection,
             "rows": {
-                "gaps": _gap_summary(self.tally.row_gaps),
-                "clips_per_row": {str(key): count for key, count in sorted(self.tally.clips_per_row.items())},
+                "gaps": _gap_summary(self.stats.row_gaps),
+                "clips_per_row": {str(key): count for key, count in sorted(self.stats.clips_per_row.items())},
             },
             "near_duplicates": {name: near[name] for name in ("rows", "across_splits", "left_out")},
             "splits": splits,
@@ -264,18 +291,18 @@ class _Build:
         }
 
     def _write_notes(self) -> None:
-        """The two files that say how this very build went, and therefore differ between equal ones."""
+        """Write the two files that differ between builds of equal output."""
         with (self.output / "problems.jsonl").open("w", encoding="utf-8") as file:
-            files = [chunk.path for chunk in self.plan.chunks]
+            files = [self.folder.final(chunk.path) for chunk in self.plan.chunks]
             file.writelines(f"{json.dumps(row)}\n" for row in resolve_places(self.log, files, self.first_lines))
         provenance = {
             "inputs": {
-                kind: [{"path": path, "bytes": os.path.getsize(path)} for path in files]
+                kind: [{"path": self.folder.final(path), "bytes": os.path.getsize(path)} for path in files]
                 for kind, files in self.inputs.items()
             },
             "engine": self.engine.name,
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
-            "versions": {name: version(name) for name in ("lfvila_hf", "numpy", "pyarrow")},
+            "versions": _versions("lfvila_hf", "numpy", "pyarrow", "rensa"),
         }
         _write_json(self.output / "provenance.json", provenance)
 
@@ -286,45 +313,12 @@ class _Build:
         self.seconds[stage] = time.perf_counter() - start
 
 
-def prepare_output(output: Path, inputs: Sequence[str], overwrite: bool) -> Path:
-    """Make the folder of a corpus, or empty it of an earlier one.
-
-    Args:
-        output: The folder.
-        inputs: Files that must not be in what is emptied.
-        overwrite: Whether a corpus that is there may go.
-
-    Raises:
-        ValueError: For a folder with other things in it, or a corpus that may not go.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file, a folder was expected")
-    output.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in output.iterdir()}
-    foreign = sorted(there - {*OWN_NAMES, "source"})
-    if foreign:
-        raise ValueError(f"{output} holds other things, such as {foreign[0]}: give a new or empty folder")
-    if "manifest.json" in there and not overwrite:
-        raise ValueError(f"there is a corpus in {output} already; --overwrite replaces it")
-    owned = [os.path.realpath(output / name) for name in OWN_NAMES]
-    for path in inputs:
-        if any(os.path.realpath(path).startswith(f"{own}{os.sep}") for own in owned):
-            raise ValueError(f"the input {path} lies in the corpus that is to be written")
-    for name in OWN_NAMES:
-        _remove(output / name)
-    return output
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path)
-
-
-def _uncompressed_bytes(path: str) -> int:
-    """Size of a file, of a compressed one as a guess (text shrinks to a fifth or so)."""
-    return os.path.getsize(path) * (5 if path.endswith(".gz") else 1)
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):  # rensa is optional
+            found[name] = version(name)
+    return found
 
 
 def _concatenate(parts: Sequence[Path], path: Path) -> None:
@@ -335,7 +329,7 @@ def _concatenate(parts: Sequence[Path], path: Path) -> None:
 
 
 def _gap_summary(gaps: Counter[int]) -> dict[str, Any]:
-    """Quantiles of the seconds between neighbours, to the lower end of a bin of 0.1 s, and how many there are."""
+    """Summarise gaps between neighbours: quantiles in seconds, to the lower end of a bin of 0.1 s, and histogram."""
     total = sum(gaps.values())
     answer: dict[str, Any] = {"count": total, "bin_seconds": GAP_BIN_MS / 1000}
     seen = 0

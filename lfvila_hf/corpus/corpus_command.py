@@ -1,7 +1,7 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`lfvila-hf corpus`: a table of its own sub-commands, `build`, `cut`, `from-subtitles` and `stats`.
+"""Command `lfvila-hf corpus` with the sub-commands `build`, `cut`, `from-subtitles` and `stats`.
 
-What is printed is the result: a few lines for people; everything else is in the files of the corpus.
+It prints a few lines for people; everything else is in the files of the corpus.
 """
 
 from __future__ import annotations
@@ -11,19 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .building import BuildResult, build_corpus, prepare_output
-from .cutting import CutParameters
-from .cutting_jobs import LEDGER, cut_corpus, source_finder, wishes_of_corpus, wishes_of_metadata
-from .engines import make_engine
-from .from_subtitles import INPUT_KINDS, write_source
-from .plan import NEAR_DUPLICATES, BuildParameters
-from .runs import OVERLAPS, JoinRules
-from .sentences import SentenceRules
-from .statistics import corpus_statistics
-from .text import TextRules
+if TYPE_CHECKING:
+    from lfvila_hf.corpus.building import BuildResult
+    from lfvila_hf.corpus.plan import BuildParameters
 
 PROGRAM = "lfvila-hf corpus"
 
@@ -54,7 +48,7 @@ def main(arguments: list[str]) -> int:
 def _add_build(commands: Any) -> None:
     parser = commands.add_parser(
         "build",
-        help="metadata and transcripts into long-form rows",
+        help="build long-form rows from metadata and transcripts",
         description="Join clips that follow each other in time into long videos, as LF-VILA-8M was made from "
         "HD-VILA-100M.",
     )
@@ -65,14 +59,13 @@ def _add_build(commands: Any) -> None:
     inputs.add_argument(
         "--clip-ids", nargs="+", default=[], metavar="PATH", help="published selection: take exactly these rows"
     )
-    add_build_options(parser, max_gap=JoinRules().max_gap)
+    add_build_options(parser, max_gap=1.0)
 
 
 def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
-    """The options that every way to a corpus shares."""
-    join, text, rest = JoinRules(), TextRules(), BuildParameters()
+    """Add the options that `build` and `from-subtitles` share."""
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="new or empty folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus")
     parser.add_argument("--strict", action="store_true", help="make any problem with the input an error")
     rows = parser.add_argument_group("long videos")
     rows.add_argument(
@@ -80,43 +73,55 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
         type=float,
         default=max_gap,
         metavar="S",
-        help="seconds between clips that count as contiguous; LF-VILA's own is not published (default: %(default)s)",
+        help="largest gap between contiguous clips, in seconds; LF-VILA's is not published (default: %(default)s)",
     )
     rows.add_argument(
         "--max-overlap",
         type=float,
-        default=join.max_overlap,
+        default=0.1,
         metavar="S",
-        help="tolerated overlap (default: %(default)s)",
+        help="tolerated overlap, in seconds (default: %(default)s)",
     )
     rows.add_argument(
         "--overlaps",
-        choices=OVERLAPS,
-        default=join.overlaps,
-        help="a clip that overlaps by more begins a new video, is left out, or is kept (default: %(default)s)",
+        choices=("split", "drop", "keep"),
+        default="split",
+        help="a clip that overlaps by more: begin a new video, leave it out, or keep it (default: %(default)s)",
     )
-    rows.add_argument("--min-clips", type=int, default=join.min_clips, metavar="N", help="fewest clips (default: 4)")
+    rows.add_argument("--min-clips", type=int, default=4, metavar="N", help="fewest clips (default: 4)")
     rows.add_argument("--max-clips", type=int, metavar="N", help="most clips; longer runs are cut evenly")
     rows.add_argument("--max-seconds", type=float, metavar="S", help="longest video")
     words = parser.add_argument_group("text")
-    words.add_argument("--min-words", type=int, default=text.min_words, metavar="N", help="of a clip (default: 1)")
-    words.add_argument("--max-words", type=int, default=text.max_words, metavar="N", help="of a clip (default: 512)")
+    words.add_argument("--min-words", type=int, default=1, metavar="N", help="of a clip (default: 1)")
+    words.add_argument("--max-words", type=int, default=512, metavar="N", help="of a clip (default: 512)")
     words.add_argument("--keep-sound-tags", action="store_true", help="keep [Music] and the like")
     words.add_argument(
         "--near-duplicates",
-        choices=NEAR_DUPLICATES,
-        default=rest.near_duplicates,
-        help="rows that nearly repeat another: mark them; also leave out those that leak between splits (default); "
-        "leave out all; do not look",
+        choices=("mark", "leaks", "drop", "off"),
+        default="leaks",
+        help="rows that nearly repeat another one: mark them; also leave out those that leak between splits (default); "
+        "leave out all; do not search",
     )
     words.add_argument(
-        "--similarity", type=float, default=rest.similarity, metavar="J", help="what counts as one (default: 0.8)"
+        "--similarity",
+        type=float,
+        default=0.8,
+        metavar="J",
+        help="Jaccard similarity of near-duplicates (default: 0.8)",
     )
     split = parser.add_argument_group("split and files")
-    split.add_argument("--validation", type=float, default=rest.validation, metavar="PART", help="(default: 0.005)")
-    split.add_argument("--test", type=float, default=rest.test, metavar="PART", help="(default: 0.005)")
-    split.add_argument("--split-seed", type=int, default=rest.split_seed, metavar="N", help="(default: 0)")
-    split.add_argument("--rows-per-file", type=int, default=rest.rows_per_file, metavar="N", help="(default: 20000)")
+    split.add_argument(
+        "--validation",
+        type=float,
+        default=0.005,
+        metavar="SHARE",
+        help="share of the videos (default: 0.005)",
+    )
+    split.add_argument(
+        "--test", type=float, default=0.005, metavar="SHARE", help="share of the videos (default: 0.005)"
+    )
+    split.add_argument("--split-seed", type=int, default=0, metavar="N", help="(default: 0)")
+    split.add_argument("--rows-per-file", type=int, default=20_000, metavar="N", help="(default: 20000)")
     machines = parser.add_argument_group("machines")
     machines.add_argument("--engine", choices=["local", "ray"], default="local", help="where tasks run")
     machines.add_argument("--workers", type=int, metavar="N", help="processes of the local engine (default: all cores)")
@@ -124,34 +129,31 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
 
 
 def build_parameters(options: argparse.Namespace) -> BuildParameters:
-    """What the options of `add_build_options` say.
+    """Return the parameters that the options of `add_build_options` state.
 
     Raises:
-        ValueError: For a value out of range.
+        ValueError: If a value is out of range.
     """
+    from lfvila_hf.corpus.contiguous_clips import JoinRules
+    from lfvila_hf.corpus.plan import BuildParameters
+    from lfvila_hf.corpus.text import TextRules
+
+    join, text = _stated(JoinRules, options), _stated(TextRules, options)
     return BuildParameters(
-        join=JoinRules(
-            max_gap=options.max_gap,
-            max_overlap=options.max_overlap,
-            overlaps=options.overlaps,
-            min_clips=options.min_clips,
-            max_clips=options.max_clips,
-            max_seconds=options.max_seconds,
-        ),
-        text=TextRules(
-            min_words=options.min_words, max_words=options.max_words, keep_sound_tags=options.keep_sound_tags
-        ),
-        validation=options.validation,
-        test=options.test,
-        split_seed=options.split_seed,
-        near_duplicates=options.near_duplicates,
-        similarity=options.similarity,
-        rows_per_file=options.rows_per_file,
+        **{**_stated(BuildParameters, options), "join": JoinRules(**join), "text": TextRules(**text)}
     )
 
 
+def _stated(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Pick the options that have the names of a dataclass's fields."""
+    return {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
+
+
 def run_build(options: argparse.Namespace) -> int:
-    """Build a corpus and print what came out."""
+    """Build a corpus and print a summary."""
+    from lfvila_hf.corpus.building import build_corpus
+    from lfvila_hf.corpus.engines import make_engine
+
     parameters = build_parameters(options)
     engine = make_engine(options.engine, options.workers, options.ray_address)
     try:
@@ -172,7 +174,7 @@ def run_build(options: argparse.Namespace) -> int:
 
 
 def print_build(result: BuildResult) -> None:
-    """A summary of a manifest for people."""
+    """Print a summary of a manifest."""
     manifest = result.manifest
     counts, source = manifest["counts"], manifest["source"]
     print(f"clips          {counts.get('metadata_clips', 0):,} in the metadata, {source['clips']:,} eligible")
@@ -196,51 +198,57 @@ def print_build(result: BuildResult) -> None:
 
 
 def _add_cut(commands: Any) -> None:
-    clip = CutParameters()
     parser = commands.add_parser(
         "cut",
-        help="source videos into the clip files of a corpus",
-        description="Cut videos into clips, exact to the frame, checked; a run that was stopped goes on.",
+        help="cut source videos into the clip files of a corpus",
+        description="Cut videos into clips, exact to the frame, and check them. Run it again to resume a stopped run.",
     )
     parser.set_defaults(run=run_cut)
-    parser.add_argument("corpus", metavar="CORPUS", help="folder of a corpus, or a metadata file to cut all clips of")
-    parser.add_argument("--videos", metavar="DIR", help="folder of the videos, named by their ids")
-    parser.add_argument("--sources", metavar="JSONL", help="or where each is: {video_id, path} per line")
-    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the clips, DIR/VIDEO/VIDEO.3.mp4")
-    parser.add_argument("--fps", default=clip.fps, help="frames per second, or a fraction (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=clip.height, help="pixels (default: %(default)s)")
-    parser.add_argument("--crf", type=int, default=clip.crf, help="quality of x264 (default: %(default)s)")
-    parser.add_argument("--preset", default=clip.preset, help="speed of x264 (default: %(default)s)")
     parser.add_argument(
-        "--gop-seconds", type=float, default=clip.gop_seconds, metavar="S", help="between key frames (default: 1)"
+        "corpus", metavar="CORPUS", help="folder of a corpus, or a metadata file of which all clips are cut"
+    )
+    parser.add_argument("--videos", metavar="DIR", help="folder of the videos, named by their ids")
+    parser.add_argument("--sources", metavar="JSONL", help="files of the videos, as one {video_id, path} per line")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the clips, DIR/VIDEO/VIDEO.3.mp4")
+    parser.add_argument("--fps", default="3", help="frames per second, or a fraction (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=240, help="pixels (default: %(default)s)")
+    parser.add_argument("--crf", type=int, default=23, help="x264 quality, 0 is lossless (default: %(default)s)")
+    parser.add_argument("--preset", default="veryfast", help="x264 preset (default: %(default)s)")
+    parser.add_argument(
+        "--gop-seconds",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds between key frames (default: 1)",
     )
     parser.add_argument(
-        "--max-seconds-per-video", type=float, default=clip.max_seconds, metavar="S", help="wall time (default: 3600)"
+        "--max-seconds-per-video",
+        dest="max_seconds",
+        type=float,
+        default=3600.0,
+        metavar="S",
+        help="time limit (default: 3600)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
-    parser.add_argument("--strict", action="store_true", help="end with an error where a clip could not be cut")
+    parser.add_argument("--strict", action="store_true", help="end with status 1 if a clip could not be cut")
 
 
 def run_cut(options: argparse.Namespace) -> int:
-    """Cut a corpus and print what was done.
+    """Cut a corpus and print a summary.
 
     Raises:
-        ValueError: With `--strict`, where a clip could not be cut.
+        ValueError: With `--strict`, if a clip could not be cut.
     """
-    parameters = CutParameters(
-        fps=options.fps,
-        height=options.height,
-        crf=options.crf,
-        preset=options.preset,
-        gop_seconds=options.gop_seconds,
-        max_seconds=options.max_seconds_per_video,
-    )
+    from lfvila_hf.corpus.cutting import CutParameters
+    from lfvila_hf.corpus.cutting_jobs import LEDGER, cut_corpus, source_finder, wishes_of_corpus, wishes_of_metadata
+
+    parameters = CutParameters(**_stated(CutParameters, options))
     wishes = wishes_of_corpus(options.corpus) if os.path.isdir(options.corpus) else wishes_of_metadata([options.corpus])
     finder = source_finder(options.videos, options.sources)
     summary = cut_corpus(options.output_dir, wishes, finder, parameters, options.workers)
     print(
         f"cut            {summary.cut:,} clips, {summary.frames:,} frames, {summary.bytes / 1e6:,.1f} MB in "
-        f"{summary.seconds:.1f} s; {summary.there:,} were there already"
+        f"{summary.seconds:.1f} s; {summary.there:,} were cut before"
     )
     if summary.failed:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.failures.most_common())
@@ -253,46 +261,46 @@ def run_cut(options: argparse.Namespace) -> int:
 # -- from-subtitles --------------------------------------------------------------------------------------------------
 
 SUBTITLE_GAP = 5.0
-"""Seconds between clips made of subtitles that count as contiguous: people pause, and speech is all that is timed."""
+"""Largest gap between contiguous clips made of subtitles, in seconds: only speech is timed, and people pause."""
 
 
 def _add_from_subtitles(commands: Any) -> None:
-    rules = SentenceRules()
     parser = commands.add_parser(
         "from-subtitles",
-        help="a folder of videos with subtitles into the same kind of corpus",
-        description="Make sentences of the subtitles (SubRip, WebVTT), clips of the sentences, and build a corpus.",
+        help="build a corpus from a folder of videos with subtitles",
+        description="Make clips of the sentences of subtitles (SubRip, WebVTT, SubStation Alpha), and build a corpus.",
     )
     parser.set_defaults(run=run_from_subtitles)
     parser.add_argument("videos", metavar="DIR", help="folder of the videos, with sub-folders")
     parser.add_argument("--subtitles", metavar="DIR", help="folder of the subtitles (default: beside the videos)")
-    parser.add_argument("--language", metavar="TAG", help="take NAME.TAG.vtt or NAME.TAG.srt")
+    parser.add_argument("--language", metavar="TAG", help="take NAME.TAG.vtt or NAME.TAG-*.vtt (.srt, .ass)")
     clips = parser.add_argument_group("clips")
-    clips.add_argument("--min-seconds", type=float, default=rules.min_seconds, metavar="S", help="(default: 5)")
-    clips.add_argument("--max-clip-seconds", type=float, default=rules.max_seconds, metavar="S", help="(default: 20)")
-    clips.add_argument("--max-clip-words", type=int, default=rules.max_words, metavar="N", help="(default: 40)")
+    clips.add_argument("--min-seconds", type=float, default=5.0, metavar="S", help="(default: 5)")
+    clips.add_argument("--max-clip-seconds", type=float, default=20.0, metavar="S", help="(default: 20)")
+    clips.add_argument("--max-clip-words", type=int, default=40, metavar="N", help="(default: 40)")
     clips.add_argument(
-        "--pause", type=float, default=rules.pause, metavar="S", help="silence that ends a sentence (default: 1.5)"
+        "--pause", type=float, default=1.5, metavar="S", help="silence that ends a sentence (default: 1.5)"
     )
     add_build_options(parser, max_gap=SUBTITLE_GAP)
 
 
 def run_from_subtitles(options: argparse.Namespace) -> int:
-    """Make metadata and transcripts of a folder, build a corpus of them, and print what came out."""
+    """Make metadata and transcripts of a folder, build a corpus of them, and print a summary."""
+    from lfvila_hf.corpus.building import build_into, find_inputs
+    from lfvila_hf.corpus.engines import make_engine
+    from lfvila_hf.corpus.from_subtitles import INPUT_KINDS, SentenceRules, write_source
+    from lfvila_hf.corpus.output_folders import new_corpus
+
     parameters = build_parameters(options)
     rules = SentenceRules(options.min_seconds, options.max_clip_seconds, options.max_clip_words, options.pause)
-    output = prepare_output(Path(options.output_dir), [], options.overwrite)
-    source = write_source(options.videos, output / "source", rules, options.subtitles, options.language, options.strict)
     engine = make_engine(options.engine, options.workers, options.ray_address)
     try:
-        result = build_corpus(
-            output,
-            metadata=[source.metadata],
-            transcripts=[source.transcripts],
-            parameters=parameters,
-            engine=engine,
-            strict=options.strict,
-        )
+        with new_corpus(Path(options.output_dir), options.overwrite) as folder:
+            source = write_source(
+                options.videos, folder.new / "source", rules, options.subtitles, options.language, options.strict
+            )
+            inputs = find_inputs([source.metadata], [source.transcripts])
+            result = build_into(folder, inputs, parameters=parameters, engine=engine, strict=options.strict)
     finally:
         engine.close()
     print(f"videos         {source.videos:,} with subtitles")
@@ -306,21 +314,21 @@ def run_from_subtitles(options: argparse.Namespace) -> int:
 
 
 def _add_stats(commands: Any) -> None:
-    parser = commands.add_parser("stats", help="what is in a corpus, beside the published figures")
+    parser = commands.add_parser("stats", help="count a corpus, beside the published figures")
     parser.set_defaults(run=run_stats)
     parser.add_argument("corpus", metavar="CORPUS", help="folder of a corpus")
-    parser.add_argument("--json", metavar="FILE", help="also write everything, histograms too, to this file")
-    parser.add_argument("--plots", metavar="DIR", help="also draw histograms into this folder (needs matplotlib)")
+    parser.add_argument("--json", metavar="FILE", help="also write all figures and histograms to this file")
+    parser.add_argument("--plots", metavar="DIR", help="also plot histograms into this folder (needs matplotlib)")
 
 
 def run_stats(options: argparse.Namespace) -> int:
-    """Count a corpus and print the table."""
+    """Count a corpus and print a table."""
+    from lfvila_hf.corpus.statistics import corpus_statistics, plot_statistics
+
     found = corpus_statistics(options.corpus)
     print(found.table())
     if options.json:
         Path(options.json).write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
     if options.plots:
-        from .statistics_plots import plot_statistics
-
         print(f"\nplots          {len(plot_statistics(found, options.plots))} files in {options.plots}")
     return 0

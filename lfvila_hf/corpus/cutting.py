@@ -1,28 +1,30 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""One source video into the clip files of its spans: few frames, small pictures, short groups of pictures.
+"""Cutting of one source video into the clip files of its spans: low frame rate, small frames, short GOPs.
 
-LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead"; the released
-cutter copies packets and so begins at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
-frame j is the one that is on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond,
-as some containers round). Seconds count from the container's start, as in `video_reading_lfvila`, and the frames are
-those of the package's reader: `decoding_plans` lists them, plans the seeks, leaves out what nothing refers to, and
-starts over with a dearer table where a file is not as it says.
+LF-VILA was trained on clips at 3 frames per second, "in order to reduce the data reading overhead". The released cutter
+copies packets, so its clips begin at whatever key frame is near. Here a clip is exact: for a span [s, e) at rate r its
+frame j is the one on screen at second `s + j / r`, for all `ceil((e - s) * r)` of them (to half a millisecond, because
+some containers round). Seconds count from the container's start, as in `video_reading_lfvila`. Frames come from the
+package's reader: `decoding_plans` lists them once for all clips, plans the seeks, skips what nothing refers to, and
+starts over with a full scan if a file is not as its tables say.
 
-A frame goes from the decoder through one scaling (YUV to YUV) straight into the encoders of the clips that want it, so
-memory is one encoder per clip that is open at that second. Each clip is then read again with the package's reader,
-every frame of it, before it gets its name.
+A frame goes from the decoder through one scaling (YUV to YUV) into the encoders of the clips that want it, so memory is
+one encoder per clip that is open at that second. Each clip is then read again with the package's reader, every frame of
+it, before it gets its name.
 
-The output is H.264, `yuv420p`, limited range, upright (a rotation is applied), without sound, a key frame every
-`gop_seconds` and no B-frames: to read a frame of it costs a seek and at most a group. One thread; a pool of processes
-(`cutting_jobs`) uses the cores.
+The output is H.264, `yuv420p`, limited range, upright (a rotation is applied), with square pixels, without sound, a key
+frame every `gop_seconds` and no B-frames: reading a frame costs a seek and at most one GOP. One thread; a pool of
+processes (`cutting_jobs`) uses the cores.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
-from collections.abc import Sequence
-from contextlib import closing
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -45,12 +47,14 @@ from lfvila_hf.video_sources_lfvila import (
 )
 
 FULL_RANGE = 2
-CLOCK_ERROR = Fraction(1, 2000)
-"""Seconds by which a frame may begin late and still count as on screen: containers with a clock of 1 ms round."""
+MAX_PIXEL_ASPECT = 10
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+LEAST_FREE_BYTES = 2**20
+"""Free bytes below which a clip that cannot be read again counts as a victim of a full disk."""
 
 
 class ClipWish(NamedTuple):
-    """A clip that is to be cut: its id, and its span in milliseconds."""
+    """A clip to cut: its id, and its span in milliseconds."""
 
     clip_id: str
     start: int
@@ -59,15 +63,15 @@ class ClipWish(NamedTuple):
 
 @dataclass(frozen=True)
 class CutParameters:
-    """What clip files are like.
+    """Parameters of clip files.
 
     Args:
         fps: Frames per second, as a fraction such as "3" or "30000/1001".
-        height: Height of the upright picture in pixels, even; the width follows, rounded to an even number.
+        height: Height of the upright picture in pixels, even. The width follows, rounded to an even number.
         crf: Quality of x264, 0 (lossless) to 51.
         preset: Speed of x264.
         gop_seconds: Seconds between key frames.
-        end_tolerance: Seconds by which a span may end after the video; the clip is then as much shorter.
+        end_tolerance: Seconds by which a span may end after the video; the clip is then shorter.
         max_seconds: Wall seconds that one source video may take.
     """
 
@@ -103,13 +107,13 @@ class CutParameters:
 
 
 class CutClip(NamedTuple):
-    """What became of one clip.
+    """Result of one clip.
 
     Attributes:
         clip_id: The clip.
-        frames: Frames in the file; 0 where there is none.
+        frames: Number of frames in the file; 0 without a file.
         bytes: Size of the file.
-        reason: Why there is no file; "" where there is one.
+        reason: Reason why there is no file; "" if there is one.
     """
 
     clip_id: str
@@ -129,26 +133,28 @@ def cut_video(
 
     Args:
         source: The video file.
-        wishes: Its clips; their ids must be plain file names.
-        folder: Where the clip files go; must exist.
-        parameters: What they are like.
-        unfinished: Where files are written before they are checked, on the same file system; `folder` by default.
+        wishes: Its clips; their ids must be file names.
+        folder: Folder of the clip files; must exist.
+        parameters: Parameters of the clip files.
+        unfinished: Folder of files that are not checked yet, on the same file system. Defaults to `folder`.
 
     Returns:
-        One result per wish, in order. A clip whose span the video does not have is a result with a reason.
+        One result per wish, in order. A clip whose span lies outside the video, or in which the size of the picture
+        changes, is a result with a reason.
 
     Raises:
-        LFVilaVideoError: Where the video cannot be used at all.
-        ImportError: Without PyAV.
+        LFVilaVideoError: If the video cannot be used at all.
+        OSError: If a clip cannot be written, as on a full disk.
+        ImportError: If PyAV is not installed.
     """
     require_av()
     limits = VideoLimits(max_seconds=parameters.max_seconds, max_output_bytes=None)
     opened = VideoSource(source, limits)
     cutter = _ClipCutter(opened.name, limits, wishes, unfinished or folder, parameters)
     try:
-        with closing(decoding_plans(opened, Deadline(opened.name, limits.max_seconds))) as plans:
+        with contextlib.closing(decoding_plans(opened, Deadline(opened.name, limits.max_seconds))) as plans:
             for plan in plans:
-                indices = cutter.choose(plan.table)
+                indices = cutter.choose(plan.table, plan.session.stream.sample_aspect_ratio)
                 if not indices:
                     break
                 try:
@@ -168,7 +174,7 @@ def cut_video(
 
 
 def frame_times(wish: ClipWish, rate: Fraction, end: Fraction | None = None) -> list[Fraction]:
-    """The second of every frame of a clip; those at or after `end` left out."""
+    """Compute the second of every frame of a clip before `end`."""
     start = Fraction(wish.start, 1000)
     count = math.ceil((Fraction(wish.end, 1000) - start) * rate)
     times = [start + number / rate for number in range(count)]
@@ -176,16 +182,16 @@ def frame_times(wish: ClipWish, rate: Fraction, end: Fraction | None = None) -> 
 
 
 def check_clip(path: Path, frames: int, size: tuple[int, int], rate: Fraction) -> None:
-    """Read a clip file with the package's reader, every frame.
+    """Check a clip file by reading every frame with the package's reader.
 
     Args:
         path: The file.
-        frames: How many there must be.
-        size: Height and width.
-        rate: Frames per second.
+        frames: Expected number of frames.
+        size: Expected height and width.
+        rate: Expected frames per second.
 
     Raises:
-        LFVilaVideoError: Where it is not as it must be.
+        LFVilaVideoError: If it differs.
     """
     read = read_frames(path, transform=lambda picture: torch.tensor(picture.shape[1:]))
     if len(read) != frames:
@@ -198,7 +204,7 @@ def check_clip(path: Path, frames: int, size: tuple[int, int], rate: Fraction) -
 
 
 class _ClipCutter:
-    """Takes the frames as they are decoded and writes each into the clips that want it."""
+    """Writer of decoded frames into the clips that want them."""
 
     def __init__(
         self, source: str, limits: VideoLimits, wishes: Sequence[ClipWish], unfinished: Path, parameters: CutParameters
@@ -214,11 +220,21 @@ class _ClipCutter:
         self.jobs: list[_Job] = []
         self.reasons: dict[str, str] = {}
         self._wanted: dict[int, list[_Job]] = {}
+        self._pixel_aspect = Fraction(1)
 
-    def choose(self, table: FrameTable) -> list[int]:
-        """The frames that any clip wants. Called anew where the decoder starts over with another table."""
+    def choose(self, table: FrameTable, pixel_aspect: Fraction | None = None) -> list[int]:
+        """Choose the frames that any clip wants. Called again if the decoder starts over with another table.
+
+        Args:
+            table: All frames.
+            pixel_aspect: Width of a stored pixel over its height. Defaults to 1; absurd values count as 1.
+        """
         self.abandon()
         self.reasons, self._wanted = {}, {}
+        self._pixel_aspect = (
+            pixel_aspect if pixel_aspect and 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT else Fraction(1)
+        )
+        self._table = table
         end = table.end * table.time_base - table.second_zero
         for wish in self.wishes:
             if Fraction(wish.end, 1000) > end + Fraction(self.parameters.end_tolerance):
@@ -230,38 +246,54 @@ class _ClipCutter:
             if not times:
                 self.reasons[wish.clip_id] = f"beyond_file: it begins at {wish.start / 1000:g} s, where the video ends"
                 continue
-            job = _Job(wish, self.unfinished, self.parameters, _indices(table, times))
+            job = _Job(wish, self.unfinished, self.parameters, np.array([table.index_at(time) for time in times]))
             self.jobs.append(job)
             for index in np.unique(job.indices).tolist():
                 self._wanted.setdefault(index, []).append(job)
         return sorted(self._wanted)
 
     def write(self, frame: Any, index: int) -> None:
-        """Give a wanted frame to its clips. Frames come in the order of time, each once."""
+        """Write a wanted frame into its clips. Frames come in order of time, each once."""
         check_picture_size(self.source, frame.height, frame.width, self.limits)
         with video_errors(self.source):
             scaled = self._scaled(frame)
-            for job in self._wanted[index]:
+        size = (scaled.height, scaled.width)
+        for job in self._wanted[index]:
+            if job.wish.clip_id in self.reasons:
+                continue
+            if job.size not in (None, size):
+                # The other clips of the video are fine, so only this one is given up.
+                second = self._table.seconds(index)
+                self.reasons[job.wish.clip_id] = (
+                    f"size_changes: the picture of {self.source} becomes {frame.width} x {frame.height} at {second:g} s"
+                )
+                job.discard()
+                continue
+            with _output_errors(job.path):
                 job.write(scaled, index)
 
     def finish(self) -> None:
         """Close and check every clip."""
         for job in self.jobs:
+            if job.wish.clip_id in self.reasons:
+                continue
             try:
-                job.close()
-                check_clip(job.path, len(job.indices), job.size, self.parameters.rate)
+                with _output_errors(job.path):
+                    job.close()
+                check_clip(job.path, len(job.indices), job.size or (0, 0), self.parameters.rate)
             except LFVilaVideoError as error:
+                _check_space(job.path)
                 self.reasons[job.wish.clip_id] = f"bad_output: {error.reason}"
                 job.discard()
 
     def abandon(self) -> None:
-        """Throw away what was written so far."""
+        """Delete the files written so far."""
         for job in self.jobs:
             job.discard()
         self.jobs = []
 
     def result(self, wish: ClipWish, folder: Path) -> CutClip:
-        """Give a clip its name, and say what became of it."""
+        """Give a clip its name, and return its result."""
         if wish.clip_id in self.reasons:
             return CutClip(wish.clip_id, 0, 0, self.reasons[wish.clip_id])
         job = next(job for job in self.jobs if job.wish == wish)
@@ -270,10 +302,11 @@ class _ClipCutter:
         return CutClip(wish.clip_id, len(job.indices), os.path.getsize(folder / wish.clip_id), "")
 
     def _scaled(self, frame: Any) -> Any:
-        """A frame upright, in the size and format of the clips."""
+        """Convert a frame to the size and format of the clips, upright."""
         rotation, mirrored = display_orientation(frame)
         quarter_turns = round(rotation / 90) % 4
-        height, width = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
+        shown = frame.width * self._pixel_aspect  # in square pixels
+        height, width = (shown, frame.height) if quarter_turns % 2 else (frame.height, shown)
         target = self.parameters.height
         size = (target, max(2, round(width * target / height / 2) * 2))
         full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
@@ -298,13 +331,13 @@ class _ClipCutter:
 
 
 class _Job:
-    """One clip file on its way.
+    """One clip file being written.
 
     Args:
         wish: The clip.
-        folder: Where to write.
-        parameters: What it is like.
-        indices: Number of the source frame of each of its frames, ascending.
+        folder: Folder to write to.
+        parameters: Parameters of the file.
+        indices: Index of the source frame of each of its frames, ascending.
     """
 
     def __init__(self, wish: ClipWish, folder: Path, parameters: CutParameters, indices: np.ndarray) -> None:
@@ -312,18 +345,15 @@ class _Job:
         self.indices = indices
         self.path = folder / f"{os.getpid()}.{wish.clip_id}"
         self.parameters = parameters
-        self.size = (0, 0)
+        self.size: tuple[int, int] | None = None
         self._container: Any = None
         self._stream: Any = None
         self._written = 0
 
     def write(self, frame: Any, index: int) -> None:
-        """Encode a frame as often as it is on screen at a time of the clip; close after the last."""
+        """Encode a frame for every time of the clip at which it is on screen; close after the last."""
         if self._container is None:
             self._open(frame)
-        if self.size != (frame.height, frame.width):
-            reason = f"the picture size changes to {frame.width} x {frame.height} inside {self.wish.clip_id}"
-            raise LFVilaVideoError(self.wish.clip_id, reason)
         while self._written < len(self.indices) and self.indices[self._written] == index:
             frame.pts, frame.time_base = self._written, 1 / self.parameters.rate
             self._container.mux(self._stream.encode(frame))
@@ -341,7 +371,8 @@ class _Job:
     def discard(self) -> None:
         """Close and delete the file."""
         if self._container is not None:
-            self._container.close()
+            with contextlib.suppress(OSError):  # the end of a file that nobody wants, perhaps on a full disk
+                self._container.close()
             self._container = self._stream = None
         self.path.unlink(missing_ok=True)
 
@@ -361,7 +392,23 @@ class _Job:
         self._stream.codec_context.thread_count = 1
 
 
-def _indices(table: FrameTable, times: Sequence[Fraction]) -> np.ndarray:
-    """The frame on screen at each second."""
-    ticks = np.array([(table.second_zero + time + CLOCK_ERROR) // table.time_base for time in times], dtype=np.int64)
-    return np.maximum(np.searchsorted(table.pts, ticks, side="right") - 1, 0)
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Tell a full disk, which ends the run, from a clip that cannot be encoded."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if error.errno in FULL_DISK:
+            raise _no_space(path, error.errno) from error
+        _check_space(path)
+        raise LFVilaVideoError(str(path), f"it cannot be encoded: {error.strerror}") from error
+
+
+def _check_space(path: Path) -> None:
+    """Raise the error of a full disk if there is hardly any space left: a muxer may hide it."""
+    if shutil.disk_usage(path.parent).free < LEAST_FREE_BYTES:
+        raise _no_space(path, errno.ENOSPC)
+
+
+def _no_space(path: Path, number: int) -> OSError:
+    return OSError(number, f"{os.strerror(number)}: free some and run it again to resume", str(path))

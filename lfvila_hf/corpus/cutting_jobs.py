@@ -1,21 +1,22 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`cut_corpus`: all videos of a corpus into clip files, in parallel, to be stopped and gone on with at any time.
+"""Cutting of all videos of a corpus into clip files, in parallel; a stopped run is resumed by running it again.
 
     OUTPUT/
-      VIDEO/VIDEO.3.mp4          clip files, where `data.annotations.load_pretraining` looks for them
-      ledger.jsonl               one line per video that was worked on: what was cut, what failed and why
-      cut_parameters.json        what the clips are like; going on with other parameters is an error
+      VIDEO/VIDEO.3.mp4          clip files, at the paths that `data.annotations.load_pretraining` expects
+      ledger.jsonl               one line per video that was worked on: clips cut, clips failed, reasons
+      cut_parameters.json        parameters of the clips; resuming with other parameters is an error
 
-A clip file has its name only after it was read again and found right (`cutting`), so a file that is there is done, and
-going on costs one look at the file system per clip. A video that kills its worker (a crash in a decoder) is found by
+A clip file has its name only after it was read again and found right (`cutting`). So a file that exists is done, and
+resuming costs one look at the file system per clip. A video that kills its worker (a crash in a decoder) is found by
 running the videos that were under way one by one, recorded, and left out. Failures are tried again by the next run.
 
-Memory: the videos that are under way, and nothing that grows with the corpus.
+Memory: the videos that are under way; nothing grows with the corpus.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -27,22 +28,22 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lfvila_hf.data.annotations import AnnotationError, read_json_lines, resolve_video
 from lfvila_hf.video_sources_lfvila import LFVilaVideoError
 
 from .cutting import ClipWish, CutClip, CutParameters, cut_video
 from .engines import default_workers, worker_context
-from .inputs import find_files
-from .records import RecordProblem, checked_video_id, read_video, video_of_clip
+from .inputs import RecordProblem, checked_video_id, find_files, parse_json_line, read_lines, read_video, video_of_clip
+from .output_folders import LOCK, locked, read_rows
 
 LEDGER, PARAMETERS, UNFINISHED = "ledger.jsonl", "cut_parameters.json", ".unfinished"
 
 
 @dataclass(frozen=True)
 class VideoWish:
-    """The clips wanted of one video."""
+    """The clips to cut from one video."""
 
     video_id: str
     clips: tuple[ClipWish, ...]
@@ -50,15 +51,15 @@ class VideoWish:
 
 @dataclass
 class CutSummary:
-    """What a run did.
+    """Summary of a run.
 
     Attributes:
-        cut: Clips cut.
-        there: Clips that were there already.
-        failed: Clips that could not be cut.
-        frames: Frames in the clips cut.
-        bytes: Bytes of the clips cut.
-        failures: Failed clips by kind.
+        cut: Number of clips cut.
+        there: Number of clips of earlier runs.
+        failed: Number of clips that could not be cut.
+        frames: Number of frames in the clips cut.
+        bytes: Size of the clips cut.
+        failures: Number of failed clips by kind.
         seconds: Wall seconds.
     """
 
@@ -73,7 +74,7 @@ class CutSummary:
 
 @dataclass(frozen=True)
 class _Task:
-    """One video for a worker. `source` is its file, or `None` with the reason why there is none."""
+    """Task of a worker: one video. `source` is its file, or `None` with a reason."""
 
     wish: VideoWish
     source: str | None
@@ -93,43 +94,46 @@ def cut_corpus(
 
     Args:
         output: Folder of the clips; a new one, or one of an earlier run with the same parameters.
-        videos: What to cut; read as it is needed.
-        find_source: From a video id to the file; raises `ValueError` where there is none.
-        parameters: What the clips are like.
-        workers: Processes; 1 works in this one. Default: the number of cores.
+        videos: Clips by video; read lazily.
+        find_source: Maps a video id to its file; raises `ValueError` if there is none.
+        parameters: Parameters of the clip files. Defaults to `CutParameters()`.
+        workers: Number of processes; 1 works in this one. Defaults to the number of cores.
 
     Returns:
-        What was done. Failures are in the ledger, and no reason to stop.
+        Summary. Failures are in the ledger, and do not stop the run.
 
     Raises:
-        ValueError: For another run's folder with other parameters, or another thing in place of the folder.
+        ValueError: If the folder is of a run with other parameters, holds other things, or another run writes to it.
+        OSError: If a file cannot be written, as on a full disk. What is cut stays; run it again to resume.
     """
     parameters = parameters or CutParameters()
     workers = default_workers() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    folder = _prepare(Path(output), parameters)
+    folder = _made_folder(Path(output))
     summary = CutSummary(0, 0, 0, 0, 0, Counter(), 0.0)
     start = time.perf_counter()
     tasks = _open_tasks(videos, folder, find_source, parameters, summary)
-    try:
-        with (folder / LEDGER).open("a", encoding="utf-8") as ledger:
-            for task, clips in run_tasks(cut_task, tasks, workers, _crashed):
-                _record(ledger, task, clips, summary)
-    finally:
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    with locked(folder):
+        _check_parameters(folder, parameters)
+        try:
+            with _open_ledger(folder / LEDGER) as ledger:
+                for task, clips in run_tasks(cut_task, tasks, workers, _crashed):
+                    _record(ledger, task, clips, summary)
+        finally:
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     summary.seconds = time.perf_counter() - start
     return summary
 
 
 def cut_task(task: _Task) -> list[CutClip]:
-    """Cut one video; what cannot be cut is a result too."""
+    """Cut one video; a clip that cannot be cut is a result too."""
     if task.source is None:
         return _all_failed(task, task.reason)
     output = Path(task.output)
     folder = output / task.wish.video_id
-    if folder.is_symlink():
-        return _all_failed(task, f"bad_folder: {folder} is a link")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return _all_failed(task, f"bad_folder: {folder} is a {'link' if folder.is_symlink() else 'file'}")
     unfinished = output / UNFINISHED
     unfinished.mkdir(exist_ok=True)
     folder.mkdir(exist_ok=True)
@@ -151,8 +155,8 @@ def run_tasks(
     Args:
         function: Importable by name, as are its arguments.
         tasks: Read a few ahead of the workers.
-        workers: Processes; with 1 it runs here.
-        crashed: The answer for a task that killed its process.
+        workers: Number of processes; 1 works in this one.
+        crashed: Makes the answer for a task that killed its process.
 
     Yields:
         Task and answer, in the order of completion.
@@ -190,24 +194,13 @@ def run_tasks(
 
 
 def wishes_of_corpus(corpus: str | os.PathLike[str]) -> Iterator[VideoWish]:
-    """The clips of a built corpus, video by video.
+    """Yield the clips of a built corpus, video by video.
 
     Raises:
-        ValueError: Where there is no corpus, or an id in it is no plain file name.
+        ValueError: If there is no corpus, a file of it is damaged, or an id in it is no file name.
     """
-    import pyarrow.parquet as parquet
-
-    files = sorted((Path(corpus) / "data").glob("*.parquet"))
-    if not files:
-        raise ValueError(f"there is no corpus in {os.fspath(corpus)}: expected Parquet files in its folder data")
-    columns = ["video_id", "clip_ids", "starts", "ends"]
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for path in files:
-            for batch in parquet.ParquetFile(path).iter_batches(1000, columns=columns):
-                yield from batch.to_pylist()
-
-    for video_id, group in groupby(rows(), key=lambda row: row["video_id"]):
+    rows = (row for _, row in read_rows(corpus, ("video_id", "clip_ids", "starts", "ends")))
+    for video_id, group in groupby(rows, key=lambda row: row["video_id"]):
         clips: dict[str, ClipWish] = {}
         for row in group:
             for clip_id, start, end in zip(row["clip_ids"], row["starts"], row["ends"], strict=True):
@@ -216,15 +209,15 @@ def wishes_of_corpus(corpus: str | os.PathLike[str]) -> Iterator[VideoWish]:
 
 
 def wishes_of_metadata(metadata: Sequence[str | os.PathLike[str]]) -> Iterator[VideoWish]:
-    """All clips of HD-VILA-100M metadata, row by row; rows and spans of no use are errors here.
+    """Yield all clips of HD-VILA-100M metadata, row by row.
 
     Raises:
-        ValueError: For the first of them, with its place.
+        ValueError: For the first row or span that cannot be used, with its place.
     """
     for path in find_files(metadata):
-        for place, value in read_json_lines(path):
+        for place, line in read_lines(path):
             try:
-                video, problems = read_video(value)
+                video, problems = read_video(parse_json_line(line))
             except RecordProblem as problem:
                 raise ValueError(f"{place}: {problem}") from None
             if problems:
@@ -235,19 +228,19 @@ def wishes_of_metadata(metadata: Sequence[str | os.PathLike[str]]) -> Iterator[V
 def source_finder(
     root: str | os.PathLike[str] | None = None, sources: str | os.PathLike[str] | None = None
 ) -> Callable[[str], str]:
-    """How a video id becomes a file.
+    """Return a function from a video id to its file.
 
     Args:
-        root: Folder with files named by the id (any known ending).
+        root: Folder of files named by the id (any known ending).
         sources: JSON lines `{"video_id": ..., "path": ...}`, as `from-subtitles` writes them; relative paths are
             relative to `root`, else to that file's folder.
 
     Raises:
-        ValueError: Where neither is given, or `sources` is not as it must be.
+        ValueError: If neither is given, or `sources` has another layout.
     """
     if sources is None:
         if root is None:
-            raise ValueError("where the videos are must be said: a folder, or a list of sources")
+            raise ValueError("no videos were given: pass --videos FOLDER, or --sources JSONL")
         return lambda video_id: resolve_video(os.fspath(root), video_id, video_id)
     base = Path(root) if root is not None else Path(sources).parent
     known: dict[str, str] = {}
@@ -265,18 +258,20 @@ def source_finder(
 
 
 def read_ledger(output: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """The last line of the ledger about each video; a line that a stopped run left unfinished is passed over."""
+    """Read the last line of the ledger about each video; a last line that a stopped run cut off is ignored.
+
+    Raises:
+        ValueError: If another line is damaged, with file and line.
+    """
     latest: dict[str, dict[str, Any]] = {}
-    lines = (Path(output) / LEDGER).read_bytes().split(b"\n")
-    for number, line in enumerate(lines):
+    path = Path(output) / LEDGER
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
         try:
-            row = json.loads(line) if line else None
-        except ValueError:
-            if number == len(lines) - 1:
-                break
-            continue
-        if row:
+            row = json.loads(line)
             latest[row["video_id"]] = row
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{path}:{number}: damaged line, expected a JSON object with video_id") from None
     return latest
 
 
@@ -287,7 +282,7 @@ def _open_tasks(
     parameters: CutParameters,
     summary: CutSummary,
 ) -> Iterator[_Task]:
-    """What is still to do of each video."""
+    """Yield the clips of each video that are not cut yet."""
     for wish in videos:
         missing = tuple(clip for clip in wish.clips if not (folder / wish.video_id / clip.clip_id).is_file())
         summary.there += len(wish.clips) - len(missing)
@@ -329,7 +324,7 @@ def _crashed(task: _Task) -> list[CutClip]:
 
 
 def _checked(video_id: str, clips: Iterable[ClipWish]) -> VideoWish:
-    """A wish whose ids can become file names."""
+    """Check that the ids of a video can become file names."""
     try:
         checked_video_id(video_id)
         for clip in clips:
@@ -342,24 +337,48 @@ def _checked(video_id: str, clips: Iterable[ClipWish]) -> VideoWish:
     return VideoWish(video_id, tuple(clips))
 
 
-def _prepare(output: Path, parameters: CutParameters) -> Path:
-    """Make the folder, or make sure that an earlier run's has the same parameters."""
+def _made_folder(output: Path) -> Path:
+    """Make the output folder, or check that an earlier run made it."""
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file, a folder was expected")
+        raise ValueError(f"{output} is a file. Give a folder.")
     output.mkdir(parents=True, exist_ok=True)
+    if not (output / PARAMETERS).exists() and any(path.name != LOCK for path in output.iterdir()):
+        raise ValueError(f"{output} holds other things: give a new or empty folder")
+    return output
+
+
+def _check_parameters(output: Path, parameters: CutParameters) -> None:
+    """Write the parameters of the clips, or check that an earlier run had the same."""
     path = output / PARAMETERS
     wanted = {name: value for name, value in asdict(parameters).items() if name != "max_seconds"}
-    if path.exists():
+    if not path.exists():
+        temporary = path.with_name(f".{PARAMETERS}")
+        temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        if there != wanted:
-            changed = sorted(name for name in wanted if there.get(name) != wanted[name])
-            raise ValueError(
-                f"the clips in {output} were cut with {changed[0]}={there.get(changed[0])!r}, not "
-                f"{wanted[changed[0]]!r}: give a new folder"
-            )
-    elif any(output.iterdir()):
-        raise ValueError(f"{output} holds other things: give a new or empty folder")
-    else:
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        changed = sorted(name for name in wanted if there.get(name) != wanted[name])
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is damaged: give a new folder") from None
+    if changed:
+        raise ValueError(
+            f"the clips in {output} were cut with {changed[0]}={there.get(changed[0])!r}, not "
+            f"{wanted[changed[0]]!r}: give a new folder"
+        )
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-    return output
+
+
+def _open_ledger(path: Path) -> TextIO:
+    """Open the ledger to append to it; a last line that a stopped run cut off is removed."""
+    file = path.open("a+b")
+    size = file.tell()
+    while size > 0:
+        start = max(size - 4096, 0)
+        file.seek(start)
+        newline = file.read(size - start).rfind(b"\n")
+        if newline >= 0:
+            size = start + newline + 1
+            break
+        size = start
+    file.truncate(size)
+    return io.TextIOWrapper(file, encoding="utf-8")

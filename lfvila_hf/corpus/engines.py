@@ -1,13 +1,12 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Where the tasks of a stage run: in this process, in several of this machine, or on a Ray cluster.
+"""Engines that run the tasks of a stage: in this process, in several of this machine, or on a Ray cluster.
 
-An engine is one function: run `function(plan, item)` for every item, answers in the order of the items. The functions
-are those of `stages` and `writing`; they exchange data through files, so what a build writes cannot depend on the
-engine. Worker processes are started by a fork server that has imported the stages and nothing else runs in, so they
-share the memory of those imports.
+An engine runs `function(plan, item)` for every item and returns the results in the order of the items. The functions
+are those of `stages`. They exchange data through files, so the output cannot depend on the engine. Worker processes
+are started by a fork server that has imported the stages, so they share the memory of those imports.
 
-With Ray, each stage is a Ray Data set of task numbers and a `map` over it, so that Ray places, retries and balances
-tasks; the folder of the corpus must be on a file system that all nodes share (the one that the corpus is wanted on).
+With Ray, each stage is a `map` over a Ray Data set of task numbers: Ray places, retries and balances tasks. The folder
+of the corpus must be on a file system that all nodes share.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ TaskFunction = Callable[[Any, Any], Any]
 
 
 class Engine(Protocol):
-    """Runs the tasks of a stage."""
+    """Interface of an engine."""
 
     name: str
 
@@ -33,21 +32,21 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release processes and connections."""
         ...
 
 
 class LocalEngine:
-    """Tasks in processes of this machine.
+    """Engine that runs tasks in processes of this machine.
 
     Args:
-        workers: Processes; 1 runs everything in this one. Default: the number of cores.
-        preload: Modules that the fork server imports before it makes workers.
+        workers: Number of processes; 1 runs everything in this one. Defaults to the number of cores.
+        preload: Modules that the fork server imports before it starts workers.
     """
 
     name = "local"
 
-    def __init__(self, workers: int | None = None, preload: Sequence[str] = ("lfvila_hf.corpus.writing",)) -> None:
+    def __init__(self, workers: int | None = None, preload: Sequence[str] = ("lfvila_hf.corpus.stages",)) -> None:
         self.workers = default_workers() if workers is None else workers
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
@@ -55,10 +54,10 @@ class LocalEngine:
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, function: TaskFunction, plan: Any, items: Sequence[Any]) -> Iterator[Any]:
-        """Yield the answers in order.
+        """Yield the results in order.
 
         Raises:
-            ValueError: A worker died, as it does where memory runs out.
+            ValueError: If a worker died, as it does when memory runs out.
         """
         if self.workers == 1:
             for item in items:
@@ -69,7 +68,7 @@ class LocalEngine:
         except BrokenProcessPool as error:
             self._pool = None
             raise ValueError(
-                f"a worker of the stage {function.__name__} died, perhaps for want of memory: use fewer than "
+                f"a worker of the stage {function.__name__} died, perhaps out of memory: use fewer than "
                 f"{self.workers} workers"
             ) from error
 
@@ -86,14 +85,14 @@ class LocalEngine:
 
 
 class RayEngine:
-    """Tasks on the nodes of a Ray cluster, through Ray Data.
+    """Engine that runs tasks on the nodes of a Ray cluster, through Ray Data.
 
     Args:
-        address: Address of a running cluster; by default the one that this process is connected to or that the
-            environment names, else one is started on this machine.
+        address: Address of a running cluster. Defaults to the cluster that this process is connected to or that the
+            environment names; else one is started on this machine.
 
     Raises:
-        ImportError: Where Ray is not installed.
+        ImportError: If Ray is not installed.
     """
 
     name = "ray"
@@ -111,7 +110,7 @@ class RayEngine:
         ray.data.DataContext.get_current().enable_progress_bars = False
 
     def run(self, function: TaskFunction, plan: Any, items: Sequence[Any]) -> Iterator[Any]:
-        """Yield the answers in order; each item is a block of its own, so that every task can go to another node."""
+        """Yield the results in order. Each item is one block, so that every task can go to another node."""
         if not items:
             return
         shared = self._ray.put(plan)
@@ -130,16 +129,17 @@ class RayEngine:
             yield json.loads(answers[place])
 
     def close(self) -> None:
-        """Leave the cluster, where this object joined it."""
+        """Leave the cluster if this object joined it."""
         if self._started:
             self._ray.shutdown()
 
 
 def make_engine(name: str, workers: int | None = None, address: str | None = None) -> Engine:
-    """The engine of a name, "local" or "ray".
+    """Return the engine of a name, `"local"` or `"ray"`.
 
     Raises:
-        ValueError: For another name.
+        ValueError: If the name is another.
+        ImportError: If Ray is not installed.
     """
     if name == "local":
         return LocalEngine(workers)
@@ -149,12 +149,12 @@ def make_engine(name: str, workers: int | None = None, address: str | None = Non
 
 
 def default_workers() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_context(preload: Sequence[str]) -> Any:
-    """How worker processes are started: from a fork server where there is one, never by forking this process."""
+    """Return the start method of workers: a fork server if the system has one; this process is never forked."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

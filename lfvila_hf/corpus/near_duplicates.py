@@ -1,30 +1,31 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Paragraphs that say nearly the same, found without comparing each with every other.
+"""Near-duplicate paragraphs, found without comparing each with every other.
 
-Two paragraphs are near-duplicates where the sets of their word 5-grams have a Jaccard similarity of at least a
-threshold. Each paragraph gets 128 min-hashes (Broder 1997), whose share of equal values estimates that similarity with
-a standard error of at most 0.045. 21 bands of 6 of them are hashed; paragraphs that agree in a band are candidates (at
-a similarity of 0.8 with a probability of 0.998), and candidates are compared by all 128.
+Two paragraphs are near-duplicates if the sets of their word 5-grams have a Jaccard similarity of at least a threshold.
+Each paragraph gets 128 min-hashes (Broder 1997; computed by rensa), whose share of equal values estimates that
+similarity with a standard error of at most 0.045. 21 bands of 6 of them are hashed; paragraphs that agree in a band are
+candidates (at a similarity of 0.8 with a probability of 0.998), and candidates are compared by all 128.
 
 Rows have a rank by split (test, validation, training) and within it by place. In a bucket every row is compared with
-the `PARTNERS` first rows of the bucket, so that boilerplate which thousands of rows share costs linear time. What is
-kept of a row is its first near-duplicate: a row without one is unlike every row before it (of those compared).
+the `PARTNERS` first rows of the bucket, so that boilerplate of thousands of rows costs linear time. What is kept of a
+row is its first near-duplicate: a row without one is unlike every row before it (of those compared).
 
-Everything is a function of the text and of constants in this file: no order, no seed, no library's random numbers.
-Memory: the band records of one range of band hashes, and memory-mapped signatures.
+The LSH indexes of libraries hold all rows of a corpus in memory. Here bands are sorted into ranges of their hash, and a
+range is a task: memory is the band records of one range, and memory-mapped signatures. Everything is a function of the
+text and of constants: no order, no random seed.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import numpy as np
 
 SHINGLE_WORDS = 5
 HASHES = 128
+SEED = 20_221_012
 BANDS = 21
 BAND_ROWS = 6
 PARTNERS = 32
@@ -32,63 +33,72 @@ PARTNERS = 32
 BAND_DTYPE = np.dtype([("hash", "<u8"), ("row", "<u8")])
 """A band of a row: the hash of its values, and the row as `row_number` gives it."""
 PAIR_DTYPE = np.dtype([("row", "<u8"), ("first", "<u8"), ("similarity", "<f4")])
-"""A row, the first row that it nearly repeats, and how similar they are."""
+"""A row, the first row that it nearly repeats, and their similarity."""
 
 _BUCKET_BITS, _INDEX_BITS = 30, 32
 _WORD = re.compile(r"\w+")
 
 
+def require_rensa() -> ModuleType:
+    """Import rensa.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import rensa
+    except ImportError as error:
+        advice = "pip install 'lfvila_hf[corpus]', or turn the search off with near_duplicates=\"off\""
+        raise ImportError(f"the search for near-duplicates needs rensa: {advice}") from error
+    return rensa
+
+
+def row_number(rank: int, bucket: int, index: int) -> int:
+    """Number a row of the corpus, in the order of rank, partition and place in the partition."""
+    if bucket >= 1 << _BUCKET_BITS or index >= 1 << _INDEX_BITS:
+        raise ValueError(
+            f"partition {bucket} or row {index} does not fit into a row number: use more, smaller partitions"
+        )
+    return (rank << (_BUCKET_BITS + _INDEX_BITS)) | (bucket << _INDEX_BITS) | index
+
+
+def row_place(number: int) -> tuple[int, int, int]:
+    """Return rank, partition and place of a row number."""
+    mask = (1 << _INDEX_BITS) - 1
+    return number >> (_BUCKET_BITS + _INDEX_BITS), (number >> _INDEX_BITS) & ((1 << _BUCKET_BITS) - 1), number & mask
+
+
+def signatures(texts: Sequence[str]) -> np.ndarray:
+    """Compute the min-hashes `(n, 128)` uint32 of paragraphs; case and punctuation do not count."""
+    digests = require_rensa().RMinHash.digests_from_token_sets
+    found = np.empty((len(texts), HASHES), dtype=np.uint32)
+    for start in range(0, len(texts), 64):  # the 5-grams of all paragraphs at once are many times their text
+        found[start : start + 64] = digests([shingles(text) for text in texts[start : start + 64]], HASHES, SEED)
+    return found
+
+
+def shingles(text: str) -> list[str]:
+    """List the word 5-grams of a paragraph; of fewer than five words, all of them as one."""
+    words = _WORD.findall(text.lower()) or [text]
+    length = min(SHINGLE_WORDS, len(words))
+    grams = [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
+    return [gram.encode("utf-8", "replace").decode() for gram in grams]  # halves of surrogate pairs
+
+
+def estimated_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Estimate the Jaccard similarity of signatures `(..., 128)` as the share of equal min-hashes."""
+    return (first == second).mean(axis=-1)
+
+
 def _mixed(numbers: np.ndarray) -> np.ndarray:
-    """Each 64-bit number scattered (the finaliser of splitmix64)."""
+    """Scatter 64-bit numbers (the finaliser of splitmix64)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))
 
 
-_COUNTER = np.arange(1, HASHES + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIERS = _mixed(_COUNTER) | np.uint64(1)
-_POWERS = _mixed(np.arange(77, 77 + SHINGLE_WORDS, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
-
-
-def row_number(rank: int, bucket: int, index: int) -> int:
-    """One number for a row of the corpus, in the order of rank, partition and place in the partition."""
-    if bucket >= 1 << _BUCKET_BITS or index >= 1 << _INDEX_BITS:
-        raise ValueError(f"partition {bucket} or row {index} is above what a row number holds")
-    return (rank << (_BUCKET_BITS + _INDEX_BITS)) | (bucket << _INDEX_BITS) | index
-
-
-def row_place(number: int) -> tuple[int, int, int]:
-    """Rank, partition and place of a row number."""
-    mask = (1 << _INDEX_BITS) - 1
-    return number >> (_BUCKET_BITS + _INDEX_BITS), (number >> _INDEX_BITS) & ((1 << _BUCKET_BITS) - 1), number & mask
-
-
-def signature(text: str) -> np.ndarray:
-    """The min-hashes `(128,)` uint32 of a paragraph; letters' case and punctuation do not count."""
-    words = _WORD.findall(text.lower()) or [text]
-    hashes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
-    length = min(SHINGLE_WORDS, len(words))
-    shingles = np.zeros(len(words) - length + 1, dtype=np.uint64)
-    for offset in range(length):
-        shingles += (hashes[offset : offset + len(shingles)] + np.uint64(1)) * _POWERS[offset]
-    shingles = np.unique(_mixed(shingles))
-    # Multiply-shift hashing: the upper half of the product is close to a random permutation of the shingles.
-    scattered = (shingles[:, None] * _MULTIPLIERS[None, :]) >> np.uint64(32)  # (shingles, 128)
-    return scattered.min(axis=0).astype(np.uint32)
-
-
-@lru_cache(maxsize=1 << 16)
-def _word_hash(word: str) -> int:
-    return zlib.crc32(word.encode("utf-8", "replace"))
-
-
-def estimated_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Share of equal min-hashes of signatures `(..., 128)`: the estimated Jaccard similarity."""
-    return (first == second).mean(axis=-1)
-
-
 def band_records(signatures: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The bands of rows, sorted by hash and row.
+    """Hash the bands of rows; the records are sorted by hash and row.
 
     Args:
         signatures: `(n, 128)` uint32.
@@ -112,7 +122,7 @@ def band_records(signatures: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def first_duplicates(
     records: np.ndarray, signatures_of: Callable[[np.ndarray], np.ndarray], threshold: float
 ) -> np.ndarray:
-    """The first near-duplicate of every row that has one, among rows that share a band in `records`.
+    """Find the first near-duplicate of every row that has one, among rows that share a band in `records`.
 
     Args:
         records: Of `BAND_DTYPE`, in any order.
@@ -137,13 +147,13 @@ def first_duplicates(
 
 
 def keep_first(pairs: np.ndarray) -> np.ndarray:
-    """For every row the pair with its first near-duplicate, sorted by row."""
+    """Keep for every row the pair with its first near-duplicate, sorted by row."""
     pairs = pairs[np.lexsort((pairs["first"], pairs["row"]))]
     return pairs[np.unique(pairs["row"], return_index=True)[1]]
 
 
 def _candidates(records: np.ndarray) -> np.ndarray:
-    """Pairs `(n, 2)` of later and earlier row that share a band, each once."""
+    """List the pairs `(n, 2)` of later and earlier row that share a band, each once."""
     if not len(records):
         return np.empty((0, 2), dtype=np.uint64)
     starts = np.flatnonzero(np.r_[True, records["hash"][1:] != records["hash"][:-1]])

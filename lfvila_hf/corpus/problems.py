@@ -1,10 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""What can be wrong with the input of a build, counted by kind, with examples.
+"""Problems with the input of a build, counted by kind, with examples.
 
-Two views of the same problems. *Examples* are the few that come first in alphabetical order: they do not depend on how
-the input is ordered or cut into files, so they may stand in the manifest. *Places* (file and line) are what a person
-needs to look at the input; they stand in `problems.jsonl`. Both are bounded, so that a broken file of any size costs
-the same memory; the counts are exact.
+*Examples* are the few that come first in alphabetical order: they do not depend on how the input is ordered or cut
+into files, so they are part of the manifest. *Places* (file and line) let a person look at the input; they are in
+`problems.jsonl`. Both are bounded, so that a broken file of any size costs the same memory. Counts are exact.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any
 PROBLEM_KINDS: dict[str, str] = {
     "bad_json": "a line is cut off, not JSON or not UTF-8",
     "bad_row": "a line is JSON of another layout",
-    "bad_video_id": "a video id that is no plain file name (path separators, '..', control characters, too long)",
-    "bad_clip_id": "a clip id that is not VIDEO.NUMBER.mp4, or no plain file name",
+    "bad_video_id": "a video id that is no file name (path separators, control characters, hidden, a drive, too long)",
+    "bad_clip_id": "a clip id that is not VIDEO.NUMBER.mp4, or no file name",
     "foreign_clip": "a clip id that names another video than its row",
     "bad_span": "a span that is not two times",
     "reversed_span": "a span that ends where or before it begins",
@@ -35,18 +34,18 @@ PROBLEM_KINDS: dict[str, str] = {
     "mixed_selection": "a row of clip ids of several videos in the list (left out)",
     "incomplete_selection": "a row of the list with a clip that is not in the metadata or has no text (left out)",
 }
-"""Kinds of problems and what they mean, in the order of the manifest."""
+"""Kinds of problems and their meaning, in the order of the manifest."""
 
 MAX_EXAMPLES = 5
 MAX_PLACES = 200
 MAX_DETAIL = 160
 
 Place = tuple[int, int]
-"""Number of the input chunk, and of the line in it."""
+"""Number of the input chunk, and number of the line in it."""
 
 
 class ProblemLog:
-    """Problems by kind: exact counts, a few examples, the first places.
+    """Log of problems by kind: exact counts, a few examples, the first places.
 
     Merging logs in any order gives the same log.
     """
@@ -63,7 +62,7 @@ class ProblemLog:
             kind: One of `PROBLEM_KINDS`.
             detail: The offending value, shortened here.
             place: Chunk and line it was read from.
-            count: How many of them this stands for.
+            count: Number of problems that this call stands for.
         """
         if kind not in PROBLEM_KINDS:
             raise ValueError(f"the kind of a problem must be one of {', '.join(PROBLEM_KINDS)}, got {kind!r}")
@@ -73,7 +72,7 @@ class ProblemLog:
         self._keep_place(kind, place, detail)
 
     def merge(self, other: dict[str, Any]) -> None:
-        """Add what `as_dict` of another log gives."""
+        """Add another log, given as `as_dict()`."""
         self.counts.update(other["counts"])
         for kind, details in other["examples"].items():
             for detail in details:
@@ -83,11 +82,11 @@ class ProblemLog:
                 self._keep_place(kind, (int(place[0]), int(place[1])), detail)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
+        """Return plain values, for another process."""
         return {"counts": dict(self.counts), "examples": self.examples, "places": self.places}
 
     def summary(self) -> dict[str, Any]:
-        """Counts and examples for the manifest, kinds in a fixed order, those that did not occur left out."""
+        """Return counts and examples for the manifest, kinds in a fixed order, without those that did not occur."""
         return {
             kind: {"count": self.counts[kind], "meaning": meaning, "examples": self.examples[kind]}
             for kind, meaning in PROBLEM_KINDS.items()
@@ -95,7 +94,7 @@ class ProblemLog:
         }
 
     def first(self) -> tuple[str, Place, str] | None:
-        """Kind, place and detail of the problem that comes first in the input."""
+        """Return kind, place and detail of the problem that comes first in the input."""
         every = [(place, kind, detail) for kind, places in self.places.items() for place, detail in places]
         if not every:
             return None
@@ -110,7 +109,7 @@ class ProblemLog:
 
 
 def resolve_places(log: ProblemLog, files: Sequence[str], first_lines: Sequence[int]) -> Iterable[dict[str, str]]:
-    """The places of a log as rows of `problems.jsonl`: kind, `file:line`, detail.
+    """Yield the places of a log as rows of `problems.jsonl`: kind, `file:line`, detail.
 
     Args:
         log: The problems.

@@ -1,31 +1,41 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""The five stages of a build as pure functions of a plan and the number of a task.
+"""Stages of a build as pure functions of a plan and the number of a task.
 
-1. `scatter`, per chunk of input: parse and check lines, sort what they say by partition of their video.
-2. `gather`, per partition: put together what all inputs say about each of its videos, make rows; with them their
-   min-hashes and bands.
+1. `scatter`, per chunk of input: parse and check lines, sort their contents by partition of their video.
+2. `gather`, per partition: combine what all inputs say about each of its videos, make rows, and hash them.
 3. `pair`, per range of band hashes: find near-duplicates.
 4. `finish`, per partition: mark or leave out near-duplicates, sort rows by split.
-5. `write` (in `writing`), per output file.
+5. `write_file`, per output file: Parquet for work, and the released JSON lines for the loaders of pre-training.
 
-Partitions are ranges of a hash of the video id, and rows are sorted by that hash: the concatenated partitions are the
-same rows in the same order however many partitions there are and wherever the input was cut. Between stages there are
-only files in `BuildPlan.work` and the small dictionaries that the functions return, so a stage can run in this process,
-in many, or on many machines that share that folder. A task holds one chunk or one partition in memory.
+Partitions are ranges of a hash of the video id, and rows are sorted by that hash. So the concatenated partitions are
+the same rows in the same order, however many partitions there are and wherever the input was cut. Between stages there
+are only files in `BuildPlan.work` and the small dictionaries that the functions return: a stage can run in this
+process, in many, or on many machines that share that folder. A task holds one chunk or one partition in memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .gathering import Row, Tally, VideoFacts, in_row_order, paragraph_of, rows_of_video
-from .inputs import read_chunk
+from .inputs import (
+    RecordProblem,
+    parse_json_line,
+    read_chunk,
+    read_selection,
+    read_transcript,
+    read_video,
+    video_key,
+)
+from .intermediate_files import read_part, read_parts, split_by_range, write_parts
 from .near_duplicates import (
     BAND_DTYPE,
     HASHES,
@@ -35,13 +45,14 @@ from .near_duplicates import (
     keep_first,
     row_number,
     row_place,
-    signature,
+    signatures,
 )
 from .plan import SPLITS, BuildPlan
 from .problems import ProblemLog
-from .records import RecordProblem, parse_json_line, read_selection, read_transcript, read_video, video_key
-from .spills import read_spills, split_by_range, write_spill
 from .text import count_words
+from .video_rows import BuildStats, Row, VideoFacts, in_row_order, paragraph_of, rows_of_video
+
+ROW_GROUP = 1000
 
 Report = dict[str, Any]
 _Buckets = dict[int, dict[str, list[Any]]]
@@ -51,13 +62,13 @@ def scatter(plan: BuildPlan, task: int) -> Report:
     """Parse one chunk of input and sort it by partition.
 
     Returns:
-        `lines` in the chunk, `problems`, `counts`.
+        `lines` in the chunk, `pieces` it was written in, `problems`, `counts`.
     """
     chunk = plan.chunks[task]
     log = ProblemLog()
     counts: Counter[str] = Counter()
     buckets: _Buckets = {}
-    number = -1
+    number, pieces, held = -1, 0, 0
     add = {"metadata": _scatter_video, "transcripts": _scatter_transcript, "selection": _scatter_selection}[chunk.kind]
     for number, line in enumerate(read_chunk(chunk)):
         if line.isspace():
@@ -66,47 +77,44 @@ def scatter(plan: BuildPlan, task: int) -> Report:
             add(plan, buckets, parse_json_line(line), number, log, counts, task)
         except RecordProblem as problem:
             log.add(problem.kind, problem.detail, (task, number))
-    parts = [
-        json.dumps(buckets[bucket], separators=(",", ":")).encode() if bucket in buckets else b""
-        for bucket in range(plan.buckets)
-    ]
-    write_spill(plan.path("scattered", task), parts)
-    return {"lines": number + 1, "problems": log.as_dict(), "counts": dict(counts)}
+        held += len(line)
+        if held >= plan.chunk_bytes and chunk.end is None:  # a compressed file is one chunk of any size
+            _write_piece(plan, task, pieces, buckets)
+            pieces, held = pieces + 1, 0
+    _write_piece(plan, task, pieces, buckets)
+    return {"lines": number + 1, "pieces": pieces + 1, "problems": log.as_dict(), "counts": dict(counts)}
 
 
 def gather(plan: BuildPlan, bucket: int) -> Report:
-    """Make the rows of one partition, and what `pair` needs to compare them.
+    """Make the rows of one partition, and their hashes for `pair`.
 
     Returns:
-        `rows`, `problems`, `tally`.
+        `rows`, `problems`, `stats`.
     """
-    log, tally = ProblemLog(), Tally()
+    log, stats = ProblemLog(), BuildStats()
     facts = _read_facts(plan, bucket)
     rows: list[Row] = []
     for video_id in in_row_order(facts):
-        rows.extend(rows_of_video(video_id, facts.pop(video_id), plan.parameters, plan.selects, log, tally))
+        rows.extend(rows_of_video(video_id, facts.pop(video_id), plan.parameters, plan.selects, log, stats))
     _write_lines(plan.path("rows", bucket, "jsonl"), rows)
     if plan.parameters.near_duplicates != "off":
         ranks = [SPLITS.index(row["split"]) for row in rows]
         numbers = np.array([row_number(rank, bucket, index) for index, rank in enumerate(ranks)], dtype=np.uint64)
-        signatures = np.empty((len(rows), HASHES), dtype=np.uint32)
-        for index, row in enumerate(rows):
-            signatures[index] = signature(paragraph_of(row))
-        np.save(plan.path("signatures", bucket, "npy"), signatures)
+        hashes = signatures([paragraph_of(row) for row in rows])
+        np.save(plan.path("signatures", bucket, "npy"), hashes)
         np.save(plan.path("ids", bucket, "npy"), np.array([row["id"].encode() for row in rows] or [b""]))
-        bands = band_records(signatures, numbers)
-        write_spill(plan.path("bands", bucket), split_by_range(bands, bands["hash"], plan.band_ranges))
-    return {"rows": len(rows), "problems": log.as_dict(), "tally": tally.as_dict()}
+        bands = band_records(hashes, numbers)
+        write_parts(plan.path("bands", bucket), split_by_range(bands, bands["hash"], plan.band_ranges))
+    return {"rows": len(rows), "problems": log.as_dict(), "stats": stats.as_dict()}
 
 
 def pair(plan: BuildPlan, part: int) -> Report:
     """Find the near-duplicates among rows that share a band of one range.
 
     Returns:
-        `pairs`: how many rows have one here.
+        `pairs`: number of rows that have one here.
     """
-    found = [np.frombuffer(content, BAND_DTYPE) for _, content in read_spills(plan.paths("bands", plan.buckets), part)]
-    records = np.concatenate(found) if found else np.empty(0, dtype=BAND_DTYPE)
+    records = _read_records(plan.paths("bands", plan.buckets), part, BAND_DTYPE)
 
     def signatures_of(rows: np.ndarray) -> np.ndarray:
         answer = np.empty((len(rows), HASHES), dtype=np.uint32)
@@ -117,12 +125,12 @@ def pair(plan: BuildPlan, part: int) -> Report:
 
     pairs = first_duplicates(records, signatures_of, plan.parameters.similarity)
     _mapped.cache_clear()
-    # By partition of the row; within one, ranks would separate them, and the reader sorts again anyway.
+    # Sorted by partition only: `keep_first` sorts within it.
     buckets = np.array([row_place(row)[1] for row in pairs["row"].tolist()], dtype=np.int64)
     pairs = pairs[np.argsort(buckets, kind="stable")]
     places = np.searchsorted(np.sort(buckets), np.arange(plan.buckets + 1))
     parts = [pairs[start:end].tobytes() for start, end in zip(places, places[1:], strict=False)]
-    write_spill(plan.path("pairs", part), parts)
+    write_parts(plan.path("pairs", part), parts)
     return {"pairs": len(pairs)}
 
 
@@ -169,7 +177,7 @@ def finish(plan: BuildPlan, bucket: int) -> Report:
         )
     for split in SPLITS:
         counts[split]["videos"] = len(videos[split])
-    write_spill(plan.path("finished", bucket), ["".join(f"{line}\n" for line in lines[s]).encode() for s in SPLITS])
+    write_parts(plan.path("finished", bucket), ["".join(f"{line}\n" for line in lines[s]).encode() for s in SPLITS])
     _write_lines(plan.path("duplicates", bucket, "jsonl"), marks)
     return {
         "rows": {split: len(lines[split]) for split in SPLITS},
@@ -178,11 +186,118 @@ def finish(plan: BuildPlan, bucket: int) -> Report:
     }
 
 
+def plan_files(rows: Sequence[dict[str, int]], rows_per_file: int) -> list[dict[str, Any]]:
+    """Plan the output files: split, number, and rows of partitions of each.
+
+    Args:
+        rows: Rows of each split, per partition.
+        rows_per_file: Most rows of a file.
+
+    Returns:
+        Dictionaries with `split`, `number`, `of`, and `slices` as lists of partition, first row and number of rows.
+        A split without rows has no file; the training split always has one.
+    """
+    files: list[dict[str, Any]] = []
+    for split in SPLITS[::-1]:
+        total = sum(bucket[split] for bucket in rows)
+        count = max(-(-total // rows_per_file), 1 if split == "train" else 0)
+        of_split: list[dict[str, Any]] = [
+            {"split": split, "number": number, "of": count, "slices": []} for number in range(count)
+        ]
+        place = 0
+        for bucket, here in enumerate(rows):
+            done = 0
+            while done < here[split]:
+                number = place // rows_per_file
+                take = min(here[split] - done, (number + 1) * rows_per_file - place)
+                of_split[number]["slices"].append([bucket, done, take])
+                done += take
+                place += take
+        files.extend(of_split)
+    return files
+
+
+def write_file(plan: BuildPlan, file: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write one output file in both formats, `data/NAME.parquet` and `jsonl/NAME.jsonl`, with the same rows.
+
+    Returns:
+        Path (relative to the corpus), rows, bytes and SHA-256 of each.
+    """
+    import pyarrow.parquet as parquet
+
+    name = f"{file['split']}-{file['number']:05d}-of-{file['of']:05d}"
+    table_path = Path(plan.output) / "data" / f"{name}.parquet"
+    lines_path = Path(plan.output) / "jsonl" / f"{name}.jsonl"
+    schema = corpus_schema()
+    total = 0
+    with (
+        parquet.ParquetWriter(table_path, schema, compression="zstd") as writer,
+        lines_path.open("w", encoding="utf-8", newline="\n") as lines,
+    ):
+        group: list[dict[str, Any]] = []
+        for row in _rows_of(plan, file):
+            released = [{"clip_id": clip_id, "text": text} for clip_id, _, _, text in row["clips"]]
+            lines.write(json.dumps(released, ensure_ascii=False) + "\n")
+            group.append(table_row(row))
+            total += 1
+            if len(group) == ROW_GROUP:
+                writer.write_table(_table(group, schema))
+                group = []
+        if group or not total:
+            writer.write_table(_table(group, schema))
+    return [
+        {"path": f"{path.parent.name}/{path.name}", "rows": total, "bytes": os.path.getsize(path), "sha256": _sha(path)}
+        for path in (table_path, lines_path)
+    ]
+
+
+def corpus_schema() -> Any:
+    """Return the pyarrow schema of the Parquet files."""
+    import pyarrow
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    return pyarrow.schema(
+        [
+            ("id", text),
+            ("video_id", text),
+            ("url", text),
+            ("category", text),
+            ("clip_ids", pyarrow.list_(text)),
+            ("starts", pyarrow.list_(number)),
+            ("ends", pyarrow.list_(number)),
+            ("texts", pyarrow.list_(text)),
+            ("num_clips", pyarrow.int32()),
+            ("num_words", pyarrow.int32()),
+            ("seconds", number),
+            ("duplicate_of", text),
+        ]
+    )
+
+
+def table_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Convert a row of the stages to a row of the Parquet files; times become seconds."""
+    clip_ids, starts, ends, texts = zip(*row["clips"], strict=True)
+    return {
+        "id": row["id"],
+        "video_id": row["video_id"],
+        "url": row["url"] or None,
+        "category": row["category"] or None,
+        "clip_ids": list(clip_ids),
+        "starts": [start / 1000 for start in starts],
+        "ends": [end / 1000 for end in ends],
+        "texts": list(texts),
+        "num_clips": len(clip_ids),
+        "num_words": sum(map(count_words, texts)),
+        "seconds": (max(ends) - min(starts)) / 1000,
+        "duplicate_of": row["duplicate_of"],
+    }
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def bucket_of(video_id: str, buckets: int) -> int:
-    """The partition of a video."""
+    """Return the partition of a video."""
     return (video_key(video_id) * buckets) >> 64
 
 
@@ -217,6 +332,16 @@ def _scatter_selection(
     _bucket(buckets, bucket_of(video_id, plan.buckets))["selections"].append([video_id, ids, line])
 
 
+def _write_piece(plan: BuildPlan, task: int, piece: int, buckets: _Buckets) -> None:
+    """Write what was read of a chunk, by partition, and forget it."""
+    parts = [
+        json.dumps(buckets[bucket], separators=(",", ":")).encode() if bucket in buckets else b""
+        for bucket in range(plan.buckets)
+    ]
+    write_parts(plan.piece(task, piece), parts)
+    buckets.clear()
+
+
 def _bucket(buckets: _Buckets, number: int) -> dict[str, list[Any]]:
     if number not in buckets:
         buckets[number] = {"videos": [], "clips": [], "texts": [], "selections": []}
@@ -224,14 +349,15 @@ def _bucket(buckets: _Buckets, number: int) -> dict[str, list[Any]]:
 
 
 def _read_facts(plan: BuildPlan, bucket: int) -> dict[str, VideoFacts]:
-    """What all inputs say about the videos of a partition."""
+    """Read what all inputs say about the videos of a partition."""
     facts: dict[str, VideoFacts] = {}
-    for task, content in read_spills(plan.paths("scattered", len(plan.chunks)), bucket):
-        said = json.loads(content)
+    pieces = [(task, plan.piece(task, piece)) for task, count in enumerate(plan.pieces) for piece in range(count)]
+    for number, content in read_parts([path for _, path in pieces], bucket):
+        task, said = pieces[number][0], json.loads(content)
         for video_id, url, category, duration, line in said["videos"]:
             facts.setdefault(video_id, VideoFacts()).videos.append((url, category, duration, (task, line)))
         for video_id, clip_id, start, end, line in said["clips"]:
-            facts[video_id].clips.setdefault(clip_id, []).append((start, end, (task, line)))
+            facts.setdefault(video_id, VideoFacts()).clips.setdefault(clip_id, []).append((start, end, (task, line)))
         for video_id, clip_id, text, line in said["texts"]:
             facts.setdefault(video_id, VideoFacts()).texts.setdefault(clip_id, []).append((text, (task, line)))
         for video_id, ids, line in said["selections"]:
@@ -240,14 +366,11 @@ def _read_facts(plan: BuildPlan, bucket: int) -> dict[str, VideoFacts]:
 
 
 def _first_of_rows(plan: BuildPlan, bucket: int) -> dict[int, tuple[str, str, float]]:
-    """Of rows of a partition that are near-duplicates: split and id of the first they repeat, and the similarity."""
-    found = [
-        np.frombuffer(content, PAIR_DTYPE) for _, content in read_spills(plan.paths("pairs", plan.band_ranges), bucket)
-    ]
-    if not found:
-        return {}
+    """Find the near-duplicates in a partition: split and id of the first row they repeat, and the similarity."""
     firsts = {}
-    for row, first, similarity in keep_first(np.concatenate(found)).tolist():
+    for row, first, similarity in keep_first(
+        _read_records(plan.paths("pairs", plan.band_ranges), bucket, PAIR_DTYPE)
+    ).tolist():
         rank, other, index = row_place(first)
         identifier = _mapped(plan.path("ids", other, "npy"))[index].decode()
         firsts[row_place(row)[2]] = (SPLITS[rank], identifier, similarity)
@@ -255,9 +378,15 @@ def _first_of_rows(plan: BuildPlan, bucket: int) -> dict[int, tuple[str, str, fl
     return firsts
 
 
+def _read_records(paths: Sequence[Path], part: int, dtype: np.dtype) -> np.ndarray:
+    """Read one part of several files as one array of records."""
+    found = [np.frombuffer(content, dtype) for _, content in read_parts(paths, part)]
+    return np.concatenate(found) if found else np.empty(0, dtype=dtype)
+
+
 @lru_cache(maxsize=64)
 def _mapped(path: Path) -> np.ndarray:
-    """An array in a file, read where it is looked at."""
+    """Map an array in a file into memory."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -270,3 +399,24 @@ def _read_lines(path: Path) -> Any:
     with path.open(encoding="ascii") as file:
         for line in file:
             yield json.loads(line)
+
+
+def _table(rows: list[dict[str, Any]], schema: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.Table.from_pylist(rows, schema=schema)
+
+
+def _rows_of(plan: BuildPlan, file: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    part = SPLITS.index(file["split"])
+    for bucket, first, take in file["slices"]:
+        for line in read_part(plan.path("finished", bucket), part).splitlines()[first : first + take]:
+            yield json.loads(line)
+
+
+def _sha(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

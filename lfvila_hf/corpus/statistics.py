@@ -1,8 +1,8 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""What is in a corpus, counted from its Parquet files, beside the published figures.
+"""Statistics of a corpus, counted from its Parquet files, beside the published figures.
 
-Counters of whole numbers (tenths of a second, words, clips) hold everything, so memory is bounded by the number of
-different values and not by the corpus, and the quantiles are exact to the width of a bin.
+All values are counted as whole numbers (tenths of a second, words, clips): memory is bounded by the number of different
+values, not by the corpus, and quantiles are exact to the width of a bin. Plots need matplotlib.
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .output_folders import read_rows
 from .text import count_words
 
 PUBLISHED = {"clip seconds": 13.4, "clip words": 32.5}
-"""Means over the clips of HD-VILA-100M, as its authors give them. They are of all clips, not only of those in rows."""
+"""Means over all clips of HD-VILA-100M, as its authors give them, not only over clips in rows."""
 
 MAX_CATEGORIES = 1000
+COLUMNS = ("video_id", "category", "starts", "ends", "texts", "num_words", "seconds")
+BARS = 60
+MAX_PLOTTED_CATEGORIES = 15
 
 
 @dataclass
 class Distribution:
-    """Whole-number counts of a measured thing.
+    """Histogram of a quantity.
 
     Args:
-        name: What it is, with its unit.
+        name: The quantity, with its unit.
         width: Width of a bin, in that unit.
     """
 
@@ -43,17 +46,17 @@ class Distribution:
 
     @property
     def total(self) -> int:
-        """How many values there are."""
+        """Return the number of values."""
         return sum(self.counts.values())
 
     @property
     def mean(self) -> float:
-        """The mean; of bins wider than 1 it is that of their middles."""
+        """Return the mean; values count as the middle of their bin unless the width is 1."""
         shift = self.width / 2 if self.width != 1 else 0.0
         return sum(key * self.width * count for key, count in self.counts.items()) / max(self.total, 1) + shift
 
     def quantile(self, part: float) -> float:
-        """The value below which a part lies, as the lower end of its bin; 0 where there is none."""
+        """Return the value below which a share lies, as the lower end of its bin; 0 without values."""
         seen = 0
         for key in sorted(self.counts):
             seen += self.counts[key]
@@ -64,14 +67,14 @@ class Distribution:
 
 @dataclass
 class CorpusStatistics:
-    """What `corpus_statistics` found.
+    """Statistics of a corpus.
 
     Attributes:
-        rows: Rows per split.
-        videos: Source videos per split.
-        categories: Rows per category; "" where a row has none.
+        rows: Number of rows per split.
+        videos: Number of source videos per split.
+        categories: Number of rows per category; "" for rows without one.
         distributions: By name, in the order of the table.
-        source: The same means over all eligible clips of the input, from the manifest; empty without one.
+        source: Means over all eligible clips of the input, from the manifest; empty without a manifest.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -81,7 +84,7 @@ class CorpusStatistics:
     source: dict[str, float] = field(default_factory=dict)
 
     def table(self) -> str:
-        """The figures as lines of text."""
+        """Format the figures as lines of text."""
         lines = [f"{split:<22}{self.rows[split]:>12,} rows{self.videos[split]:>12,} videos" for split in self.rows]
         head = f"{'':<22}" + "".join(
             f"{name:>10}" for name in ("mean", "p5", "p50", "p95", "p99", "input", "published")
@@ -100,7 +103,7 @@ class CorpusStatistics:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: means, quantiles and histograms."""
+        """Return plain values: means, quantiles and histograms."""
         figures = {}
         for name, one in self.distributions.items():
             figures[name] = {
@@ -121,10 +124,10 @@ class CorpusStatistics:
 
 
 def corpus_statistics(corpus: str | os.PathLike[str]) -> CorpusStatistics:
-    """Count what is in a corpus.
+    """Count the rows, videos, clips and words of a corpus.
 
     Raises:
-        ValueError: Where there is none, or it has no row.
+        ValueError: If there is no corpus, or it has no row.
     """
     found = CorpusStatistics()
     for name, width in {
@@ -139,7 +142,7 @@ def corpus_statistics(corpus: str | os.PathLike[str]) -> CorpusStatistics:
         found.distributions[name] = Distribution(name, width)
     add = {name: one.add for name, one in found.distributions.items()}
     video, of_video = "", 0
-    for split, row in _rows(Path(corpus)):
+    for split, row in read_rows(corpus, COLUMNS):
         found.rows[split] += 1
         category = row["category"] or ""
         if category in found.categories or len(found.categories) < MAX_CATEGORIES:
@@ -167,18 +170,59 @@ def corpus_statistics(corpus: str | os.PathLike[str]) -> CorpusStatistics:
     return found
 
 
-def _rows(corpus: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Split and row, in the order of the corpus."""
-    import pyarrow.parquet as parquet
+def plot_statistics(statistics: CorpusStatistics, folder: str | os.PathLike[str]) -> list[Path]:
+    """Plot one histogram per quantity, and the categories if rows have any.
 
-    files = sorted((corpus / "data").glob("*.parquet"))
-    if not files:
-        raise ValueError(f"there is no corpus in {corpus}: expected Parquet files in its folder data")
-    columns = ["video_id", "category", "starts", "ends", "texts", "num_words", "seconds"]
-    for path in files:
-        for batch in parquet.ParquetFile(path).iter_batches(1000, columns=columns):
-            for row in batch.to_pylist():
-                yield path.name.partition("-")[0], row
+    Args:
+        statistics: Statistics of a corpus.
+        folder: Output folder; made if missing.
+
+    Returns:
+        The PNG files.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'lfvila_hf[plots]'") from error
+
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, one in statistics.distributions.items():
+        if not one.total:
+            continue
+        low, high = one.quantile(0.0), one.quantile(0.99) + one.width
+        # Bars of whole bins: a bar that no value can fall into would look like a gap.
+        width = one.width * max(round((high - low) / one.width / BARS), 1)
+        heights: dict[int, int] = {}
+        for key, count in one.counts.items():
+            if key * one.width <= high:
+                place = int((key * one.width - low) / width + 1e-9)
+                heights[place] = heights.get(place, 0) + count
+        figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+        axis = figure.subplots()
+        axis.bar([low + place * width for place in heights], list(heights.values()), width=width, align="edge")
+        axis.axvline(one.mean, color="black", linewidth=1.2, label=f"mean {one.mean:.1f}")
+        if name in PUBLISHED:
+            axis.axvline(PUBLISHED[name], color="tab:red", linestyle="--", label=f"published {PUBLISHED[name]:g}")
+        axis.set(xlabel=name, ylabel="number", title=f"{name} (99 % of them)")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+        written.append(target / f"{name.replace(' ', '_')}.png")
+        figure.savefig(written[-1], dpi=130)
+    if any(statistics.categories):
+        names, counts = zip(*statistics.categories.most_common(MAX_PLOTTED_CATEGORIES)[::-1], strict=True)
+        figure = Figure(figsize=(5.0, 0.8 + 0.25 * len(names)), layout="constrained")
+        axis = figure.subplots()
+        axis.barh([name or "(none)" for name in names], counts)
+        axis.set(xlabel="rows", title="categories")
+        axis.grid(alpha=0.3, axis="x")
+        written.append(target / "categories.png")
+        figure.savefig(written[-1], dpi=130)
+    return written
 
 
 def _source_figures(manifest: Path) -> dict[str, float]:

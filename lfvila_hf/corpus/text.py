@@ -1,26 +1,21 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Transcripts made clean, and checked: what a sentence must be in order to teach anything.
+"""Cleaning and checking of transcripts.
 
 Cleaning changes no word: HTML entities and markup, control and zero-width characters, the sound tags of speech
-recognisers (`[Music]`), speaker marks (`>>`) and runs of space go; Unicode is composed (NFC). Checks leave a clip out,
-with the reason. Neither depends on a language: letters are what Unicode calls letters, and a text without spaces
-between words (Chinese, Japanese, Thai) counts each such letter as a word.
+recognisers (`[Music]`), speaker marks (`>>`) and runs of space are removed; Unicode is composed (NFC). Checks leave a
+clip out, with the reason. Neither depends on a language: letters are what Unicode calls letters, and a text without
+spaces between words (Chinese, Japanese, Thai) counts each such letter as a word.
 """
 
 from __future__ import annotations
 
-import html
 import re
 import string
 import unicodedata
 from dataclasses import dataclass
 
-# The tags of subtitles, not every word in angle brackets.
-_MARKUP = re.compile(
-    r"</?(?:i|b|u|s|em|strong|font|c|v|ruby|rt|lang|span|p|br|div)(?:[\s./][^<>]{0,80})?>|\{\\[^{}]{0,40}\}",
-    re.IGNORECASE,
-)
-_SOUND_TAG = re.compile(r"\[[^\[\]]{1,40}\]|[♩♪♫♬]+")
+from lfvila_hf.data.subtitles import strip_markup, strip_sound_tags
+
 _SPEAKER_MARK = re.compile(r"(?:^|(?<=\s))>{2,3}(?=\s|$|\w)")
 # Control characters except white space, zero-width and direction marks, halves of surrogate pairs, non-characters. The
 # joiners U+200C and U+200D stay: words of several scripts are spelt with them.
@@ -35,12 +30,12 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 @dataclass(frozen=True)
 class TextRules:
-    """What a transcript must be.
+    """Checks that a transcript must pass.
 
     Args:
         min_words: Fewest words.
         max_words: Most words; `None` for no bound.
-        min_letters: Smallest part of the visible characters that must be letters, 0 to 1.
+        min_letters: Smallest share of letters among the visible characters, 0 to 1.
         keep_sound_tags: Keep `[Music]` and the like.
     """
 
@@ -59,7 +54,7 @@ class TextRules:
 
 
 def clean_text(text: str, keep_sound_tags: bool = False) -> str:
-    """A transcript without what is not speech; may be empty.
+    """Remove from a transcript what is not speech. The result may be empty.
 
     Cleaning twice gives the same as cleaning once.
     """
@@ -73,14 +68,14 @@ def clean_text(text: str, keep_sound_tags: bool = False) -> str:
 
 
 def count_words(text: str) -> int:
-    """Words of a text: runs between spaces, and every letter of a script that does without spaces."""
+    """Count words: runs between spaces, and every letter of a script that is written without spaces."""
     if text.isascii():
         return len(text.split())
     return len(_WORD.findall(_UNSPACED.sub(" x ", text)))
 
 
 def check_text(text: str, words: int, rules: TextRules) -> str | None:
-    """Why a clean text of so many words cannot be used, or `None` where it can."""
+    """Return the reason why a clean text of so many words cannot be used, or `None`."""
     if words < rules.min_words:
         return f"{words} words, expected at least {rules.min_words}" if words else "empty"
     if rules.max_words is not None and words > rules.max_words:
@@ -103,9 +98,6 @@ def _needs_work(text: str) -> bool:
 
 
 def _clean_once(text: str, keep_sound_tags: bool) -> str:
-    text = unicodedata.normalize("NFC", html.unescape(text))
-    text = _MARKUP.sub(" ", _INVISIBLE.sub("", text))
-    if not keep_sound_tags:
-        text = _SOUND_TAG.sub(" ", text)
-    text = _SPEAKER_MARK.sub(" ", text)
-    return " ".join(text.split())
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFC", strip_markup(text)))
+    text = text if keep_sound_tags else strip_sound_tags(text)
+    return " ".join(_SPEAKER_MARK.sub(" ", text).split())

@@ -1,13 +1,14 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""The released annotation formats as `datasets` data sets of paths and sentences; nothing is decoded here.
+"""Loaders of the released retrieval and pre-training annotations, as `datasets` of paths and sentences.
 
-Both formats are JSON lines (the released loaders run `eval` over each line; here it is JSON and nothing else):
+Nothing is decoded here. Both formats are JSON lines (the released loaders run `eval` over each line; here it is JSON
+and nothing else):
 
 - retrieval: `{"clip_id": "v_abc", "text": [sentence, ...] or "one string", ...}`, video at `ROOT/v_abc.mp4`;
 - pre-training: one long video per line, `[{"clip_id": "VIDEO.3.mp4", "text": sentence}, ...]`, clips at
   `ROOT/VIDEO/VIDEO.3.mp4`.
 
-A row that cannot be used is an `AnnotationError` that names file and line; the policy `skip` counts it instead
+A row that cannot be used raises an `AnnotationError` that names file and line; the policy `skip` counts it instead
 (`skipping`). Map-style data sets hold paths and text in memory, some hundred bytes per sentence. With `streaming=True`
 lines are read as they are needed, files are the shards, and memory does not grow with the number of rows.
 """
@@ -30,17 +31,17 @@ logger = logging.getLogger(__name__)
 OWN_COLUMNS = ("id", "video", "clips", "sentences", "place")
 
 ID_FIELDS = ("clip_id", "video_id", "video_name")
-"""Fields that name a row's video in the released formats."""
+"""Fields that name the video of a row in the released formats."""
 
 Parser = Callable[..., dict[str, Any]]
 
 
 class AnnotationError(ValueError):
-    """An annotation row that cannot be used; the message says which file and line, what is there and what should be.
+    """Error of an annotation row that cannot be used; the message names file, line, value and expectation.
 
     Args:
         place: File and line, `train.jsonl:12`.
-        reason: What is wrong. A single argument is taken for the whole message, as loader workers rebuild errors.
+        reason: Explanation. A single argument is the whole message, because loader workers rebuild errors like that.
     """
 
     def __init__(self, place: str, reason: str | None = None) -> None:
@@ -49,7 +50,7 @@ class AnnotationError(ValueError):
         super().__init__(place if reason is None else f"{place}: {reason}")
 
     def __reduce__(self) -> tuple[type[AnnotationError], tuple[str, str | None]]:
-        """Keep both parts when the error crosses a process border."""
+        """Keep both parts if the error crosses a process border."""
         return type(self), (self.place, self.reason)
 
 
@@ -61,14 +62,14 @@ def load_retrieval(
     check_files: bool = True,
     skips: SkipLog | None = None,
 ) -> Any:
-    """Paragraphs of whole videos, in the released retrieval format.
+    """Load paragraphs of whole videos in the released retrieval format.
 
     Args:
         path: A JSON lines file, a pattern such as `rows-*.jsonl`, or several of either.
         video_root: Folder (or address) of the videos; `resolve_video` says how a `clip_id` becomes a file.
-        streaming: Give a `datasets.IterableDataset` that reads lines as they are needed.
-        check_files: A video that is not there is an error of its row. Without this it is one when it is decoded.
-        skips: Policy for rows that cannot be used; raises where left out.
+        streaming: Return a `datasets.IterableDataset` that reads lines as they are needed.
+        check_files: Treat a missing video as an error of its row. Otherwise it is an error of decoding.
+        skips: Policy for rows that cannot be used. By default they raise.
 
     Returns:
         A `datasets.Dataset` with the columns `id`, `video` (path), `sentences` (list of strings), `place` (file and
@@ -76,8 +77,8 @@ def load_retrieval(
         A stream gives the same rows; a field that a row does not have is then missing instead of None.
 
     Raises:
-        AnnotationError: For a row that cannot be used, where the policy is to raise.
-        ValueError: Where there is no such file, or no row in any.
+        AnnotationError: A row cannot be used, and the policy is to raise.
+        ValueError: There is no such file, or no file has a row.
     """
     return load_rows(path, _parse_retrieval, os.fspath(video_root), streaming, check_files, skips)
 
@@ -90,41 +91,41 @@ def load_pretraining(
     check_files: bool = True,
     skips: SkipLog | None = None,
 ) -> Any:
-    """Long videos as runs of clips with one sentence each, in the released pre-training format.
+    """Load long videos as runs of clips with one sentence each, in the released pre-training format.
 
     Args:
         path: A JSON lines file, a pattern, or several of either.
         video_root: Folder (or address) that has one folder of clips per video.
-        streaming: Give a `datasets.IterableDataset`.
-        check_files: A clip that is not there is an error of its row: one look at the file system per clip.
-        skips: Policy for rows that cannot be used; raises where left out.
+        streaming: Return a `datasets.IterableDataset`.
+        check_files: Treat a missing clip as an error of its row. It costs one file system call per clip.
+        skips: Policy for rows that cannot be used. By default they raise.
 
     Returns:
         A `datasets.Dataset` (or stream) with the columns `id` (name of the long video), `clips` (paths), `sentences`
         (one per clip) and `place`.
 
     Raises:
-        AnnotationError: For a row that cannot be used, where the policy is to raise.
-        ValueError: Where there is no such file, or no row in any.
+        AnnotationError: A row cannot be used, and the policy is to raise.
+        ValueError: There is no such file, or no file has a row.
     """
     return load_rows(path, _parse_pretraining, os.fspath(video_root), streaming, check_files, skips)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    """`(place, value)` of every line that is not blank; `place` is `path:line`, counted from 1.
+    """Yield `(place, value)` of every line that is not blank; `place` is `path:line`, counted from 1.
 
     Raises:
-        AnnotationError: For a line that is not UTF-8 or not JSON.
+        AnnotationError: A line is not UTF-8 or not JSON.
     """
     for place, line in _lines(path):
         yield place, _parse_line(place, line)
 
 
 def field_of(row: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
-    """The value of one field of a row.
+    """Return the value of one field of a row.
 
     Raises:
-        AnnotationError: Where the row is no object, lacks the field, or has another type in it.
+        AnnotationError: The row is no object, lacks the field, or has another type in it.
     """
     if not isinstance(row, dict):
         raise AnnotationError(place, f"expected a JSON object with the field {name!r}, got {_short(row)}")
@@ -139,10 +140,10 @@ def field_of(row: Any, name: str, kind: type | tuple[type, ...], place: str) -> 
 
 
 def sentences_of(row: Any, name: str, place: str) -> list[str]:
-    """A field that holds one sentence or a list of them, as a list.
+    """Return a field that holds one sentence or a list of them as a list.
 
     Raises:
-        AnnotationError: For no sentence, one that is empty, or one that is no string.
+        AnnotationError: There is no sentence, one is empty, or one is no string.
     """
     value = field_of(row, name, (str, list), place)
     sentences = [value] if isinstance(value, str) else value
@@ -158,7 +159,7 @@ def sentences_of(row: Any, name: str, place: str) -> list[str]:
 
 
 def resolve_video(video_root: str, name: str, place: str, check_file: bool = True) -> str:
-    """Path of a video below a root folder.
+    """Find a video below a root folder.
 
     A file of exactly that name is taken whatever it is called. A name that ends like a video file is that file. To any
     other `.mp4` is added, and where that file is missing the one other known ending (`VIDEO_EXTENSIONS`, small or
@@ -167,11 +168,11 @@ def resolve_video(video_root: str, name: str, place: str, check_file: bool = Tru
     Args:
         video_root: Folder, or an address with `://`, in which nothing is looked up.
         name: `clip_id` of the annotation; may name a subfolder, with `/`.
-        place: For the error.
-        check_file: Look whether the file is there.
+        place: Annotation file and line, for the error.
+        check_file: Check that the file exists.
 
     Raises:
-        AnnotationError: Where the name leaves the root, there is no such file, or several fit.
+        AnnotationError: The name leaves the root, there is no such file, or several fit.
     """
     parts = name.replace("\\", "/").split("/")
     if not name or "\0" in name or ".." in parts or os.path.isabs(name) or parts[0].endswith(":"):
@@ -229,7 +230,7 @@ def _parse_pretraining(row: Any, place: str, video_root: str, check_files: bool)
 def _rows(
     files: Sequence[str], parse: Parser, video_root: str, check_files: bool, skips: SkipLog
 ) -> Iterator[dict[str, Any]]:
-    """The usable rows of some files. This is a generator that `datasets` splits by its list of files."""
+    """Yield the usable rows of some files. `datasets` splits this generator by its list of files."""
     count = 0
     for path in files:
         for place, line in _lines(path):
@@ -252,20 +253,20 @@ def load_rows(
     check_files: bool = True,
     skips: SkipLog | None = None,
 ) -> Any:
-    """Rows of any JSON lines format as a `datasets` data set; the loaders of all formats are made of this.
+    """Load rows of any JSON lines format; the loaders of all formats call this.
 
     Args:
         path: A JSON lines file, a pattern, or several of either.
         parse: `parse(value, place, video_root, check_files)` makes a row of one line's value, or raises
             `AnnotationError`. With `streaming` it must be picklable.
         video_root: Folder (or address) of the videos.
-        streaming: Give a `datasets.IterableDataset`.
-        check_files: A video that is not there is an error of its row.
-        skips: Policy for rows that cannot be used; raises where left out.
+        streaming: Return a `datasets.IterableDataset`.
+        check_files: Treat a missing video as an error of its row.
+        skips: Policy for rows that cannot be used. By default they raise.
 
     Raises:
-        AnnotationError: For a row that cannot be used, where the policy is to raise.
-        ValueError: Where there is no such file, or no row in any.
+        AnnotationError: A row cannot be used, and the policy is to raise.
+        ValueError: There is no such file, or no file has a row.
     """
     from datasets import Dataset, IterableDataset
 
@@ -283,7 +284,7 @@ def load_rows(
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns that Arrow can hold: a field whose values are of several types becomes JSON text."""
+    """Turn rows into columns that Arrow can hold; a field whose values are of several types becomes JSON text."""
     import pyarrow
 
     names = dict.fromkeys(name for row in rows for name in row)
@@ -329,7 +330,7 @@ def _parse_line(place: str, line: bytes) -> Any:
 
 
 def _name_of(value: Any) -> str:
-    """The id of a row that may be anything, for a report."""
+    """Return the id of a row that may be anything, for a report."""
     first = value[0] if isinstance(value, list) and value else value
     names = [first.get(field) for field in ID_FIELDS] if isinstance(first, dict) else []
     return next((name for name in names if isinstance(name, str)), "?")

@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Many videos, a few at a time and in order: `decode_videos`.
+"""Parallel decoding of many videos, in order: `decode_videos`.
 
     for position, frames in decode_videos(paths, num_frames=32, size=(192, 320), num_workers=2):
         ...                                     # frames (T, 3, H, W) of paths[position]
@@ -11,8 +11,8 @@ be an endless stream and memory does not depend on their number.
 
 A decoding thread takes the interpreter lock back several times per packet. Beside a thread that is busy in pure Python
 each of these can wait for the switch interval (5 ms), which makes decoding some 70 times slower. So the pool's own
-threads never spin, the interpreter's switch interval is lowered while a pool is at work, and whoever tokenises or
-parses between two videos takes `isolated=True`: the decoders are then processes of their own and the threads only wait.
+threads never spin, and the switch interval is lowered while a pool is at work. Pass `isolated=True` if the caller
+tokenises or parses between two videos: decoders are then separate processes, and the threads only wait.
 
 Training does not need this: the worker processes of a torch `DataLoader` (`dataloader_num_workers`) decode ahead of the
 step. It is for encoding, indexing and checking many videos in one process.
@@ -87,18 +87,18 @@ def decode_videos(
 
     Args:
         sources: Anything that `read_frames` takes, or lists of clip files; read lazily, one at a time.
-        num_workers: Videos decoded at the same time; the machine's cores, at most 8, where left out.
-        prefetch: Videos that may wait for the caller besides.
-        skips: What happens to a video that cannot be used; its error is raised where left out.
+        num_workers: Number of videos decoded at the same time. Defaults to the number of cores, at most 8.
+        prefetch: Number of decoded videos that may wait for the caller besides.
+        skips: Policy for videos that cannot be used. By default they raise.
         read: Called as `read(source, **options)` in a worker's thread, such as a processor's
-            `video_processor.read_pictures`; `read_frames`, or `read_clips` for a list of clip files, where left out.
-        options: For `read`. `isolated=True` decodes in processes of their own.
+            `video_processor.read_pictures`. Defaults to `read_frames`, or `read_clips` for a list of clip files.
+        options: Arguments of `read`. `isolated=True` decodes in separate processes.
 
     Yields:
         The position in `sources` and the frames, in the order of `sources`, without those that were skipped.
 
     Raises:
-        LFVilaVideoError: Where a video cannot be used and the policy is to raise.
+        LFVilaVideoError: A video cannot be used and the policy is to raise.
         ValueError: For numbers that make no sense, or where too many videos are skipped.
     """
     workers = num_workers if num_workers is not None else min(os.cpu_count() or 1, 8)
@@ -152,7 +152,7 @@ def _decode(
 
 
 def _read_any(source: Any, **options: Any) -> VideoFrames:
-    """One video, or one that is stored as clip files."""
+    """Read one video, or one that is stored as clip files."""
     if isinstance(source, (list, tuple)) and not is_frame_source(source):
         return read_clips(source, **options)
     return read_frames(source, **options)

@@ -1,8 +1,8 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`lfvila-hf check-videos`: read every video of a folder, and say which cannot be used and why.
+"""Command `lfvila-hf check-videos`: find the videos of a folder that cannot be used.
 
-The table goes to standard output and the progress bar to standard error. The exit status is 0 where every file can be
-used, 1 where one cannot.
+The table goes to standard output and the progress bar to standard error. The exit status is 0 if every file can be
+used, and 1 otherwise.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ import argparse
 import json
 from pathlib import Path
 
-from lfvila_hf.data.checking import check_videos, find_videos, summary, table
-from lfvila_hf.video_reading_lfvila import VideoLimits, close_decoder_processes
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="lfvila-hf check-videos",
-        description="Read every video of a folder and say what is wrong. Each is decoded in a process of its own, so "
-        "that a file that crashes or hangs a decoder is one line of the table.",
-        epilog="The exit status is 0 where every file can be used and 1 where one cannot.",
+        description="Read every video of a folder and report faults. Each is decoded in a separate process, so a file "
+        "that crashes or hangs a decoder is one line of the table.",
+        epilog="The exit status is 0 if every file can be used, and 1 otherwise.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder, or a single file")
     parser.add_argument(
@@ -36,17 +33,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check(options: argparse.Namespace) -> None:
+    """Check that the folder of the JSON file exists.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
+        raise ValueError(f"--json {options.json}: there is no such folder")
+
+
 def main(arguments: list[str]) -> int:
     """Run the command: read, print the table, write the JSON."""
+    options = build_parser().parse_args(arguments)
+    check(options)
     from tqdm import tqdm
 
-    options = build_parser().parse_args(arguments)
+    from lfvila_hf.data.checking import check_videos, find_videos, summary, table
+    from lfvila_hf.video_reading_lfvila import VideoLimits, close_decoder_processes
+
     if options.folder.is_dir():
         paths = find_videos(options.folder, every_file=options.every_file)
     else:
         paths = [options.folder]
-    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
-        raise ValueError(f"--json {options.json}: there is no such folder")
     reading = check_videos(
         paths,
         num_frames=None if options.full else 32,
@@ -56,7 +65,7 @@ def main(arguments: list[str]) -> int:
     rows = []
     broken = 0
     try:
-        # `None`: no bar where standard error is no terminal
+        # `None`: no bar if standard error is no terminal
         with tqdm(total=len(paths), unit="file", disable=True if options.no_progress else None) as bar:
             for row in reading:
                 rows.append(row)

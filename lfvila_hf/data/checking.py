@@ -1,9 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Which videos of a folder can be used, and what is wrong with the others: `find_videos`, `check_videos`.
+"""Checks of the videos of a folder: `find_videos`, `check_videos`.
 
-Design note. Every file is decoded in a process of its own (`isolated`), so that no file can take the check down;
-several at a time, in threads that only wait for those processes. A quick check decodes frames that are spread over the
-video, the first and the last among them, which finds what training would find; a full one decodes every frame. Memory:
+Design note. Every file is decoded in a separate process (`isolated`), so no file can take the check down. Several run
+at a time, in threads that only wait for those processes. A quick check decodes frames spread over the video, the first
+and the last among them, and finds the faults that training would find. A full one decodes every frame. Memory:
 one pixel per decoded frame, and one row per file.
 """
 
@@ -30,15 +30,15 @@ Status = Literal["ok", "odd", "broken"]
 
 @dataclass(frozen=True)
 class CheckedVideo:
-    """What became of one file.
+    """Result of the check of one file.
 
     Attributes:
         path: The file.
         status: "ok"; "odd": it can be used, but see `notes`; "broken": it cannot.
-        reason: Why it cannot be used, "" otherwise.
-        position: Where in the video, as far as known.
-        notes: What is odd about it (damage, made up time stamps).
-        bytes: Size of the file; `None` where it cannot be looked at.
+        reason: Reason why it cannot be used, "" otherwise.
+        position: Place of the fault in the video, as far as known.
+        notes: Oddities (damage, made up time stamps).
+        bytes: Size of the file; `None` if it is not known.
         frames: Frames in the video; `None` of a broken one, like all below.
         seconds: Duration.
         width: Of the upright picture.
@@ -70,15 +70,15 @@ class CheckedVideo:
 
 
 def find_videos(folder: str | os.PathLike[str], *, every_file: bool = False) -> list[Path]:
-    """The videos in a folder and the folders in it, in the order of their names; links to folders are not followed.
+    """List the videos in a folder and its sub-folders, sorted by name; links to folders are not followed.
 
     Args:
-        folder: Where to look.
-        every_file: Take files of every name, and not only those that end as videos do.
+        folder: Folder to search.
+        every_file: Take files of every name, not only those that end like videos.
 
     Raises:
-        OSError: Where a folder cannot be listed.
-        ValueError: Where there is no video.
+        OSError: A folder cannot be listed.
+        ValueError: There is no video.
     """
 
     def complain(error: OSError) -> None:
@@ -101,14 +101,14 @@ def check_videos(
     limits: VideoLimits | None = None,
     isolated: bool | None = None,
 ) -> Iterator[CheckedVideo]:
-    """Read every file and say what is wrong with it.
+    """Read every file and report what is wrong with it.
 
     Args:
         paths: The files.
-        num_frames: Frames decoded of each, spread from the first to the last; all of them where `None`.
-        num_workers: Files read at the same time; the machine's cores, at most 8, where left out.
-        limits: What a video may cost.
-        isolated: Decode in processes of their own; so it is where left out, if the system allows it.
+        num_frames: Number of frames decoded of each, spread from the first to the last; `None` decodes all.
+        num_workers: Number of files read at the same time. Defaults to the number of cores, at most 8.
+        limits: Limits of size and time of one video.
+        isolated: Decode in separate processes. Defaults to true on POSIX systems.
 
     Yields:
         One row per file, in the order of `paths`.
@@ -121,11 +121,11 @@ def check_videos(
 
 
 def check_video(path: str | os.PathLike[str], **options: Any) -> CheckedVideo:
-    """Read one file.
+    """Check one file.
 
     Args:
         path: The file.
-        options: For `read_frames`; without `num_frames` every frame is decoded.
+        options: Arguments of `read_frames`; without `num_frames` every frame is decoded.
     """
     name = os.fspath(path)
     start = time.monotonic()
@@ -158,14 +158,14 @@ def check_video(path: str | os.PathLike[str], **options: Any) -> CheckedVideo:
 
 
 def summary(rows: Iterable[CheckedVideo]) -> dict[str, Any]:
-    """Counts and all rows, as JSON can carry them."""
+    """Return counts and all rows, as JSON can carry them."""
     rows = list(rows)
     counts = {status: sum(row.status == status for row in rows) for status in ("ok", "odd", "broken")}
     return {"files": len(rows), **counts, "videos": [asdict(row) for row in rows]}
 
 
 def table(rows: Iterable[CheckedVideo]) -> str:
-    """The rows as lines of text: status, file, and what is wrong or what it is."""
+    """Format rows as lines of text: status, file, and fault or properties."""
     lines = [(row.status, _printable(row.path), _printable(_words(row))) for row in rows]
     widths = [max((len(line[column]) for line in lines), default=0) for column in (0, 1)]
     return "\n".join(f"{line[0]:<{widths[0]}}  {line[1]:<{widths[1]}}  {line[2]}".rstrip() for line in lines)
@@ -182,13 +182,13 @@ def _words(row: CheckedVideo) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text on one line: names of files may hold anything."""
+    """Escape a text to one line; names of files may hold anything."""
     readable = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in readable)
 
 
 def _one_pixel(picture: torch.Tensor) -> torch.Tensor:
-    """All that is kept of a picture whose decoding is the point."""
+    """Keep one pixel of a picture that only had to be decoded."""
     return picture[:, :1, :1].clone()
 
 

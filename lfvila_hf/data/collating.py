@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Samples to model inputs: `LFVilaCollator`, with masked tokens for the fusion phase.
+"""Collator of samples into model inputs, with masked tokens for the fusion phase: `LFVilaCollator`.
 
 Masking follows BERT: a token that is no special token and no padding is chosen with the given probability (15 %); of
 the chosen ones 80 % become `[MASK]`, 10 % a random word piece that is no special token, 10 % stay. Every choice is a
@@ -17,26 +17,26 @@ import torch
 from ..loss_lfvila import random_keys
 from .datasets import VideoTextSample
 
-# Streams of `random_keys`: which tokens, what becomes of them, which other word piece.
+# Streams of `random_keys`: choice of tokens, fate of a token, random word piece.
 CHOICE_STREAM, FATE_STREAM, WORD_STREAM = 18, 19, 20
 IGNORED = -100
 """Target of a token that was not chosen."""
 
 
 class LFVilaCollator:
-    """Samples of one batch as keyword arguments of a model.
+    """Collator of samples into the keyword arguments of a model.
 
-    `None`, which a data set gives for a skipped sample, is left out. A batch of which nothing is left is an error: a
-    loader has no way to leave out a batch, and an empty one would make every term of the loss meaningless.
+    `None`, which a data set returns for a skipped sample, is left out. An empty batch is an error, because a loader
+    cannot leave out a batch, and every term of the loss would be undefined.
 
     Args:
         processor: `LFVilaProcessor`.
-        mlm_probability: Part of the tokens that are masked; 0 makes no `mlm_targets`.
+        mlm_probability: Fraction of the tokens that are masked; 0 makes no `mlm_targets`.
         seed: Seed of masking.
-        return_ids: Also give `sample_ids`, a list of strings, which models do not take.
+        return_ids: Also return `sample_ids`, a list of strings, which models do not take.
 
     Raises:
-        ValueError: For a probability outside 0 to 1, or a tokenizer without `[MASK]` where one is needed.
+        ValueError: The probability is not in 0 to 1, or the tokenizer lacks the `[MASK]` token that masking needs.
     """
 
     def __init__(self, processor: Any, mlm_probability: float = 0.0, seed: int = 0, return_ids: bool = False) -> None:
@@ -58,15 +58,15 @@ class LFVilaCollator:
         """Make a batch.
 
         Args:
-            samples: What a data set gave.
+            samples: Samples of a data set.
 
         Returns:
             `input_ids` and `attention_mask` `(B, M, L)`, `pixel_values_videos` `(B, T, 3, H, W)` float32, and with
-            masking `mlm_targets` `(B, M, L)`, the token that was there or -100; `num_clips` where the videos were put
-            together from another number of clips than the processor's.
+            masking `mlm_targets` `(B, M, L)`, the token that was there or -100; `num_clips` if the videos were read
+            from another number of clips than the processor's.
 
         Raises:
-            ValueError: Where every sample of the batch was skipped, or samples differ in shape.
+            ValueError: Every sample of the batch was skipped, or samples differ in shape.
         """
         kept = [sample for sample in samples if sample is not None]
         if not kept:

@@ -1,24 +1,26 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Data sets for a torch `DataLoader` (and so for the Trainer): annotation rows in, decoded samples out.
+"""Data sets for a torch `DataLoader` and the Trainer: annotation rows in, decoded samples out.
 
-`RetrievalDataset` and `PreTrainingDataset` take rows as `annotations` loads them and decode in whichever process asks.
+`RetrievalDataset` and `PreTrainingDataset` take the rows that `annotations` loads and decode in whichever process asks.
 `StreamedDataset` does the same for a stream of rows. A sample is a `VideoTextSample`, which `collating.LFVilaCollator`
 turns into model inputs.
 
 Every random choice (jitter, crop, flip, first clip) is a function of the seed, the epoch and the sample, by
-`loss_lfvila.random_keys`; there is no generator state, so that any number of workers and any resumed run make the same
-samples. The sample's number behind it is a hash of its id and line, so that order, shuffling and streaming do not
-matter either. The epoch lives in shared memory: `set_epoch` (which the Trainer calls) reaches workers that are alive.
+`loss_lfvila.random_keys`. There is no generator state, so any number of workers and any resumed run make the same
+samples. A sample's number is a hash of its id and line, so it does not depend on order, shuffling or streaming. The
+epoch lives in shared memory: `set_epoch`, which the Trainer calls, reaches running workers.
 
-A video that cannot be used is handled by `skipping.SkipLog`: `raise`, or `skip`, where the sample is `None` and the
-batch that much smaller. It is never another sample.
+A video that cannot be used is handled by `skipping.SkipLog`: `raise`, or `skip`, which gives `None` for the sample and
+a smaller batch. It is never replaced by another sample.
 """
 
 from __future__ import annotations
 
 import copy
+import operator
+import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,19 +29,20 @@ import torch
 from ..loss_lfvila import random_keys
 from ..video_reading_lfvila import LFVilaVideoError
 from .annotations import AnnotationError
-from .batch_decoding import decode_videos
-from .frame_cache import FrameCache
-from .pictures import PictureReader
+from .cached_reading import CachedVideoReader, VideoSegments
+from .frame_store import FrameStore
 from .skipping import OnError, SkipLog, SkipReport
 
 SAMPLE_STREAM = 16
 ORDER_STREAM = 17
-"""Stream of `random_keys` that samples are made from; the losses use 0 to 2."""
+"""Streams of `random_keys` that samples are made from; the losses use 0 to 2."""
 
 
 @dataclass(frozen=True)
 class VideoTextSample:
-    """One video with its paragraph. No dictionary, whose keys the Trainer would compare with the model's arguments.
+    """One video with its paragraph.
+
+    It is no dictionary, because the Trainer compares the keys of a dictionary with the model's arguments.
 
     Attributes:
         id: Name of the sample in its annotation.
@@ -48,10 +51,10 @@ class VideoTextSample:
         pictures: `(T, 3, H, W)` float32 in 0 ... 255.
         times: Seconds of the T frames on the (joined) video.
         duration: Seconds of that video.
-        number: Hash of id and line, in 0 ... 2**32 - 1; what random choices for this sample are made from.
-        epoch: The epoch it was made for.
-        row: The annotation row, with all its fields.
-        num_clips: Clips that the video was put together from, `None` for a whole video.
+        number: Hash of id and line, in 0 ... 2**32 - 1; seed of the random choices for this sample.
+        epoch: Epoch of these random choices.
+        row: Annotation row with all its fields.
+        num_clips: Number of clip files that the video was read from; `None` for a whole video.
     """
 
     id: str
@@ -67,27 +70,27 @@ class VideoTextSample:
 
 
 class RowReader:
-    """What one kind of row becomes; subclasses say which files and sentences.
+    """Reader of one kind of row; subclasses choose files and sentences.
 
     Attributes:
-        columns: What a row must have.
+        columns: Columns that a row must have.
 
     Args:
         processor: `LFVilaProcessor`.
-        training: Random choices, or the evaluation's fixed ones.
+        training: Make random choices; otherwise those of evaluation, which are fixed.
         seed: Seed of the run.
-        frame_cache: Where decoded frames are kept.
+        frame_cache: Store of decoded frames. By default every read decodes.
     """
 
     columns: tuple[str, ...] = ("id", "sentences", "place")
 
-    def __init__(self, processor: Any, *, training: bool, seed: int = 0, frame_cache: FrameCache | None = None) -> None:
-        self.pictures = PictureReader(processor.video_processor, frame_cache)
+    def __init__(self, processor: Any, *, training: bool, seed: int = 0, frame_cache: FrameStore | None = None) -> None:
+        self.pictures = CachedVideoReader(processor.video_processor, frame_cache)
         self.training = training
         self.seed = seed
 
-    def select(self, row: dict[str, Any], key: int) -> tuple[str | list[str], Sequence[str]]:
-        """The file or clip files of a row, and the sentences that go with them.
+    def select(self, row: dict[str, Any], key: int) -> tuple[str | list[str] | VideoSegments, Sequence[str]]:
+        """Choose the file, clip files or segments of a sample and its sentences.
 
         Args:
             row: An annotation row.
@@ -95,13 +98,17 @@ class RowReader:
         """
         raise NotImplementedError
 
+    def files(self, row: dict[str, Any]) -> str | list[str] | VideoSegments:
+        """Return the file, all clip files or all segments of a row."""
+        return row["video"]
+
     def __call__(self, row: dict[str, Any], epoch: int) -> VideoTextSample:
         """Decode one row.
 
         Raises:
             LFVilaVideoError: Names the video, and the row it belongs to.
-            AnnotationError: Where the row does not fit the model.
-            ValueError: Where a column is missing.
+            AnnotationError: The row does not fit the model.
+            ValueError: A column is missing.
         """
         missing = [name for name in self.columns if name not in row]
         if missing:
@@ -130,31 +137,31 @@ class RowReader:
 
 
 class RetrievalReader(RowReader):
-    """Rows of `load_retrieval`: a whole video and all its sentences."""
+    """Reader of rows of `load_retrieval`: a whole video and all its sentences."""
 
     columns = (*RowReader.columns, "video")
 
     def select(self, row: dict[str, Any], key: int) -> tuple[str, Sequence[str]]:
-        """The video and its paragraph, as they are."""
+        """Return the video and its paragraph as they are."""
         return row["video"], row["sentences"]
 
 
 class PreTrainingReader(RowReader):
-    """Rows of `load_pretraining`: K consecutive clips of a long video, T / K frames and one sentence of each.
+    """Reader of rows of `load_pretraining`: K consecutive clips of a long video, T / K frames and one sentence of each.
 
     The first clip is drawn anew in every epoch, the last possible start included; it is 0 in evaluation.
 
     Args:
         processor: `LFVilaProcessor`; its video processor's `num_clips` is K.
-        min_clips: Rows with fewer than K clips, but at least this many, are taken whole, with T / K frames of each
-            clip; a batch then needs rows of one length (`sampling.EqualLengthSampler`). K where left out, as released.
-        shuffle_clips: In training, put the clips (and their sentences with them) in a random order. It makes an order
-            twin of every sample in every epoch, and fits texts in which no sentence refers to the one before it.
+        min_clips: Take rows of fewer than K clips, but at least this many, as a whole, with T / K frames of each clip.
+            A batch then needs rows of one length (`sampling.EqualLengthSampler`). Defaults to K, as released.
+        shuffle_clips: In training, put the clips and their sentences in a random order. It makes an order twin of every
+            sample in every epoch, and suits texts in which no sentence refers to the one before it.
         options: As for `RowReader`.
 
     Raises:
-        ValueError: Where T is no multiple of K, the processor would join some of the K sentences, or `min_clips` does
-            not lie in 1 to K.
+        ValueError: T is no multiple of K, the processor would join some of the K sentences, or `min_clips` does not
+            lie in 1 to K.
     """
 
     columns = (*RowReader.columns, "clips")
@@ -177,27 +184,71 @@ class PreTrainingReader(RowReader):
                 f"expected at least num_clips={self.num_clips}: one for each clip"
             )
 
-    def select(self, row: dict[str, Any], key: int) -> tuple[list[str], Sequence[str]]:
-        """K clips from a random (in evaluation: the first) start on, and their sentences."""
-        count = self.length(row)
-        starts = len(row["clips"]) - count + 1
-        start = key % starts if self.training else 0
+    def select(self, row: dict[str, Any], key: int) -> tuple[list[str] | VideoSegments, Sequence[str]]:
+        """Choose K clips from a random start on (in evaluation from the first one) and their sentences."""
+        start, count = self._part(row, key)
         places = list(range(start, start + count))
         if self.training and self.shuffle_clips:
             order = random_keys(self.seed, key, torch.tensor([0]), count, ORDER_STREAM)[0].argsort()
             places = [places[number] for number in order.tolist()]
         return [row["clips"][place] for place in places], [row["sentences"][place] for place in places]
 
+    def files(self, row: dict[str, Any]) -> list[str] | VideoSegments:
+        """Return all clip files of a row."""
+        return list(row["clips"])
+
+    def _part(self, row: dict[str, Any], key: int) -> tuple[int, int]:
+        """Draw the first clip of a sample; return its number and the number of clips."""
+        count = self.length(row)
+        starts = len(row["sentences"]) - count + 1
+        return key % starts if self.training else 0, count
+
     def length(self, row: dict[str, Any]) -> int:
-        """How many clips of a row a sample takes: K, or all where there are fewer.
+        """Return the number of clips that a sample takes of a row: K, or all if there are fewer.
 
         Raises:
-            AnnotationError: Where there are fewer than `min_clips`.
+            AnnotationError: There are fewer than `min_clips`.
         """
-        clips = len(row["clips"])
+        clips = len(row["sentences"])  # one for each clip
         if clips < self.min_clips:
             raise AnnotationError(row["place"], f"{row['id']!r} has {clips} clips, expected at least {self.min_clips}")
         return min(clips, self.num_clips)
+
+
+class SegmentReader(PreTrainingReader):
+    """Reader of whole videos whose sentences have times: K consecutive segments and their sentences.
+
+    Rows are those of `load_retrieval` with the fields `seconds`, the start of each sentence's segment, and `duration`,
+    the end of the last one. A segment is read like a clip file, so no clip files are needed.
+
+    Args:
+        processor: `LFVilaProcessor`.
+        options: As for `PreTrainingReader`, without `shuffle_clips`.
+    """
+
+    columns = (*RowReader.columns, "video", "seconds", "duration")
+
+    def __init__(self, processor: Any, *, min_clips: int | None = None, **options: Any) -> None:
+        super().__init__(processor, min_clips=min_clips, **options)
+
+    def select(self, row: dict[str, Any], key: int) -> tuple[VideoSegments, Sequence[str]]:
+        """Choose K segments from a random start on (in evaluation from the first one) and their sentences."""
+        start, count = self._part(row, key)
+        return self._segments(row, start, count), row["sentences"][start : start + count]
+
+    def files(self, row: dict[str, Any]) -> VideoSegments:
+        """Return all segments of a row."""
+        return self._segments(row, 0, len(row["sentences"]))
+
+    def _segments(self, row: dict[str, Any], start: int, count: int) -> VideoSegments:
+        borders = (*map(float, row["seconds"]), float(row["duration"]))
+        if len(borders) != len(row["sentences"]) + 1 or not all(map(operator.lt, borders, borders[1:])):
+            raise AnnotationError(
+                row["place"],
+                f"'seconds' and 'duration' must rise, with one second for each of {len(row['sentences'])} sentences, "
+                f"got {list(borders)}",
+            )
+        return VideoSegments(row["video"], borders, start, count)
 
 
 class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
@@ -205,8 +256,11 @@ class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
 
     Args:
         rows: A sequence of rows, such as a `datasets.Dataset`.
-        reader: What a row becomes.
+        reader: Reader that makes samples of rows.
         skips: Policy for samples that cannot be used.
+
+    Raises:
+        ValueError: There is no row.
     """
 
     def __init__(self, rows: Any, reader: RowReader, skips: SkipLog) -> None:
@@ -223,65 +277,87 @@ class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> VideoTextSample | None:
-        """Decode one sample; `None` where it is skipped.
+        """Decode one sample; `None` if it is skipped.
 
         Raises:
-            LFVilaVideoError: Where the video cannot be used and the policy is to raise.
-            ValueError: Where too many samples are skipped.
+            LFVilaVideoError: The video cannot be used and the policy is to raise.
+            ValueError: Too many samples are skipped.
         """
         return _sample(self.reader, self.rows[index], self.epoch, self.skips)
 
     @property
     def epoch(self) -> int:
-        """The epoch that samples are made for."""
+        """Epoch of the random choices."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins; the Trainer does. Workers that are alive hear of it."""
+        """Begin an epoch, also in running workers. The Trainer calls this."""
         self._epoch.fill_(epoch)
 
     def skip_report(self) -> SkipReport:
-        """What was skipped so far, in this process and its workers."""
+        """Return what was skipped so far, in this process and its workers."""
         return self.skips.report()
 
     def without_skipped(self) -> VideoTextDataset:
-        """A data set like this one without the rows that were skipped so far, whose batches are therefore full."""
+        """Return this data set without the rows that were skipped so far, so that batches are full."""
         return self._without(self.skip_report())
 
     def without_unusable(self, *, num_workers: int | None = None) -> VideoTextDataset:
-        """Try every row once, and give a data set like this one without those that cannot be used.
+        """Read every row once and return this data set without those that cannot be used.
 
-        In a distributed run every process calls this; each tries its share of the rows, and all of them leave out the
-        same ones. A frame cache is filled on the way.
+        In a distributed run every process reads all rows, and all leave out the same ones. A frame store is filled on
+        the way.
 
         Args:
-            num_workers: Rows decoded at the same time; the machine's cores, at most 8, where left out.
+            num_workers: Number of processes that decode; 0 decodes in this one. Defaults to the number of cores, at
+                most 8.
 
         Raises:
-            LFVilaVideoError: On every process, where a video cannot be used and the policy is to raise.
-            ValueError: On every process, where too many samples are skipped.
+            LFVilaVideoError: A video cannot be used and the policy is to raise.
+            ValueError: Too many samples are skipped.
         """
+        self._try_rows(range(len(self.rows)), lambda row: self.reader(row, self.epoch), num_workers)
+        return self.without_skipped()
+
+    def fill_frame_cache(self, *, num_workers: int | None = None, progress: bool = True) -> None:
+        """Decode every video that is not in the frame store yet, on all cores.
+
+        In a distributed run every process decodes its share of the rows. A run that was killed goes on where it was.
+
+        Args:
+            num_workers: As for `without_unusable`.
+            progress: Show a progress bar.
+
+        Raises:
+            LFVilaVideoError: A video cannot be used and the policy is to raise.
+            ValueError: The data set has no frame store, or too many samples are skipped.
+        """
+        reader = self.reader
+        if reader.pictures.frame_cache is None:
+            raise ValueError("this data set has no frame store to fill, pass frame_cache=FrameStore(folder)")
         rank, processes = _place_among_processes()
         mine = range(rank, len(self.rows), processes)
-        failure: Exception | None = None
-        for place, error in decode_videos(mine, read=self._problem, num_workers=num_workers):
-            if error is None:
-                continue
-            row = self.rows[mine[place]]
-            try:
-                self.skips.note(error, sample=row["id"], place=row["place"])
-            except (LFVilaVideoError, AnnotationError) as raised:
-                failure = raised
-                break
-        return self._without(self.skips.agree(failure))
+        self._try_rows(mine, lambda row: reader.pictures.fill(reader.files(row)), num_workers, progress)
 
-    def _problem(self, index: int) -> LFVilaVideoError | AnnotationError | None:
-        """What is wrong with a row."""
-        try:
-            self.reader(self.rows[index], self.epoch)
-        except (LFVilaVideoError, AnnotationError) as error:
-            return error
-        return None
+    def _try_rows(
+        self, indices: range, work: Callable[[dict[str, Any]], Any], num_workers: int | None, progress: bool = False
+    ) -> None:
+        """Do something with rows in loader workers; errors go to `skips`."""
+        from tqdm.auto import tqdm
+
+        trial = _Trial(self.rows, indices, work)
+        workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        loader = torch.utils.data.DataLoader(
+            trial,
+            batch_size=None,
+            num_workers=min(workers, len(trial)),
+            # The work is a closure, which only a forked worker inherits.
+            multiprocessing_context="fork" if workers and hasattr(os, "fork") else None,
+        )
+        for index, error in zip(indices, tqdm(loader, "decoding", unit="video", disable=not progress), strict=True):
+            if error is not None:
+                row = self.rows[index]
+                self.skips.handle(error, sample=row["id"], place=row["place"])
 
     def _without(self, report: SkipReport) -> VideoTextDataset:
         skipped = {(one.sample, one.place) for one in report.skipped}
@@ -291,19 +367,38 @@ class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
         return smaller
 
 
+class _Trial(torch.utils.data.Dataset[Exception | None]):
+    """Data set of the errors that some work on rows raises."""
+
+    def __init__(self, rows: Any, indices: range, work: Callable[[dict[str, Any]], Any]) -> None:
+        self.rows = rows
+        self.indices = indices
+        self.work = work
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> LFVilaVideoError | AnnotationError | None:
+        try:
+            self.work(self.rows[self.indices[number]])
+        except (LFVilaVideoError, AnnotationError) as error:
+            return error
+        return None
+
+
 class RetrievalDataset(VideoTextDataset):
     """Whole videos and their paragraphs.
 
     Args:
-        rows: What `load_retrieval` gives.
+        rows: Rows of `load_retrieval`.
         processor: `LFVilaProcessor`.
-        training: Jittered frames, random crop and flip.
+        training: Jitter frames, crop and flip at random.
         seed: Seed of the run.
         on_error: `"raise"` or `"skip"`, see `SkipLog`.
         max_skip_fraction: Ceiling for `"skip"`.
-        frame_cache: Where decoded frames are kept; every read decodes where left out.
-        skip_journal: File that keeps what was skipped, the same for all processes of a distributed run; a temporary
-            one where left out.
+        frame_cache: Store of decoded frames. By default every read decodes.
+        skip_journal: File that keeps what was skipped. Processes of a distributed run that share it count together.
+            Defaults to a temporary file of this process.
     """
 
     def __init__(
@@ -315,7 +410,7 @@ class RetrievalDataset(VideoTextDataset):
         seed: int = 0,
         on_error: OnError = "raise",
         max_skip_fraction: float = 0.01,
-        frame_cache: FrameCache | None = None,
+        frame_cache: FrameStore | None = None,
         skip_journal: str | None = None,
     ) -> None:
         reader = RetrievalReader(processor, training=training, seed=seed, frame_cache=frame_cache)
@@ -326,15 +421,15 @@ class PreTrainingDataset(VideoTextDataset):
     """K consecutive clips of each long video and their K sentences.
 
     Args:
-        rows: What `load_pretraining` gives.
+        rows: Rows of `load_pretraining`, or rows of `load_retrieval` whose sentences have times (`SegmentReader`).
         processor: `LFVilaProcessor`.
-        training: A random first clip, random crop and flip.
+        training: Draw the first clip, crop and flip at random.
         seed: Seed of the run.
         on_error: `"raise"` or `"skip"`, see `SkipLog`.
         max_skip_fraction: Ceiling for `"skip"`.
-        frame_cache: Where decoded frames are kept; every read decodes where left out.
-        skip_journal: File that keeps what was skipped, the same for all processes of a distributed run; a temporary
-            one where left out.
+        frame_cache: Store of decoded frames. By default every read decodes.
+        skip_journal: File that keeps what was skipped. Processes of a distributed run that share it count together.
+            Defaults to a temporary file of this process.
         min_clips: See `PreTrainingReader`.
         shuffle_clips: See `PreTrainingReader`.
     """
@@ -348,44 +443,50 @@ class PreTrainingDataset(VideoTextDataset):
         seed: int = 0,
         on_error: OnError = "raise",
         max_skip_fraction: float = 0.01,
-        frame_cache: FrameCache | None = None,
+        frame_cache: FrameStore | None = None,
         skip_journal: str | None = None,
         min_clips: int | None = None,
         shuffle_clips: bool = False,
     ) -> None:
-        reader = PreTrainingReader(
-            processor,
-            training=training,
-            seed=seed,
-            frame_cache=frame_cache,
-            min_clips=min_clips,
-            shuffle_clips=shuffle_clips,
+        options: dict[str, Any] = {
+            "training": training,
+            "seed": seed,
+            "frame_cache": frame_cache,
+            "min_clips": min_clips,
+        }
+        is_timed = len(rows) > 0 and "clips" not in rows[0] and "seconds" in rows[0]
+        if is_timed and shuffle_clips:
+            raise ValueError("shuffle_clips needs clip files, these rows have segments of whole videos")
+        reader = (
+            SegmentReader(processor, **options)
+            if is_timed
+            else PreTrainingReader(processor, shuffle_clips=shuffle_clips, **options)
         )
         super().__init__(rows, reader, SkipLog(on_error, max_skip_fraction, journal=skip_journal))
 
     def lengths(self) -> list[int]:
-        """Clips that a sample of each row takes; what `EqualLengthSampler` goes by.
+        """Return the number of clips that a sample of each row takes, for `EqualLengthSampler`.
 
         Raises:
-            AnnotationError: For a row with too few clips.
+            AnnotationError: A row has too few clips.
         """
         return [self.reader.length(row) for row in self.rows]  # type: ignore[attr-defined]  # a PreTrainingReader
 
 
 class StreamedDataset(torch.utils.data.IterableDataset[VideoTextSample]):
-    """Decoded samples of a stream of rows.
+    """Iterable data set of decoded samples.
 
-    Skipped samples are left out of the stream, so that batches stay full. Loader workers share the shards (annotation
+    Skipped samples are left out of the stream, so batches stay full. Loader workers share the shards (annotation
     files) of a `datasets.IterableDataset` between them; for several ranks split it first, with
     `datasets.distributed.split_dataset_by_node`.
 
     Args:
         rows: A `datasets.IterableDataset`, shuffled or not.
-        reader: What a row becomes: `RetrievalReader(...)` or `PreTrainingReader(...)`.
-        skips: Policy for samples that cannot be used; raises where left out.
+        reader: `RetrievalReader(...)` or `PreTrainingReader(...)`.
+        skips: Policy for samples that cannot be used. By default they raise.
 
     Raises:
-        ValueError: For rows that are no such stream: every worker would read all of them.
+        ValueError: `rows` is no such stream; every worker would read all of them.
     """
 
     def __init__(self, rows: Any, reader: RowReader, skips: SkipLog | None = None) -> None:
@@ -405,18 +506,18 @@ class StreamedDataset(torch.utils.data.IterableDataset[VideoTextSample]):
                 yield sample
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins; a shuffled stream takes another order."""
+        """Begin an epoch; a shuffled stream takes another order."""
         self._epoch.fill_(epoch)
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
 
     def skip_report(self) -> SkipReport:
-        """What was skipped so far, in this process and its workers."""
+        """Return what was skipped so far, in this process and its workers."""
         return self.skips.report()
 
 
 def _place_among_processes() -> tuple[int, int]:
-    """The rank of this process and how many there are; 0 and 1 outside a distributed run."""
+    """Return the rank of this process and the number of processes; 0 and 1 outside a distributed run."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
@@ -438,6 +539,7 @@ __all__ = [
     "RetrievalDataset",
     "RetrievalReader",
     "RowReader",
+    "SegmentReader",
     "StreamedDataset",
     "VideoTextDataset",
     "VideoTextSample",

@@ -1,12 +1,12 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Which rows a batch has: rows of one length (`EqualLengthSampler`), shares of processes (`ShareBatchSampler`).
+"""Samplers of training batches: rows of equal length, and each process its share of every batch.
 
 A long video made of 6 clips and one made of 8 cannot share a tensor. Padding time would put invented frames into
-attention windows; so rows are grouped instead: every run of `block_size` indices that the sampler gives is of one
-length, blocks come in random order, and what does not fill a block waits for the next epoch, whose order is another.
+attention windows, so `EqualLengthSampler` groups rows: every run of `block_size` indices is of one length, and blocks
+come in random order. Rows that do not fill a block wait for the next epoch, which has another order.
 
-Several processes share every batch, the last one of an epoch too. Filling it up with rows from the beginning, as
-accelerate does, would put a video into one batch twice, where it is its own false negative.
+`ShareBatchSampler` cuts every batch into shares of the processes, also the last one of an epoch. Filling that one up
+with rows from the beginning, as accelerate does, would put a video into one batch twice, as its own false negative.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class EqualLengthSampler(torch.utils.data.Sampler[int]):
-    """Random row numbers in blocks of equal length.
+    """Sampler of random row numbers in blocks of equal length.
+
+    Lengths that have fewer rows than a block are never drawn; a warning names them.
 
     Args:
-        lengths: length of each row.
-        block_size: rows of a block: the batch size times the number of processes that share a batch.
-        seed: seed of the order; the order of an epoch is a function of seed and epoch alone.
-
-    Lengths that have fewer rows than a block are never drawn; a warning says which and how many.
+        lengths: Length of each row.
+        block_size: Rows of a block: the batch size times the number of processes that share a batch.
+        seed: Seed of the order; the order of an epoch is a function of seed and epoch alone.
 
     Raises:
         ValueError: `block_size` is below 1, or no length has enough rows for a block.
@@ -59,7 +59,7 @@ class EqualLengthSampler(torch.utils.data.Sampler[int]):
         return sum(len(rows) // self.block_size for rows in self.groups) * self.block_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins; the Trainer does."""
+        """Begin an epoch; the Trainer calls this."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -73,21 +73,21 @@ class EqualLengthSampler(torch.utils.data.Sampler[int]):
 
 
 class ShareBatchSampler(torch.utils.data.Sampler[list[int]]):
-    """Batches of row numbers for one of several processes; the batch of all of them is cut into contiguous shares.
+    """Batch sampler for one of several processes; the global batch is cut into contiguous shares.
 
     With one process this is torch's `BatchSampler`. The last batch is shared evenly: sizes differ by one at most. If it
     has fewer rows than there are processes, it is left out of the epoch.
 
     Args:
-        sampler: row numbers, the same on every process.
-        batch_size: rows that a process has of a full batch.
-        processes: how many processes share a batch.
-        rank: the number of this one.
-        drop_last: leave out a last batch that is not full.
-        dataset: is told of the epoch together with the sampler, where it wants to know.
+        sampler: Row numbers, the same on every process.
+        batch_size: Rows of a full batch that one process gets.
+        processes: Number of processes that share a batch.
+        rank: Number of this process.
+        drop_last: Leave out a last batch that is not full.
+        dataset: Data set whose `set_epoch`, if it has one, is called together with the sampler's.
 
     Raises:
-        ValueError: `batch_size` is below 1, or `rank` is none of the processes.
+        ValueError: `batch_size` is below 1, or `rank` is not below `processes`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ShareBatchSampler(torch.utils.data.Sampler[list[int]]):
 
     @property
     def left_out(self) -> int:
-        """Rows at the end of an epoch that are in no batch."""
+        """Number of rows at the end of an epoch that are in no batch."""
         rest = len(self.sampler) % (self.batch_size * self.processes)
         return rest if self.drop_last or rest < self.processes else 0
 
@@ -121,7 +121,7 @@ class ShareBatchSampler(torch.utils.data.Sampler[list[int]]):
         return -(-(len(self.sampler) - self.left_out) // together)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins."""
+        """Begin an epoch."""
         for listener in (self.sampler, self.dataset):
             if hasattr(listener, "set_epoch"):
                 listener.set_epoch(epoch)

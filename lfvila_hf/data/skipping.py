@@ -1,12 +1,13 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""What happens to a sample that cannot be used: `raise`, or `skip` with a count, a log, a report and a ceiling.
+"""Policy for samples that cannot be used: `raise`, or `skip` with a count, a log, a report and a ceiling.
 
-One policy object, `SkipLog`, serves annotation rows and videos alike. Skipped samples are written to a journal file,
-one JSON line each, because loader workers are other processes: a line is appended in one piece, so that the processes
-need no lock, and every one of them sees all skips when it compares their number with the ceiling. The processes of a
-distributed run count together from `SkipLog.agree` on, which tells each of them what the others skipped, or all the
-time if they are given the same journal file. A sample that is skipped in every epoch counts once. Memory is bounded by
-the number of distinct skipped samples.
+Check a corpus first (`lfvila-hf check-videos`) and remove the files that cannot be used. Skipping is for the few that
+are left: a skipped sample is dropped and counted, never replaced by another one.
+
+One object, `SkipLog`, serves annotation rows and videos. Loader workers are other processes, so skips go to a journal
+file, one JSON line each, appended in one write. All workers of a process share it and see each other's skips.
+Processes of a distributed run count for themselves, unless they are given the same journal. A sample that is skipped in
+every epoch counts once. Memory grows with the number of different skipped samples.
 """
 
 from __future__ import annotations
@@ -16,29 +17,26 @@ import logging
 import os
 import tempfile
 import weakref
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from ..video_sources_lfvila import LFVilaVideoError
+from typing import Literal
 
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 
 MIN_ROWS_FOR_CEILING = 1000
-"""A stream does not know its length: its ceiling is taken of the rows read so far, but of no fewer than this."""
+"""The length of a stream is unknown: its ceiling refers to the rows read so far, but to at least this many."""
 
 
 @dataclass(frozen=True)
 class SkippedSample:
-    """One sample that was left out.
+    """A sample that was left out.
 
     Attributes:
         sample: Its id, as far as it could be read.
         place: Annotation file and line, `train.jsonl:12`.
-        reason: Why.
+        reason: Message of the error.
     """
 
     sample: str
@@ -48,11 +46,11 @@ class SkippedSample:
 
 @dataclass(frozen=True)
 class SkipReport:
-    """All that was left out so far, by every process that shares the journal.
+    """All samples that were left out so far, by every process that shares the journal.
 
     Attributes:
-        skipped: Each sample once, in the order of being skipped first.
-        total: Samples in all, skipped ones included; `None` for a stream.
+        skipped: Each sample once, in the order in which they were first skipped.
+        total: Number of all samples, skipped ones included; `None` for a stream.
     """
 
     skipped: tuple[SkippedSample, ...]
@@ -70,18 +68,18 @@ class SkipReport:
 
 
 class SkipLog:
-    """The policy of one data set, its counters and its ceiling.
+    """Policy of one data set, with its counter and its ceiling.
 
     Args:
-        on_error: `"raise"`: the error goes to the caller. `"skip"`: it is written down and logged as a warning.
-        max_skip_fraction: Ceiling for `"skip"`, a part of all samples; one more skip is an error.
-        total: Samples in all; `None` for a stream, whose ceiling is taken of the rows read so far by one process, but
-            of no fewer than `MIN_ROWS_FOR_CEILING`.
-        journal: File to append to, kept afterwards; a temporary one that goes with this object where left out. A file
-            that is there is read on, so that a resumed run goes on counting.
+        on_error: `"raise"` raises the error; `"skip"` writes it down and logs a warning.
+        max_skip_fraction: Largest fraction of all samples that may be skipped; one more is an error.
+        total: Number of all samples; `None` for a stream, whose ceiling refers to the rows that a process has read, but
+            to at least `MIN_ROWS_FOR_CEILING`.
+        journal: File to append to. It is kept, and an existing one is continued, so that a resumed run goes on
+            counting. Defaults to a temporary file, removed with this object.
 
     Raises:
-        ValueError: For an unknown policy or a fraction outside 0 to 1.
+        ValueError: The policy is unknown, or the fraction is not in 0 to 1.
     """
 
     def __init__(
@@ -111,31 +109,17 @@ class SkipLog:
         self._read_to = 0
 
     def handle(self, error: Exception, *, sample: str, place: str, rows_read: int = 0) -> None:
-        """Raise the error, or write it down and raise only where the ceiling is passed.
+        """Raise the error, or skip the sample and raise only above the ceiling.
 
         Args:
-            error: What made the sample unusable.
+            error: Reason why the sample cannot be used.
             sample: Its id.
             place: Annotation file and line.
-            rows_read: Rows read so far, for a stream.
+            rows_read: Number of rows read so far, for a stream.
 
         Raises:
             ValueError: Too many samples are skipped; names how many, the ceiling and the last reason.
-            Exception: `error`, where the policy is to raise.
-        """
-        self.note(error, sample=sample, place=place)
-        self._check_ceiling(rows_read, self._skipped[sample, place])
-
-    def note(self, error: Exception, *, sample: str, place: str) -> None:
-        """Raise the error, or write it down, whatever the ceiling; `agree` looks at that.
-
-        Args:
-            error: What made the sample unusable.
-            sample: Its id.
-            place: Annotation file and line.
-
-        Raises:
-            Exception: `error`, where the policy is to raise.
+            Exception: `error`, if the policy is to raise.
         """
         if self.on_error == "raise" or self.journal is None:
             raise error
@@ -145,52 +129,19 @@ class SkipLog:
             logger.warning("skipped %s of %s: %s", sample, place, skip.reason)
             _append(self.journal, json.dumps(asdict(skip)))
             self._read_journal()
-
-    def agree(self, failure: Exception | None = None) -> SkipReport:
-        """Make the processes of a distributed run know the same skips, in the same order; all of them must call it.
-
-        Args:
-            failure: An error that this process would raise; every process then raises one with its text.
-
-        Returns:
-            The report, the same on every process.
-
-        Raises:
-            ValueError: On every process: `failure` of the first one that has any (an `LFVilaVideoError` where it is
-                one), or too many samples are skipped. A stream's ceiling is a matter of the rows that each process has
-                read, and is looked at while it reads.
-        """
-        self._read_journal()
-        known = [asdict(one) for one in self._skipped.values()]
-        words = None if failure is None else (str(failure), isinstance(failure, LFVilaVideoError))
-        everything = _gathered((known, words))
-        for _, other in everything:
-            if other is not None:
-                if failure is not None and other == words:
-                    raise failure
-                raise LFVilaVideoError(other[0]) if other[1] else ValueError(other[0])
-        self._read_journal()
-        merged: dict[tuple[str, str], SkippedSample] = {}
-        for skips, _ in everything:
-            for fields in skips:
-                one = SkippedSample(**fields)
-                if (one.sample, one.place) not in self._skipped and self.journal is not None:
-                    _append(self.journal, json.dumps(fields))
-                merged.setdefault((one.sample, one.place), one)
-        self._skipped = merged
-        self._read_journal()
-        if merged and self.on_error == "skip" and self.total is not None:
-            self._check_ceiling(0, list(merged.values())[-1])
-        return SkipReport(tuple(merged.values()), self.total)
+        count = len(self._skipped)
+        total = self.total if self.total is not None else max(rows_read, MIN_ROWS_FOR_CEILING)
+        if count > self.max_skip_fraction * total:
+            last = self._skipped[sample, place]
+            raise ValueError(
+                f"{count} of {total} samples could not be used, more than max_skip_fraction={self.max_skip_fraction:g} "
+                f"allows; the last was {last.sample} of {last.place}: {last.reason}"
+            )
 
     def report(self) -> SkipReport:
-        """What was skipped so far, each sample once."""
+        """Return what was skipped so far, each sample once."""
         self._read_journal()
         return SkipReport(tuple(self._skipped.values()), self.total)
-
-    def reasons(self) -> Counter[str]:
-        """How often each reason occurs."""
-        return Counter(one.reason for one in self.report().skipped)
 
     def _read_journal(self) -> None:
         """Take in the lines that this or other processes have written since the last time."""
@@ -203,26 +154,6 @@ class SkipLog:
         for line in new.splitlines():
             one = SkippedSample(**json.loads(line))
             self._skipped.setdefault((one.sample, one.place), one)
-
-    def _check_ceiling(self, rows_read: int, last: SkippedSample) -> None:
-        count = len(self._skipped)
-        total = self.total if self.total is not None else max(rows_read, MIN_ROWS_FOR_CEILING)
-        if count > self.max_skip_fraction * total:
-            raise ValueError(
-                f"{count} of {total} samples could not be used, more than max_skip_fraction={self.max_skip_fraction:g} "
-                f"allows; the last was {last.sample} of {last.place}: {last.reason}"
-            )
-
-
-def _gathered(value: Any) -> list[Any]:
-    """What every process of a distributed run has, by rank; only this one's outside such a run."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    everything: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everything, value)
-    return everything
 
 
 def _append(journal: Path, line: str) -> None:
@@ -238,3 +169,6 @@ def _remove(name: str, owner: int) -> None:
     """Remove the journal in the process that made it, not in a forked worker that exits."""
     if os.getpid() == owner:
         Path(name).unlink(missing_ok=True)
+
+
+__all__ = ["SkipLog", "SkipReport", "SkippedSample"]

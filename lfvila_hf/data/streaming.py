@@ -1,15 +1,15 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Pre-training rows from shards, on disk or on the Hub, as a stream that several processes and workers share.
+"""Streams of pre-training rows from shards, on disk or on the Hub, shared by processes and workers.
 
 Shards are Parquet files (one long video per row: `id`, `clips`, `sentences`; clips are paths, or the bytes of clip
 files) or tar files as WebDataset has them (`KEY.json` with the sentences, then `KEY.0.mp4`, `KEY.1.mp4`, ...). Both
 become a `datasets.IterableDataset`, which splits its shards over processes and workers and shuffles their order and a
 buffer of rows.
 
-`ResumableStream` decodes such rows for training, pass after pass without an end. A run that is resumed passes over the
-rows that it has trained on without decoding them, so that it goes on with the very next one; rows that were skipped
-are written to a journal with the pass they were skipped in, because they count for no batch. Memory: the rows of one
-shuffle buffer; with clips in the shards, their compressed bytes.
+`ResumableStream` decodes such rows for training, pass after pass without an end. A resumed run passes over the rows
+that it has trained on without decoding them and goes on with the next one. Skipped rows are in no batch, so they are
+written to a journal with the number of the pass. Memory: the rows of one shuffle buffer; with clips in the shards,
+their compressed bytes.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from .datasets import RowReader, VideoTextSample
 from .skipping import SkipLog, SkipReport
 
 PASSED_OVER = "passed over"
-"""What a stream gives for a row that a resumed run has trained on before."""
+"""Sample of a row that a resumed run has trained on before."""
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def stream_parquet(path: Paths, video_root: str | None = None) -> Any:
-    """Rows of Parquet shards.
+    """Stream rows of Parquet shards.
 
     Args:
-        path: file, pattern or address (`hf://datasets/ORG/NAME/train-*.parquet`), or several of them.
-        video_root: folder or address that clip paths are relative to.
+        path: File, pattern or address (`hf://datasets/ORG/NAME/train-*.parquet`), or several of them.
+        video_root: Folder or address that clip paths are relative to.
 
     Returns:
         A `datasets.IterableDataset` with `id`, `clips`, `sentences`, `place`.
 
     Raises:
-        ValueError: no such file.
+        ValueError: There is no such file.
     """
     from datasets import load_dataset
 
@@ -58,7 +58,7 @@ def stream_parquet(path: Paths, video_root: str | None = None) -> Any:
 
 
 def stream_webdataset(path: Paths) -> Any:
-    """Rows of WebDataset tar shards; arguments and result as for `stream_parquet`, clips are bytes."""
+    """Stream rows of WebDataset tar shards; as `stream_parquet`, but clips are bytes."""
     from datasets import IterableDataset
 
     return IterableDataset.from_generator(_tar_rows, gen_kwargs={"files": _files(path)})
@@ -70,13 +70,16 @@ def write_shards(
     """Write annotation rows and their clip files into shards.
 
     Args:
-        rows: with `id`, `clips` (paths) and `sentences`, as `load_pretraining` gives them.
-        folder: where to write; names are `shard-00000.parquet` or `.tar`.
+        rows: Rows of `load_pretraining`, with `id`, `clips` (paths) and `sentences`.
+        folder: Folder to write `shard-00000.parquet` (or `.tar`) and so on to.
         kind: `"parquet"` or `"webdataset"`.
-        rows_per_shard: long videos of one shard.
+        rows_per_shard: Number of long videos in one shard.
+
+    Returns:
+        The files.
 
     Raises:
-        ValueError: unknown kind, no row, or `rows_per_shard` below 1.
+        ValueError: The kind is unknown, there is no row, or `rows_per_shard` is below 1.
     """
     if kind not in ("parquet", "webdataset"):
         raise ValueError(f'kind must be "parquet" or "webdataset", got {kind!r}')
@@ -104,20 +107,20 @@ def write_shards(
 
 
 class ResumableStream(torch.utils.data.IterableDataset[Any]):
-    """Decoded samples of a stream of rows, pass after pass.
+    """Endless data set of decoded samples of a stream of rows, which a resumed run continues exactly.
 
     Args:
-        rows: a `datasets.IterableDataset`.
-        reader: what a row becomes, such as `PreTrainingReader(...)`.
-        skips: policy for samples that cannot be used; raises where left out.
-        position_journal: file that remembers which rows were skipped in which pass, for `skips` that skip; the same for
-            all processes. Without it a resumed run decodes anew what it has trained on, to find out.
-        shuffle_seed: every pass has another order of shards, and of rows within a buffer, which is a function of this
-            seed and the pass. The order of the shards where not given.
-        shuffle_buffer: rows of the buffer.
+        rows: A `datasets.IterableDataset`.
+        reader: Reader that makes samples of rows, such as `PreTrainingReader(...)`.
+        skips: Policy for samples that cannot be used. By default they raise.
+        position_journal: File that records the rows skipped in each pass, if `skips` skips; the same for all processes.
+            Without it a resumed run decodes again what it has trained on, to find them.
+        shuffle_seed: Seed of the order of shards, and of rows within a buffer, which differs from pass to pass. By
+            default rows keep their order.
+        shuffle_buffer: Number of rows of the buffer.
 
     Raises:
-        ValueError: for rows that are no such stream, or a buffer of no row.
+        ValueError: `rows` is no such stream, or the buffer is empty.
     """
 
     def __init__(
@@ -145,11 +148,11 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
 
     @property
     def num_shards(self) -> int:
-        """Shards that this process reads; more loader workers than that would have nothing to do."""
+        """Number of shards that this process reads; more loader workers than that have nothing to do."""
         return int(self.rows.num_shards)
 
     def for_process(self, rank: int, processes: int) -> ResumableStream:
-        """The part of the stream that one of several processes reads: every row is in one part."""
+        """Return the part of the stream that one of several processes reads; every row is in one part."""
         from datasets.distributed import split_dataset_by_node
 
         part = copy.copy(self)
@@ -158,16 +161,16 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
         return part
 
     def fast_forward(self, batches: int, batch_size: int) -> None:
-        """Pass over that many batches when reading begins; what is passed over is `PASSED_OVER`.
+        """Pass over that many batches at the beginning; their samples are `PASSED_OVER`.
 
         Args:
-            batches: of all workers of this process together.
-            batch_size: rows of each.
+            batches: Batches of all workers of this process together.
+            batch_size: Rows of each.
         """
         self._done = (batches, batch_size)
 
     def skip_report(self) -> SkipReport:
-        """What was skipped so far, in this process and its workers."""
+        """Return what was skipped so far, in this process and its workers."""
         return self.skips.report()
 
     def __iter__(self) -> Iterator[VideoTextSample | str]:
@@ -201,7 +204,7 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
             epoch += 1
 
     def _rows_of_pass(self, epoch: int) -> Any:
-        """The rows in the order of a pass. Not by `set_epoch`: workers share the number that it sets."""
+        """Return the rows in the order of a pass. Not by `set_epoch`: workers share the number that it sets."""
         if self.shuffle_seed is None:
             return self.rows
         return self.rows.shuffle(seed=self.shuffle_seed * 1_000_003 + epoch, buffer_size=self.shuffle_buffer)
@@ -217,7 +220,7 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
             return None
 
     def _skipped_before(self) -> set[tuple[int, str, str]] | None:
-        """What the journal holds; `None` without one."""
+        """Return the lines of the journal; `None` without one."""
         if self.position_journal is None:
             return None
         if not self.position_journal.exists():
@@ -231,7 +234,7 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
 
 
 def _files(path: Paths) -> list[str]:
-    """Files of paths, patterns and addresses, sorted within each."""
+    """List the files of paths, patterns and addresses, sorted within each."""
     import fsspec
 
     given = [path] if isinstance(path, str | os.PathLike) else list(path)
@@ -256,7 +259,7 @@ def _placed(row: dict[str, Any], video_root: str | None) -> dict[str, Any]:
 
 
 def _tar_rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of tar files, read from front to back. This is a generator that `datasets` splits by its list of files."""
+    """Yield rows of tar files, read from front to back. `datasets` splits this generator by its list of files."""
     import fsspec
 
     for path in files:

@@ -1,16 +1,16 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""The released annotation formats of the tasks as `datasets` data sets of paths and text; nothing is decoded here.
+"""Loaders of the released annotations of the tasks, as `datasets` of paths and text; nothing is decoded here.
 
-JSON lines, as the released data sets read them (`src/datasets/*_dataset.py` of the release):
+The formats are JSON lines, as the released data sets read them (`src/datasets/*_dataset.py` of the release):
 
 - ActivityNet-QA: `{"video_name", "question", "answer": int}`;
 - VIOLIN: `{"clip_id", "text_q", "text_s": [{"start", "end", "text"}], "answer": 0 or 1}`;
 - How2QA: `{"clip_id", "span": [seconds, seconds] or NaN, "text_q", "text_a": [4], "text_s", "answer_idx"}`;
 - COIN and LVU: `{"video_id", "recipe_type": int}`.
 
-As in `annotations`, a row that cannot be used is an `AnnotationError` with file and line, or is counted and left out by
-a `SkipLog`; and a stream reads lines as they are needed. A span is checked against the length of the video where the
-video is opened (`task_datasets`), all else here.
+As in `annotations`, a row that cannot be used raises an `AnnotationError` with file and line, or is counted and left
+out by a `SkipLog`, and a stream reads lines as they are needed. A span is checked against the length of the video when
+the video is opened (`task_datasets`), all else here.
 
 Letters: N answers of a question.
 """
@@ -27,7 +27,7 @@ from .annotations import AnnotationError, field_of, load_rows, resolve_video, se
 from .skipping import SkipLog
 
 OUTSIDE_VOCABULARY = -1
-"""`answer` of an evaluation row whose answer no class stands for; it counts as answered wrongly."""
+"""`answer` of an evaluation row whose answer is not in the vocabulary; it counts as answered wrongly."""
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -42,23 +42,23 @@ def load_activitynet_qa(
     check_files: bool = True,
     skips: SkipLog | None = None,
 ) -> Any:
-    """Open questions about whole videos, whose answers are classes.
+    """Load open questions about whole videos, whose answers are classes (ActivityNet-QA).
 
     Args:
         path: A JSON lines file, a pattern, or several of either.
         video_root: Folder (or address) of the videos.
         num_answers: Size of the answer vocabulary (released: 1,654).
         allow_outside: Take rows whose answer is `OUTSIDE_VOCABULARY`, for evaluation.
-        streaming: Give a `datasets.IterableDataset`.
-        check_files: A video that is not there is an error of its row.
-        skips: Policy for rows that cannot be used; raises where left out.
+        streaming: Return a `datasets.IterableDataset`.
+        check_files: Treat a missing video as an error of its row.
+        skips: Policy for rows that cannot be used. By default they raise.
 
     Returns:
         Rows with the columns `id`, `video`, `question`, `subtitles` (empty), `label`, `place`.
 
     Raises:
-        AnnotationError: For a row that cannot be used, where the policy is to raise.
-        ValueError: Where there is no such file, or no row in any.
+        AnnotationError: A row cannot be used, and the policy is to raise.
+        ValueError: There is no such file, or no file has a row.
     """
     parse = partial(_parse_activitynet_qa, num_answers=num_answers, allow_outside=allow_outside)
     return load_rows(path, parse, os.fspath(video_root), streaming, check_files, skips)
@@ -72,7 +72,7 @@ def load_violin(
     check_files: bool = True,
     skips: SkipLog | None = None,
 ) -> Any:
-    """Statements about clips with subtitles, each true (1) or false (0).
+    """Load statements about clips with subtitles, each true (1) or false (0) (VIOLIN).
 
     Arguments, columns and errors are those of `load_activitynet_qa`; `subtitles` are dicts of `start`, `end` (seconds
     or None) and `text`.
@@ -89,23 +89,23 @@ def load_how2qa(
     check_files: bool = True,
     skips: SkipLog | None = None,
 ) -> Any:
-    """Questions with N answers to choose from, subtitles, and the span of the video that a question is about.
+    """Load questions with N answers to choose from, subtitles, and the span of the video in question (How2QA).
 
     Args:
         path: A JSON lines file, a pattern, or several of either.
         video_root: Folder (or address) of the videos.
         num_choices: N.
-        streaming: Give a `datasets.IterableDataset`.
-        check_files: A video that is not there is an error of its row.
-        skips: Policy for rows that cannot be used; raises where left out.
+        streaming: Return a `datasets.IterableDataset`.
+        check_files: Treat a missing video as an error of its row.
+        skips: Policy for rows that cannot be used. By default they raise.
 
     Returns:
         Rows with the columns `id`, `video`, `question`, `answers`, `subtitles`, `span_start` and `span_end` (seconds,
-        both None where the span is not known), `label`, `place`.
+        both None if the span is not known), `label`, `place`.
 
     Raises:
-        AnnotationError: For a row that cannot be used, where the policy is to raise.
-        ValueError: Where there is no such file, or no row in any.
+        AnnotationError: A row cannot be used, and the policy is to raise.
+        ValueError: There is no such file, or no file has a row.
     """
     parse = partial(_parse_how2qa, num_choices=num_choices)
     return load_rows(path, parse, os.fspath(video_root), streaming, check_files, skips)
@@ -120,22 +120,22 @@ def load_classification(
     check_files: bool = True,
     skips: SkipLog | None = None,
 ) -> Any:
-    """Whole videos and their class (COIN 180, LVU relationship 4, scene 6, way of speaking 5).
+    """Load whole videos and their class (COIN 180, LVU relationship 4, scene 6, way of speaking 5).
 
     Args:
         path: A JSON lines file, a pattern, or several of either.
         video_root: Folder (or address) of the videos.
         num_labels: Number of classes.
-        streaming: Give a `datasets.IterableDataset`.
-        check_files: A video that is not there is an error of its row.
-        skips: Policy for rows that cannot be used; raises where left out.
+        streaming: Return a `datasets.IterableDataset`.
+        check_files: Treat a missing video as an error of its row.
+        skips: Policy for rows that cannot be used. By default they raise.
 
     Returns:
         Rows with the columns `id`, `video`, `label`, `place`.
 
     Raises:
-        AnnotationError: For a row that cannot be used, where the policy is to raise.
-        ValueError: Where there is no such file, or no row in any.
+        AnnotationError: A row cannot be used, and the policy is to raise.
+        ValueError: There is no such file, or no file has a row.
     """
     parse = partial(_parse_classification, num_labels=num_labels)
     return load_rows(path, parse, os.fspath(video_root), streaming, check_files, skips)
@@ -208,7 +208,7 @@ def _text_of(row: Any, name: str, place: str) -> str:
 
 
 def _class_of(row: Any, name: str, count: int, place: str) -> int:
-    """A class number; the released classification rows also write it as text."""
+    """Return a class number; the released classification rows also write it as text."""
     value = field_of(row, name, (int, str), place)
     number = int(value) if isinstance(value, int) or value.strip().isdecimal() else None
     if number is None or not 0 <= number < count:
@@ -217,7 +217,7 @@ def _class_of(row: Any, name: str, count: int, place: str) -> int:
 
 
 def _subtitles_of(row: Any, place: str) -> list[dict[str, Any]]:
-    """`text_s` in order of appearance; those without text are left out, as they say nothing."""
+    """Return `text_s` in order of appearance, without empty texts."""
     subtitles = []
     for number, entry in enumerate(field_of(row, "text_s", list, place)):
         text = field_of(entry, "text", str, place)
@@ -233,7 +233,7 @@ def _subtitles_of(row: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _span_of(row: Any, place: str) -> tuple[float | None, float | None]:
-    """`span` in seconds. NaN, for the whole or for both ends, is a span that is not known."""
+    """Return `span` in seconds. NaN, for the whole or for both ends, is an unknown span."""
     span = field_of(row, "span", (list, float, type(None)), place)
     if span is None or (isinstance(span, float) and math.isnan(span)):
         return None, None

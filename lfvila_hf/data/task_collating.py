@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Samples of the tasks to model inputs: one collator per task, on top of `LFVilaCollator`.
+"""Collators of the tasks, on top of `LFVilaCollator`.
 
 Letters: B videos, N answers, M sentences, L tokens, T frames.
 """
@@ -18,11 +18,11 @@ from .task_datasets import span_targets
 
 
 class TaskCollator(LFVilaCollator):
-    """Samples with a class each; without text it serves video classification.
+    """Collator of samples with a class each; base class of the tasks.
 
     Args:
         processor: `LFVilaProcessor`.
-        return_ids: Also give `sample_ids`, a list of strings, which models do not take.
+        return_ids: Also return `sample_ids`, a list of strings, which models do not take.
     """
 
     def __init__(self, processor: Any, return_ids: bool = False) -> None:
@@ -32,11 +32,11 @@ class TaskCollator(LFVilaCollator):
         """Make a batch.
 
         Returns:
-            `pixel_values_videos` `(B, T, 3, H, W)`, `labels` `(B,)` (-100 where no class is right), and what `text`
-            and `targets` add.
+            `pixel_values_videos` `(B, T, 3, H, W)`, `labels` `(B,)` (-100 if no class is right), and the tensors of
+            `text` and `targets`.
 
         Raises:
-            ValueError: Where every sample of the batch was skipped, or samples differ in shape.
+            ValueError: Every sample of the batch was skipped, or samples differ in shape.
         """
         kept = [sample for sample in samples if sample is not None]
         if not kept:
@@ -56,11 +56,11 @@ class TaskCollator(LFVilaCollator):
         return batch
 
     def text(self, samples: Sequence[VideoTextSample]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`; nothing for videos without text."""
+        """Return `input_ids` and `attention_mask`; nothing for videos without text."""
         return {}
 
     def targets(self, samples: Sequence[VideoTextSample]) -> dict[str, torch.Tensor]:
-        """What the loss needs besides `labels`."""
+        """Return targets of the loss besides `labels`."""
         return {}
 
     def _encode(self, paragraphs: list[Any]) -> dict[str, torch.Tensor]:
@@ -69,22 +69,22 @@ class TaskCollator(LFVilaCollator):
 
 
 class VideoClassificationCollator(TaskCollator):
-    """`pixel_values_videos` and `labels` (COIN, LVU)."""
+    """Collator of video classification: `pixel_values_videos` and `labels` (COIN, LVU)."""
 
 
 class QuestionAnsweringCollator(TaskCollator):
-    """Question and subtitles as sentences: `input_ids` and `attention_mask` `(B, M, L)` (ActivityNet-QA, VIOLIN)."""
+    """Collator of question and subtitles as sentences: `input_ids` `(B, M, L)` (ActivityNet-QA, VIOLIN)."""
 
     def text(self, samples: Sequence[VideoTextSample]) -> dict[str, torch.Tensor]:
-        """Sentences of every sample."""
+        """Encode the sentences of every sample."""
         return self._encode([list(sample.sentences) for sample in samples])
 
 
 class MultipleChoiceCollator(TaskCollator):
-    """Question, answer, subtitles for every answer: `input_ids` `(B, N, M, L)`; `span_targets` `(B, T)` (How2QA)."""
+    """Collator of question, answer, subtitles for each answer: `input_ids` `(B, N, M, L)`, `span_targets` (How2QA)."""
 
     def text(self, samples: Sequence[VideoTextSample]) -> dict[str, torch.Tensor]:
-        """Every sample's sentences, once with each answer."""
+        """Encode the sentences of every sample, once with each answer."""
         paragraphs = []
         for sample in samples:
             question, *subtitles = sample.sentences
@@ -92,7 +92,7 @@ class MultipleChoiceCollator(TaskCollator):
         return self._encode(paragraphs)
 
     def targets(self, samples: Sequence[VideoTextSample]) -> dict[str, torch.Tensor]:
-        """Frames inside the span; all of them where span or duration is not known. The model weighs both sides."""
+        """Return `span_targets` `(B, T)`: 1 inside the span, and everywhere if span or duration is unknown."""
         targets = []
         for sample in samples:
             start, end = sample.row["span_start"], sample.row["span_end"]

@@ -1,14 +1,14 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Data sets of the tasks: rows of `task_annotations` in, decoded samples out, as `datasets` has it for paragraphs.
+"""Readers of the tasks: rows of `task_annotations` in, decoded samples out.
 
-A reader makes of one row a `VideoTextSample` whose sentences are the question and the subtitles (released order:
-question, answer, subtitles); the answers of a multiple choice stay in the sample's row, and `task_collating` puts them
-in. Subtitles beyond what the model has room for are joined, neighbours with the fewest characters first, the question
-never. Map-style: `VideoTextDataset(rows, reader, skips)`; streamed: `StreamedDataset(rows, reader, skips)`.
+A reader turns one row into a `VideoTextSample` whose sentences are the question and the subtitles (released order:
+question, answer, subtitles). The answers of a multiple choice stay in the sample's row, and `task_collating` inserts
+them. If there are more subtitles than the model has room for, neighbours with the fewest characters are joined; the
+question is not. Map-style: `VideoTextDataset(rows, reader, skips)`; streamed: `StreamedDataset(rows, reader, skips)`.
 
 **Temporal views.** With `views=(v, V)` a reader takes the v-th of V interleaved sets of T frames: frames v, v + V, ...
 of `uniform_indices(n, V * T)`. Each set spans the whole video, V = 1 is the released sampling, and the answers of all
-views are averaged (`recipes.evaluating`). Without a frame cache every view decodes V * T frames and keeps its T.
+views are averaged (`recipes.evaluating`). Without a frame store every view decodes V * T frames and keeps its T.
 
 Letters: T frames, V views.
 """
@@ -24,64 +24,69 @@ import torch
 from ..processing_lfvila import merge_sentences
 from ..video_reading_lfvila import VideoFrames, uniform_indices
 from .annotations import AnnotationError
+from .cached_reading import CachedVideoReader, VideoSegments
 from .datasets import RetrievalReader, RowReader, VideoTextSample
-from .frame_cache import FrameCache
-from .pictures import PictureReader
+from .frame_store import FrameStore
 
 SPAN_TOLERANCE = 1.0
-"""Seconds that a span may end after its video: annotations are rounded, and tools differ about the last frame."""
+"""Seconds that a span may end after its video; annotations are rounded, and tools disagree about the last frame."""
 
 
-class ViewReader(PictureReader):
-    """A `PictureReader` of one of V interleaved temporal views.
+class ViewReader(CachedVideoReader):
+    """`CachedVideoReader` of one of V interleaved temporal views.
 
     Args:
         video_processor: `LFVilaVideoProcessor`.
-        frame_cache: Where decoded frames are kept; it then holds the V * T frames of all views.
+        frame_cache: Store of decoded frames; it holds the V * T frames of all views. By default every read decodes.
         view: v, from 0.
         num_views: V.
 
     Raises:
-        ValueError: Where v is not below V.
+        ValueError: v is not below V.
     """
 
-    def __init__(self, video_processor: Any, frame_cache: FrameCache | None, view: int, num_views: int) -> None:
+    def __init__(self, video_processor: Any, frame_cache: FrameStore | None, view: int, num_views: int) -> None:
         if not 0 <= view < num_views:
             raise ValueError(f"view={view} must lie in 0 to {num_views - 1} for {num_views} views")
         super().__init__(video_processor, frame_cache)
         self.view = view
         self.num_views = num_views
 
-    def read(self, source: str | Sequence[str], *, training: bool, seed: int) -> VideoFrames:
-        """As `PictureReader.read`; of a whole video in evaluation only the frames of the view.
+    def read(self, source: str | Sequence[str] | VideoSegments, *, training: bool, seed: int) -> VideoFrames:
+        """Read one video as `CachedVideoReader` does; in evaluation, of a whole video, only the frames of the view.
 
         Raises:
-            ValueError: For training or a video given as clip files, which have no views.
+            ValueError: V is above 1, and it is for training or the video is given as clip files.
         """
         if self.num_views == 1:
             return super().read(source, training=training, seed=seed)
         if training or not isinstance(source, str):
             raise ValueError("several temporal views are for the evaluation of whole videos")
-        if self.frame_cache is not None:
-            frames = self._cached(source, self._choose, self.num_views * self.video_processor.num_frames, "video")
-            return replace(frames, frames=self._evaluation_geometry(frames.frames.float()))  # (T, 3, H, W)
         count = self.num_views * self.video_processor.num_frames
+        if self.frame_cache is not None:
+            video = self.stored_frames(source, count, "video")
+            wanted = uniform_indices(video.info.total_num_frames, count)[self.view :: self.num_views]
+            frames = video.take(wanted)
+            return replace(frames, frames=self._evaluation_geometry(frames.frames.float()))  # (T, 3, H, W)
         read = self.video_processor.read_pictures(source, training=False, seed=seed, num_frames=count)
         kept = slice(self.view, None, self.num_views)
         times = None if read.times is None else read.times[kept]
         return replace(read, frames=read.frames[kept], times=times, indices=read.indices[kept])  # (T, 3, H, W)
 
-    def _choose(self, count: int) -> list[int]:
-        every = uniform_indices(count, self.num_views * self.video_processor.num_frames)
-        return list(every[self.view :: self.num_views])
+    def fill(self, source: str | Sequence[str] | VideoSegments) -> None:
+        """Put a video into the store with the V * T frames of all views."""
+        if isinstance(source, str):
+            self.stored_frames(source, self.num_views * self.video_processor.num_frames, "video")
+        else:
+            super().fill(source)
 
 
 class TaskReader(RowReader):
-    """What the readers of all tasks share.
+    """Base class of the readers of the tasks.
 
     Args:
         processor: `LFVilaProcessor`; its `max_sentences` bounds the question, an answer and subtitles together.
-        views: `(v, V)`, which of how many temporal views is read in evaluation.
+        views: `(v, V)`: evaluation reads view v of V temporal views.
         options: As for `RowReader`.
     """
 
@@ -93,7 +98,7 @@ class TaskReader(RowReader):
         self.max_sentences = processor.max_sentences
 
     def select(self, row: dict[str, Any], key: int) -> tuple[str, Sequence[str]]:
-        """The video, and no text."""
+        """Return the video and no text."""
         return row["video"], ()
 
 
@@ -112,24 +117,24 @@ class ViewedRetrievalReader(RetrievalReader):
 
 
 class ClassificationReader(TaskReader):
-    """Rows of `load_classification`: the video, without any sentence."""
+    """Reader of rows of `load_classification`: the video, without any sentence."""
 
     columns = (*TaskReader.columns, "label")
 
 
 class QuestionAnsweringReader(TaskReader):
-    """Rows of `load_activitynet_qa` and `load_violin`: question, then subtitles.
+    """Reader of rows of `load_activitynet_qa` and `load_violin`: question, then subtitles.
 
     Raises:
-        ValueError: Where the processor keeps no sentence apart besides the question and rows have subtitles.
+        ValueError: A row has subtitles, and the processor's `max_sentences` leaves no room besides the question.
     """
 
     columns = (*TaskReader.columns, "question", "subtitles", "label")
     own_sentences = 1
-    """Sentences that are no subtitles."""
+    """Number of sentences that are no subtitles."""
 
     def select(self, row: dict[str, Any], key: int) -> tuple[str, Sequence[str]]:
-        """The video; the question and as many subtitles as there is room for."""
+        """Return the video, and the question with as many subtitles as there is room for."""
         return row["video"], [row["question"], *self._subtitles(row)]
 
     def _subtitles(self, row: dict[str, Any]) -> list[str]:
@@ -144,7 +149,7 @@ class QuestionAnsweringReader(TaskReader):
 
 
 class MultipleChoiceReader(QuestionAnsweringReader):
-    """Rows of `load_how2qa`: question, room for an answer, subtitles; spans are checked against the video."""
+    """Reader of rows of `load_how2qa`: question, room for an answer, subtitles. Spans are checked against the video."""
 
     columns = (*QuestionAnsweringReader.columns, "answers", "span_start", "span_end")
     own_sentences = 2
@@ -153,7 +158,7 @@ class MultipleChoiceReader(QuestionAnsweringReader):
         """Decode one row.
 
         Raises:
-            AnnotationError: Where the span begins after the end of the video or ends more than a second after it.
+            AnnotationError: The span begins after the end of the video or ends more than a second after it.
             LFVilaVideoError: Names the video, and the row it belongs to.
         """
         sample = super().__call__(row, epoch)
@@ -167,13 +172,13 @@ class MultipleChoiceReader(QuestionAnsweringReader):
 
 
 def span_targets(start: float | None, end: float | None, duration: float, num_frames: int) -> torch.Tensor:
-    """Which of T frames show what a question is about, as the release has it (`how2qa_dataset.py`).
+    """Mark the frames of T that lie in the span of a question, as the release does (`how2qa_dataset.py`).
 
-    The ends of the span, as parts of the duration, are rounded to frames; at least one frame is inside, and all are
-    where the span is not known.
+    The ends of the span, as fractions of the duration, are rounded to frames. At least one frame is inside; all are
+    if the span is not known.
 
     Args:
-        start: Second; None where it is not known.
+        start: Second; None if it is not known.
         end: Second.
         duration: Seconds of the video.
         num_frames: T.

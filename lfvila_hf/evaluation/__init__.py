@@ -1,4 +1,4 @@
-"""Metrics. The `evaluate` metric is imported from its own module, `lfvila_hf.evaluation.retrieval_metric`."""
+"""Metrics of retrieval and of order. The `evaluate` metric is in `lfvila_hf.evaluation.retrieval_metric`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Accuracy of question answering, multiple choice and classification, and of spans, as the paper reports them.
 
-Accuracy is the fraction of questions whose right answer has the highest score; all rows count, also those whose
-answer is no class (label -100), which are wrong. As in `retrieval`, ties are not broken by the order of classes: a
-right answer that shares the highest score with e others counts 1 / (e + 1), so that a model which scores all alike has
-exactly the accuracy of chance. Probabilities of several temporal views of a video are averaged (`mean_of_views`).
+Accuracy is the fraction of rows whose right answer has the highest score. All rows count; a row whose answer is no
+class (label -100) is wrong. Ties are not broken by the order of classes: a right answer that shares the highest score
+with e others counts 1 / (e + 1), so a constant score has exactly the accuracy of chance. Probabilities of several
+temporal views of a video are averaged (`mean_of_views`).
 
 Letters: B rows, N answers, T frames, V views.
 """
@@ -21,18 +21,18 @@ NO_CLASS = -100
 
 
 def answer_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy of scores, beside what guessing has.
+    """Compute accuracy, and the accuracies of guessing.
 
     Args:
         scores: `(B, N)`, higher is better.
-        labels: `(B,)`, the right answers; `NO_CLASS` where none is.
+        labels: `(B,)`, the right answers; `NO_CLASS` if none is right.
 
     Returns:
         `accuracy`; `chance` (1 / N); `majority`, the share of the most frequent right answer; `num_rows`; and
         `outside_vocabulary`, the share of rows whose answer is no class.
 
     Raises:
-        ValueError: For other shapes, a score that is not finite, no row, or a label that is no answer.
+        ValueError: Other shapes, a score that is not finite, no row, or a label that is no answer.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(scores):
@@ -56,14 +56,14 @@ def answer_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def right_probability(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean probability of the right answer; 0 for a row whose answer is no class.
+    """Compute the mean probability of the right answer; 0 for a row whose answer is no class.
 
-    Accuracy rounds: a model that has learnt noise may favour one answer by a hair and be right or wrong on all of a
-    group of equal videos. The probability does not.
+    Accuracy is coarse: a model that has learnt noise may favour one answer by a hair and be right or wrong on all of a
+    group of equal videos. The probability is not.
 
     Args:
         probabilities: `(B, N)`.
-        labels: `(B,)`, `NO_CLASS` where no class is right.
+        labels: `(B,)`, `NO_CLASS` if no class is right.
     """
     known = labels != NO_CLASS
     chosen = probabilities[np.arange(len(labels)), np.where(known, labels, 0)]
@@ -71,15 +71,15 @@ def right_probability(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def span_accuracy(span_scores: np.ndarray, span_targets: np.ndarray) -> dict[str, float]:
-    """Frames that are told right to be inside or outside of the span of a question.
+    """Compute the fraction of frames that are classified correctly as inside or outside of a question's span.
 
     Args:
         span_scores: `(B, T, 2)`, scores of being outside and inside.
-        span_targets: `(B, T)`, 1 inside. Rows that are 1 throughout (no span is known) are left out.
+        span_targets: `(B, T)`, 1 inside. Rows that are 1 throughout (unknown span) are left out.
 
     Returns:
-        `span_accuracy`, the mean of the accuracies inside and outside (chance 0.5), and `num_spans`; nothing where no
-        row has a span.
+        `span_accuracy`, the mean of the accuracies inside and outside (chance 0.5), and `num_spans`; empty if no row
+        has a span.
     """
     scores, targets = np.asarray(span_scores), np.asarray(span_targets)
     if scores.shape != (*targets.shape, 2):
@@ -94,16 +94,16 @@ def span_accuracy(span_scores: np.ndarray, span_targets: np.ndarray) -> dict[str
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities of scores over the last axis, in float64."""
+    """Compute the softmax over the last axis in float64."""
     shifted = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def mean_of_views(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Probabilities `(B, N)`, averaged over the scores `(B, N)` of V views.
+    """Average the probabilities of V views, from their scores `(B, N)`.
 
     Raises:
-        ValueError: Where views differ in shape, or there is none.
+        ValueError: Views differ in shape, or there is none.
     """
     if len({view.shape for view in scores}) != 1:
         raise ValueError(f"views must have equal shapes and be at least one, got {[view.shape for view in scores]}")

@@ -1,18 +1,18 @@
-"""Text-to-video and video-to-text retrieval: recall, ranks and order, from any score of a text with a video.
+"""Recall, ranks and order accuracy of text-to-video and video-to-text retrieval, from any score.
 
-The paper reports R@1, R@5 and R@10 of paragraphs against videos. The functions here compute these from a *score
-function* `score_block(texts, videos) -> (n_text, n_video)` over two slices of indices, so that the global score, the
-aligned one and any other go through the same code (`lfvila_hf.evaluation.retrieval_features` has the model's own).
+The paper reports R@1, R@5 and R@10 of paragraphs against videos. The functions here compute them from a *score
+function* `score_block(texts, videos) -> (n_text, n_video)` over two slices of indices, so the global score, the aligned
+one and any other go through the same code (`lfvila_hf.evaluation.retrieval_features` has the model's scores).
 
-**Memory.** Scores are asked for in blocks of at most `block_size` x `block_size`, one at a time. What stays is a few
-numbers per text and per video. Blocks that hold a right answer are computed twice: once for the score to beat, once for
-counting; with one text per video these are the blocks on the diagonal.
+**Memory.** Scores are computed in blocks of at most `block_size` x `block_size`, one at a time; a few counts per text
+and video are kept. Blocks that hold a right answer are computed twice: once for the score to beat, once for counting.
+With one text per video these are the blocks on the diagonal.
 
-**Ties.** A query whose right answer ties with `e` wrong ones has no rank of its own; putting tied items in the order of
-their index, or counting them all as right, would reward a model for giving everything the same score. Tied items count
-as being in random order. With `g` wrong answers strictly ahead, the rank is its expectation `1 + g + e / 2`, and R@k is
-the probability that the right one is among the first k, `clamp((k - g) / (e + 1), 0, 1)`. So for scores
-[[1, 1], [0, 1]] text-to-video R@1 is (0.5 + 1) / 2 = 0.75, and a constant score gives exactly the chance level.
+**Ties.** A query whose right answer ties with `e` wrong ones has no definite rank. Ordering tied items by index, or
+counting them all as right, would reward a constant score. Tied items count as being in random order. With `g` wrong
+answers strictly ahead, the rank is its expectation `1 + g + e / 2`, and R@k is the probability that the right one is
+among the first k, `clamp((k - g) / (e + 1), 0, 1)`. So for scores [[1, 1], [0, 1]] text-to-video R@1 is
+(0.5 + 1) / 2 = 0.75, and a constant score gives exactly the chance level.
 
 **Several texts per video** (`target` names the video of each text). Text-to-video asks for the one right video;
 video-to-text asks for the first right text, and other right ones are not competitors. When `o` right texts share the
@@ -47,25 +47,26 @@ def retrieval_metrics(
     recall_at: Sequence[int] = DEFAULT_RECALL_AT,
     dual_softmax_temperature: float | None = None,
 ) -> dict[str, float]:
-    """Retrieval metrics in both directions.
+    """Compute retrieval metrics in both directions.
 
     Args:
         score_block: The score function; see `ScoreBlock`.
-        num_texts: How many texts there are.
-        num_videos: How many videos there are.
+        num_texts: Number of texts.
+        num_videos: Number of videos.
         target: The video of each text, `(num_texts,)`. By default text i belongs to video i.
         block_size: Largest number of texts, and of videos, in one call of `score_block`.
         recall_at: The k of the reported R@k.
-        dual_softmax_temperature: Where given, the metrics of the dual softmax (see `dual_softmax`) at this temperature
-            are added under keys that begin with `dsl_`. They are not comparable with plain ones.
+        dual_softmax_temperature: Adds the metrics of the dual softmax (see `dual_softmax`) at this temperature, under
+            keys that begin with `dsl_`. They are not comparable with plain ones. Defaults to none.
 
     Returns:
         Fractions, not percentages: `t2v_r1`, `t2v_r5`, `t2v_r10`, `t2v_medr` and `t2v_meanr` (median and mean of the
         expected ranks, 1 is best), the same with `v2t_`, and `num_texts`, `num_videos`, `chance_r1` (1 / num_videos).
 
     Raises:
-        ValueError: There is no text or no video; `target` has another length or names a video that is not there; it is
-            missing where the numbers of texts and videos differ; a score is NaN or infinite; a block has a wrong shape.
+        ValueError: There is no text or no video; `target` has another length, names a video that is not there, or is
+            missing although the numbers of texts and videos differ; a score is NaN or infinite; a block has a wrong
+            shape.
     """
     checked_target = _check_target(target, num_texts, num_videos)
     metrics = direction_metrics(
@@ -82,7 +83,7 @@ def retrieval_metrics(
 
 
 class Ranks(NamedTuple):
-    """Where the right answers of a set of queries stand, as counts, `(queries,)` int64 each."""
+    """Counts behind the ranks of a set of queries' right answers, `(queries,)` int64 each."""
 
     ahead: torch.Tensor
     """Wrong answers with a higher score than the best right one."""
@@ -115,12 +116,12 @@ def retrieval_ranks(
     target: Sequence[int] | torch.Tensor | None = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
 ) -> tuple[Ranks, Ranks]:
-    """Count, for each text and for each video that has a text, what stands before its right answer.
+    """Count the items ranked before the right answer, for each text and for each video that has a text.
 
     Args:
         score_block: The score function; see `ScoreBlock`.
-        num_texts: How many texts there are.
-        num_videos: How many videos there are.
+        num_texts: Number of texts.
+        num_videos: Number of videos.
         target: The video of each text, `(num_texts,)`. By default text i belongs to video i.
         block_size: Largest number of texts, and of videos, in one call of `score_block`.
 
@@ -174,16 +175,16 @@ def dual_softmax(
     temperature: float,
     block_size: int = DEFAULT_BLOCK_SIZE,
 ) -> ScoreBlock:
-    """Return a score function that divides a pair's score among all that compete for it in either direction.
+    """Return a score function that normalises a pair's score over all its competitors in both directions.
 
     The new score is the logarithm of the softmax over videos times the softmax over texts,
-    `2 s / temperature - logsumexp over videos - logsumexp over texts`. It looks at all queries of the test set at once,
-    and uses that each video has about one text; a real query comes alone. So whatever is computed from it is labelled.
+    `2 s / temperature - logsumexp over videos - logsumexp over texts`. It looks at all queries of the test set at once
+    and uses that each video has about one text, while a real query comes alone. So its metrics are labelled.
 
     Args:
         score_block: The score function; see `ScoreBlock`.
-        num_texts: How many texts there are.
-        num_videos: How many videos there are.
+        num_texts: Number of texts.
+        num_videos: Number of videos.
         temperature: Divides the scores; the one that the model was trained with (0.05 for cosines) is a fair choice.
         block_size: Largest number of texts, and of videos, in one call of `score_block`.
 

@@ -1,14 +1,14 @@
-"""The features that retrieval is computed from: collected batch by batch, scored in blocks, fit for the Trainer.
+"""Features of a dataset for retrieval, the three scores of a text with a video, and `compute_metrics` for the Trainer.
 
-A model call gives the features of one batch. `RetrievalFeatures` keeps those of a whole data set, a few kilobytes per
-text and video, and makes from them the three scores of a text with a video:
+A model call gives the features of one batch. `RetrievalFeatures` keeps those of a dataset, a few kilobytes per text
+and video, and computes from them three scores:
 
 - *global*: paragraph feature . video feature, as the paper and the released code have it;
 - *aligned*: the mean over sentences of sentence feature . clip feature under the best non-decreasing map of sentences
   to clips (`lfvila_hf.alignment_lfvila`), which reads the features that MTC trains;
 - *both*: their sum.
 
-`evaluate_features` turns these into metrics, and `make_compute_metrics` does so inside the Hugging Face Trainer.
+`evaluate_features` computes metrics, and `make_compute_metrics` does so inside the Hugging Face Trainer.
 Letters: N texts or videos, M sentences, K clips, D shared width. A mask is 1 for a real sentence.
 """
 
@@ -34,7 +34,7 @@ SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 TEXT_FIELDS = ("text_embeds", "sentence_embeds", "sentence_mask")
 VIDEO_FIELDS = ("video_embeds", "clip_embeds")
-# What the Trainer hands to compute_metrics is a bare tuple of the model outputs that are not None, in their order.
+# The Trainer passes compute_metrics a bare tuple of the model outputs that are not None, in their order.
 PREDICTION_NAMES = {
     2: ("text_embeds", "video_embeds"),
     3: ("text_embeds", "video_embeds", "sentence_mask"),
@@ -74,10 +74,10 @@ class RetrievalFeatures:
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Any]) -> RetrievalFeatures:
-        """Take the features out of a model's outputs, or of any mapping of tensors or arrays with the same names.
+        """Select the features of a model's outputs, or of any mapping of tensors or arrays with the same names.
 
         Args:
-            outputs: What a call of `LFVilaModel` returned. Other entries, and those that are None, are left out.
+            outputs: Outputs of `LFVilaModel`. Other entries, and those that are None, are left out.
 
         Returns:
             The features, detached, on the CPU, in float32. A mask value counts as real where it is above 0: the
@@ -97,7 +97,7 @@ class RetrievalFeatures:
 
     @classmethod
     def cat(cls, parts: Iterable[RetrievalFeatures]) -> RetrievalFeatures:
-        """Put batches together in the order given; paragraphs are filled up to the largest number of sentences."""
+        """Concatenate batches in the given order. Paragraphs are padded to the largest number of sentences."""
         collected: dict[str, list[torch.Tensor]] = {}
         for part in parts:
             for name in (*TEXT_FIELDS, *VIDEO_FIELDS):
@@ -106,17 +106,17 @@ class RetrievalFeatures:
         most = max((mask.shape[1] for mask in collected.get("sentence_mask", [])), default=0)
         for name in ("sentence_embeds", "sentence_mask"):
             if name in collected:
-                collected[name] = [_fill_up(value, most) for value in collected[name]]
+                collected[name] = [_pad_sentences(value, most) for value in collected[name]]
         return cls(**{name: torch.cat(values) for name, values in collected.items()})
 
     @property
     def num_texts(self) -> int:
-        """How many texts there are."""
+        """Number of texts."""
         return 0 if self.text_embeds is None else len(self.text_embeds)
 
     @property
     def num_videos(self) -> int:
-        """How many videos there are."""
+        """Number of videos."""
         return 0 if self.video_embeds is None else len(self.video_embeds)
 
     @property
@@ -162,16 +162,15 @@ def evaluate_features(
     block_size: int = DEFAULT_BLOCK_SIZE,
     dual_softmax_temperature: float | None = None,
 ) -> dict[ScoreName, dict[str, float]]:
-    """Retrieval metrics by each score.
+    """Compute retrieval metrics by each score.
 
     Args:
         features: Features of the whole data set.
-        scores: Which scores; by default all that the features allow.
-        target: The video of each text; by default text i belongs to video i.
-        twins: Pairs of texts that are order twins. Where there are some, `order_accuracy` and `num_twins` (pairs) are
-            added.
+        scores: Names of the scores. Defaults to all that the features allow.
+        target: The video of each text. By default text i belongs to video i.
+        twins: Pairs of texts that are order twins. Adds `order_accuracy` and `num_twins` (pairs). Defaults to none.
         block_size: Largest number of texts, and of videos, that are scored at once.
-        dual_softmax_temperature: Where given, dual-softmax metrics are added under `dsl_` keys.
+        dual_softmax_temperature: Adds dual-softmax metrics under `dsl_` keys. Defaults to none.
 
     Returns:
         For each score the keys of `retrieval_metrics`.
@@ -208,14 +207,14 @@ def make_compute_metrics(
     """Return a `compute_metrics` for the Hugging Face Trainer and a model that returns retrieval features.
 
     Args:
-        scores: Which scores. With one, keys are as `retrieval_metrics` has them; with several, the name of the score
-            and an underscore stand before them.
-        names: What the arrays of a tuple of predictions are, in order; by default `PREDICTION_NAMES` for their number,
+        scores: Names of the scores. With one, keys are those of `retrieval_metrics`; with several, the name of the
+            score and an underscore are put before them.
+        names: Names of the arrays in a tuple of predictions, in order. Defaults to `PREDICTION_NAMES` for their number,
             which fits `LFVilaModel` with and without temporal alignment. Predictions that are a dict need no names.
-        target: The video of each sample's text; by default each sample is a text with its own video.
+        target: The video of each sample's text. By default each sample is a text with its own video.
         twins: Pairs of samples that are order twins.
         block_size: Largest number of texts, and of videos, that are scored at once.
-        dual_softmax_temperature: Where given, dual-softmax metrics are added under `dsl_` keys.
+        dual_softmax_temperature: Adds dual-softmax metrics under `dsl_` keys. Defaults to none.
     """
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
@@ -236,7 +235,7 @@ def make_compute_metrics(
 
 
 def _named(predictions: Any, names: Sequence[str] | None) -> Mapping[str, Any]:
-    """Give the arrays of an `EvalPrediction` their names."""
+    """Name the arrays of an `EvalPrediction`."""
     if isinstance(predictions, Mapping):
         return predictions
     if not isinstance(predictions, tuple | list):
@@ -248,7 +247,7 @@ def _named(predictions: Any, names: Sequence[str] | None) -> Mapping[str, Any]:
     return dict(zip(names, predictions, strict=True))
 
 
-def _fill_up(value: torch.Tensor, num_sentences: int) -> torch.Tensor:
-    """Fill `(N, M, ...)` up to `(N, num_sentences, ...)` with zeros."""
+def _pad_sentences(value: torch.Tensor, num_sentences: int) -> torch.Tensor:
+    """Pad `(N, M, ...)` to `(N, num_sentences, ...)` with zeros."""
     padding = value.new_zeros(value.shape[0], num_sentences - value.shape[1], *value.shape[2:])
     return torch.cat([value, padding], dim=1)  # (N, num_sentences, ...)

@@ -1,10 +1,10 @@
 """Retrieval as a metric of the `evaluate` library.
 
 `RetrievalMetric()` works offline, and so does `evaluate.load` on the path of this file. Batches go through `add_batch`
-as with any metric of that library, which keeps them on disk and can gather them from several processes; the numbers
-come from `lfvila_hf.evaluation.retrieval`, so ties are as described there. Row i is a text with its own video. For
-several texts per video, for the aligned score or for order twins call `evaluate_features` instead; and for hundreds of
-thousands of rows too, because `compute` gets them back from the library as lists of Python numbers.
+as with any metric of that library, which keeps them on disk and can gather them from several processes. Metrics and
+ties are those of `lfvila_hf.evaluation.retrieval`. Row i is a text with its own video. For several texts per video, the
+aligned score or order twins call `evaluate_features` instead; for hundreds of thousands of rows too, because `compute`
+gets them back from the library as lists of Python numbers.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class RetrievalMetric(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Keep the features of one batch; see the class for an example."""
+        """Add the features of one batch; see the class for an example."""
         inputs = _rows(predictions, references, kwargs)
         evaluate.Metric.add_batch(self, **inputs, **kwargs)
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float] | None:
-        """Compute the metrics of what was added, or of the features given here; None on all but the first process."""
+        """Compute the metrics of the added batches, or of the given features; None on all but the first process."""
         inputs = _rows(predictions, references, kwargs)
         return evaluate.Metric.compute(self, **inputs, **kwargs)
 
@@ -87,7 +87,7 @@ class RetrievalMetric(evaluate.Metric):
 
 
 def _rows(predictions: Any, references: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take `text_embeds` and `video_embeds` for the library's names, and tensors as arrays."""
+    """Map `text_embeds` and `video_embeds` to the library's names, and tensors to arrays."""
     inputs = {}
     for name, alias, value in (("predictions", "text_embeds", predictions), ("references", "video_embeds", references)):
         other = kwargs.pop(alias, None)

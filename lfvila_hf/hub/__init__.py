@@ -1,1 +1,1 @@
-"""What makes a checkpoint of ours one of many on the Hub: adapters, cards, pushing."""
+"""Adapters, model cards, publishing and evaluation of checkpoints on the Hub."""

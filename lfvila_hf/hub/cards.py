@@ -1,13 +1,18 @@
-"""Model cards: what a checkpoint is, what it was trained on, its numbers, code that runs, licence and citation.
+"""Model cards: description, training data, metrics, runnable code, licence and citation of a checkpoint.
 
-Everything on a card is read from the checkpoint's own files or given by its publisher; what neither says is said to be
-unknown. The usage code is for a reader without this package (`trust_remote_code=True`) and runs as it stands, given a
-`video.mp4`.
+A card is made from the checkpoint's files and from `CardFacts`; unknown facts are stated as unknown. Its usage code
+needs no package but those it names (`trust_remote_code=True`), and a `video.mp4`. Strings that somebody wrote are
+escaped: they are text on a card, never markup or code.
+
+The last line of a card is a comment with a checksum of the rest, by which `is_generated` tells an untouched card from
+one that its publisher edited.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +26,20 @@ CITATION = """@inproceedings{sun2022lfvila,
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2022}
 }"""
-# Where an evaluation leaves its numbers in a folder; the first that is there counts.
+# Files of an evaluation's metrics; the first that exists is read.
 METRIC_FILES = ("metrics.json", "eval_results.json", "all_results.json")
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a card says of a model class."""
+    """Auto class, task, description and usage code of a model class.
+
+    Args:
+        auto_class: Auto class that loads it.
+        task: Pipeline tag of the Hub.
+        sentence: Description, as the predicate of a sentence.
+        usage: Code after loading; empty for retrieval.
+    """
 
     auto_class: str
     task: str
@@ -49,14 +61,16 @@ LABELS = """with torch.no_grad():
 for score, label in zip(*scores.topk(min(3, len(scores)))):
     print(f"{score:.3f}", model.config.id2label[label.item()])"""
 HEADS = {
-    "LFVilaModel": Head("AutoModel", "feature-extraction", "embeds long videos and the paragraphs that tell them", ""),
+    "LFVilaModel": Head(
+        "AutoModel", "feature-extraction", "embeds long videos and multi-sentence descriptions in one space", ""
+    ),
     "LFVilaForPreTraining": Head(
-        "AutoModel", "feature-extraction", "embeds long videos and the paragraphs that tell them", ""
+        "AutoModel", "feature-extraction", "embeds long videos and multi-sentence descriptions in one space", ""
     ),
     "LFVilaForQuestionAnswering": Head(
         "AutoModelForVisualQuestionAnswering",
         "visual-question-answering",
-        "answers questions about long videos with one of the answers it was trained on",
+        "answers questions about long videos by one of its trained answers",
         'inputs = processor(text=[["What is the man doing?"]], videos=["video.mp4"])\n' + LABELS,
     ),
     "LFVilaForMultipleChoice": Head(
@@ -79,15 +93,15 @@ HEADS = {
 
 @dataclass
 class CardFacts:
-    """What a card says that the checkpoint's files do not.
+    """Facts of a card that the checkpoint's files do not hold.
 
-    Attributes:
-        datasets: what the model was trained on.
-        license: identifier of the weights' licence, as the Hub writes it.
-        base_model: repository that training started from (of an adapter: that it belongs on).
-        metrics: numbers by name.
-        evaluated_on: data set of those numbers.
-        notes: what else a reader should know, Markdown.
+    Args:
+        datasets: Names of the training data.
+        license: Identifier of the weights' licence, in the Hub's spelling.
+        base_model: Repository that training started from; for an adapter, of its base model.
+        metrics: Metrics by name.
+        evaluated_on: Name of the evaluation data.
+        notes: Further Markdown, taken as it is.
     """
 
     datasets: Sequence[str] = ()
@@ -99,10 +113,10 @@ class CardFacts:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Numbers of a JSON file by name; nested objects are joined by a dot, anything else is left out.
+    """Read the numbers of a JSON file by name; names of nested objects are joined by dots, other values are left out.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: The file is not a JSON object.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -124,17 +138,17 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def metrics_of(folder: Path) -> dict[str, float]:
-    """Metrics that an evaluation left in `folder`; empty where none did."""
+    """Read the metrics that an evaluation wrote to `folder`; empty without such a file."""
     return next((read_metrics(folder / name) for name in METRIC_FILES if (folder / name).is_file()), {})
 
 
 def usage_code(repo: str, config: Mapping[str, Any], adapter_base: str | None = None) -> str:
-    """Python that loads and runs the checkpoint, for a process without this package.
+    """Return Python code that loads and runs a checkpoint without this package.
 
     Args:
-        repo: its repository.
-        config: fields of its configuration (of an adapter: those of its base, with the adapted `architectures`).
-        adapter_base: repository of the base model, for an adapter.
+        repo: Repository of the checkpoint.
+        config: Fields of its configuration; for an adapter, of its base with the adapted `architectures`.
+        adapter_base: Repository of the base model of an adapter.
     """
     name = (config.get("architectures") or ["LFVilaModel"])[0]
     head = HEADS.get(name, HEADS["LFVilaModel"])
@@ -142,48 +156,65 @@ def usage_code(repo: str, config: Mapping[str, Any], adapter_base: str | None = 
     if not usage:
         aligns = config.get("temporal_alignment", True)
         usage = RETRIEVAL.format(score="both" if aligns else "global") + (ALIGNMENT if aligns else "")
-    source, lines = adapter_base or repo, ["import torch"]
+    source, lines = json.dumps(adapter_base or repo), ["import torch"]
     if adapter_base:
         lines.append("from peft import PeftModel")
     lines += [
         f"from transformers import {head.auto_class}, AutoProcessor",
         "",
-        f'processor = AutoProcessor.from_pretrained("{source}", trust_remote_code=True)',
-        f'model = {head.auto_class}.from_pretrained("{source}", trust_remote_code=True)',
+        f"processor = AutoProcessor.from_pretrained({source}, trust_remote_code=True)",
+        f"model = {head.auto_class}.from_pretrained({source}, trust_remote_code=True)",
     ]
     if adapter_base:
-        lines.append(f'model = PeftModel.from_pretrained(model, "{repo}").eval()')
+        lines.append(f"model = PeftModel.from_pretrained(model, {json.dumps(repo)}).eval()")
     return "\n".join([*lines, "", usage])
 
 
 def training_lines(folder: Path) -> list[str]:
-    """What the Trainer's state in `folder` says about the training, in sentences; empty without one."""
+    """Describe the training by the Trainer's state in `folder`, in sentences; empty without one."""
     state_file = folder / "trainer_state.json"
     if not state_file.is_file():
         return []
     state = json.loads(state_file.read_text("utf-8"))
     losses = [entry["loss"] for entry in state.get("log_history", []) if "loss" in entry]
-    lines = [f"{state.get('global_step', 0)} steps, {state.get('epoch') or 0:.2f} epochs."]
-    return lines + ([f"Last training loss in the log: {losses[-1]:.4f}."] if losses else [])
+    lines = [f"{int(state.get('global_step') or 0)} steps, {float(state.get('epoch') or 0):.2f} epochs."]
+    return lines + ([f"Last training loss in the log: {float(losses[-1]):.4f}."] if losses else [])
+
+
+def as_text(value: str) -> str:
+    """Escape a string for Markdown: one line in which no character is markup."""
+    line = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]()|#!~])", r"\\\1", line)
+
+
+def checksum(card: str) -> str:
+    """Return the comment that ends a generated card."""
+    return f"<!-- lfvila-hf card {hashlib.sha256(card.rstrip().encode()).hexdigest()[:16]} -->"
+
+
+def is_generated(card: str) -> bool:
+    """Return whether a card is one of `model_card` that nobody has edited."""
+    text, _, comment = card.rstrip().rpartition("\n")
+    return comment == checksum(text)
 
 
 def model_card(
     repo: str, config: Mapping[str, Any], facts: CardFacts, training: Sequence[str] = (), adapter: bool = False
 ) -> str:
-    """The card of a checkpoint, Markdown with its metadata in front.
+    """Return the card of a checkpoint: Markdown after its metadata.
 
     Args:
-        repo: repository it is published under.
-        config: fields of the model's configuration.
-        facts: what its publisher knows.
-        training: sentences about the training.
-        adapter: whether it is a PEFT adapter on `facts.base_model`.
+        repo: Repository of the checkpoint.
+        config: Fields of the model's configuration.
+        facts: Facts from its publisher.
+        training: Sentences about the training.
+        adapter: Whether the checkpoint is a PEFT adapter on `facts.base_model`.
 
     Raises:
-        ValueError: an adapter without a base model.
+        ValueError: An adapter without a base model.
     """
     if adapter and not facts.base_model:
-        raise ValueError("an adapter's card names its base model, got none")
+        raise ValueError("an adapter's card names its base model, got none. Pass facts.base_model.")
     name = (config.get("architectures") or ["LFVilaModel"])[0]
     head = HEADS.get(name, HEADS["LFVilaModel"])
     tags = ["lfvila", "video", "long-video", "video-text-retrieval", "custom_code"]
@@ -204,28 +235,32 @@ def model_card(
         tags=[*tags, "lora"] if adapter else tags,
         license=facts.license,
         base_model=facts.base_model,
-        datasets=[one for one in facts.datasets if " " not in one] or None,
+        datasets=[one for one in facts.datasets if re.fullmatch(r"[\w./-]+", one)] or None,
         model_name=title if results else None,
         eval_results=results or None,
     )
-    trained = [f"Trained on {', '.join(facts.datasets)}."] if facts.datasets else ["The training data was not stated."]
-    table = ["| metric | value |", "|---|---|", *(f"| {key} | {value:g} |" for key, value in facts.metrics.items())]
-    where = f"On {facts.evaluated_on}:" if facts.evaluated_on else "The publisher did not state on what:"
-    kind = f"A LoRA adapter on [{facts.base_model}](../{facts.base_model}) that" if adapter else "It"
+    trained = "The training data was not stated."
+    if facts.datasets:
+        trained = f"Trained on {', '.join(map(as_text, facts.datasets))}."
+    rows = [f"| {as_text(key)} | {value:g} |" for key, value in facts.metrics.items()]
+    table = ["| metric | value |", "|---|---|", *rows]
+    where = f"On {as_text(facts.evaluated_on)}:" if facts.evaluated_on else "The publisher did not state on what:"
+    kind = f"An adapter on {as_text(facts.base_model or '')} that" if adapter else "It"
     sections = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {title}",
+        f"# {as_text(title)}",
         f"An LF-VILA model. {kind} {head.sentence}.",
-        *([f"Started from {facts.base_model}."] if facts.base_model and not adapter else []),
-        "## Training\n\n" + "\n".join([*trained, *training]),
+        *([f"Started from {as_text(facts.base_model)}."] if facts.base_model and not adapter else []),
+        "## Training\n\n" + "\n".join([trained, *training]),
         "## Metrics\n\n" + ("\n".join([where, "", *table]) if facts.metrics else "None were given."),
         "## Usage\n\nNeeds `torch`, `transformers` and `av`"
         + (" and `peft`" if adapter else "")
         + "; its code comes with it.\n\n```python\n"
         + usage_code(repo, config, facts.base_model if adapter else None)
         + "\n```",
-        "## Licence\n\n" + (facts.license or "The publisher did not state one."),
+        "## Licence\n\n" + (as_text(facts.license) if facts.license else "The publisher did not state one."),
         *([facts.notes] if facts.notes else []),
         f"## Citation\n\n```bibtex\n{CITATION}\n```",
     ]
-    return "\n\n".join(sections) + "\n"
+    card = "\n\n".join(sections)
+    return f"{card}\n{checksum(card)}\n"

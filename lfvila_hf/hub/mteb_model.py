@@ -1,7 +1,7 @@
-"""Our checkpoints as an encoder of MTEB, so that its video-text tasks can run them (extra `mteb`).
+"""MTEB encoder of our checkpoints, for its video-text tasks (extra `mteb`).
 
-Videos are taken from the data set undecoded and read by our own reader, a batch at a time; torchcodec is not needed. A
-text is cut into sentences, which is what the text tower reads.
+Videos are taken from the data set undecoded and read by our reader, a batch at a time; torchcodec is not needed. Texts
+are split into sentences, the input of the text tower. A blank text gets the embedding of a sentence without words.
 
     import mteb
     from lfvila_hf.hub.mteb_model import LFVilaMTEB
@@ -24,26 +24,20 @@ from lfvila_hf.inference import encode_paragraphs, encode_videos
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, which is cut after `.`, `!` or `?` where a space follows.
-
-    Raises:
-        ValueError: the text is empty.
-    """
-    sentences = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text) if part.strip()]
-    if not sentences:
-        raise ValueError(f"an empty text has no sentences, got {text!r}")
-    return sentences
+    """Split a text after `.`, `!` or `?` where white space follows; empty for a blank text."""
+    return [part.strip() for part in re.split(r"(?<=[.!?])\s+", text) if part.strip()]
 
 
 class LFVilaMTEB(AbsEncoder):
-    """An LF-VILA checkpoint for `mteb.evaluate`.
+    """LF-VILA checkpoint for `mteb.evaluate`.
 
     Args:
-        model_name: folder or repository of an `LFVilaModel` and its processor.
-        revision: of the repository.
-        device: where to compute.
-        batch_size: videos decoded and encoded at once.
-        **kwargs: for `AutoModel.from_pretrained`.
+        model_name: Folder or repository of an `LFVilaModel` and its processor.
+        revision: Revision of the repository.
+        device: Device of the model. Defaults to a GPU if there is one.
+        batch_size: Texts or videos encoded at once, unless the call of `encode` says otherwise, as `mteb.evaluate`
+            does.
+        **kwargs: Arguments of `AutoModel.from_pretrained`.
     """
 
     def __init__(
@@ -73,40 +67,55 @@ class LFVilaMTEB(AbsEncoder):
         self.mteb_model_meta = ModelMeta.create_empty(fields)
 
     def encode(self, inputs: Any, **kwargs: Any) -> torch.Tensor:
-        """Embed what a task gives: texts, videos, or (the sum of both) pairs.
+        """Embed the rows of a task: texts, videos, or pairs (the sum of both embeddings).
 
         Args:
-            inputs: MTEB's loader; its data set has a column `text`, `video` or both.
-            **kwargs: what MTEB says about the task; `show_progress_bar` is heeded.
+            inputs: MTEB's loader, whose data set has a column `text`, `video` or both.
+            **kwargs: MTEB's description of the task, of which `batch_size` and `show_progress_bar` are used.
 
         Returns:
-            `(rows, D)` on the CPU.
+            Embeddings `(rows, D)` on the CPU.
 
         Raises:
-            ValueError: there is neither column.
-            LFVilaVideoError: a video cannot be used.
+            ValueError: The data set has neither column.
+            LFVilaVideoError: A video cannot be used.
         """
         dataset: Dataset = inputs.dataset
         progress = bool(kwargs.get("show_progress_bar", False))
+        batch_size = int(kwargs.get("batch_size") or self.batch_size)
         found = []
         if "text" in dataset.column_names:
-            paragraphs = [split_sentences(text) for text in dataset["text"]]
-            found.append(encode_paragraphs(self.model, self.processor, paragraphs, progress=progress).text_embeds)
+            found.append(self._texts(list(dataset["text"]), batch_size, progress))
         if "video" in dataset.column_names:
-            found.append(self._videos(dataset, progress))
+            found.append(self._videos(dataset, batch_size, progress))
         if not found:
-            raise ValueError(f"LF-VILA embeds texts and videos, the data set has columns {dataset.column_names}")
+            raise ValueError(f"the data set has columns {dataset.column_names}, expected texts and videos: text, video")
         return sum(found[1:], found[0])
 
-    def _videos(self, dataset: Dataset, progress: bool) -> torch.Tensor:
+    def _texts(self, texts: list[str], batch_size: int, progress: bool) -> torch.Tensor:
+        paragraphs = [split_sentences(text) for text in texts]
+        real = [place for place, paragraph in enumerate(paragraphs) if paragraph]
+        embeddings = self._blank().repeat(len(texts), 1)
+        if real:
+            kept = [paragraphs[place] for place in real]
+            embeddings[real] = encode_paragraphs(self.model, self.processor, kept, batch_size, progress).text_embeds
+        return embeddings
+
+    @torch.no_grad()
+    def _blank(self) -> torch.Tensor:
+        """Embed a sentence without words, `(1, D)`."""
+        inputs = self.processor(text=[""], text_kwargs={"as_sentences": True}).to(self.model.device)
+        return self.model.get_text_features(**inputs).text_embeds.float().cpu()
+
+    def _videos(self, dataset: Dataset, batch_size: int, progress: bool) -> torch.Tensor:
         if isinstance(dataset.features["video"], Video):
             dataset = dataset.cast_column("video", Video(decode=False))
         sources = _VideoSources(dataset)
-        return encode_videos(self.model, self.processor, sources, self.batch_size, progress=progress).video_embeds
+        return encode_videos(self.model, self.processor, sources, batch_size, progress=progress).video_embeds
 
 
 class _VideoSources(Sequence[Any]):
-    """The column `video` of a data set as sources for our reader, row by row, so that memory holds one batch."""
+    """Column `video` of a data set as sources of our reader, row by row, so that memory holds one batch."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

@@ -1,4 +1,4 @@
-"""`lfvila-hf push DIR REPO`: a checkpoint folder onto the Hub, with its processor, its code and a card."""
+"""Command `lfvila-hf push DIR REPO`: publish a checkpoint folder with its processor, code and a card."""
 
 from __future__ import annotations
 
@@ -11,27 +11,40 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lfvila-hf push",
         description="Upload a checkpoint folder (a model or a PEFT adapter, and its processor) to the Hub.",
-        epilog="A folder without README.md gets a card, which can be edited before the next push. After a failure the "
-        "same command goes on: files that have arrived are not sent again.",
+        epilog="The card, README.md, is made again by every push until you edit it. After a failure, run the same "
+        "command again: files that have arrived are not sent twice.",
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what save_pretrained wrote")
-    parser.add_argument("repo", metavar="REPO", help="repository, such as org/name; made if it is new")
-    parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
-    parser.add_argument("--no-processor", action="store_true", help="publish a model that has no processor beside it")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder that save_pretrained wrote")
+    parser.add_argument("repo", metavar="REPO", help="repository, such as org/name; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
+    parser.add_argument("--no-processor", action="store_true", help="publish a model without a processor")
     parser.add_argument("--message", default="Upload LF-VILA checkpoint", help="commit message")
-    card = parser.add_argument_group("for the card")
-    card.add_argument("--architecture", metavar="CLASS", help="model class an adapter is for, where it does not say")
-    card.add_argument("--dataset", action="append", default=[], metavar="NAME", help="trained on this; may be repeated")
+    card = parser.add_argument_group("facts of the card")
+    card.add_argument("--architecture", metavar="CLASS", help="model class of an adapter that does not name it")
+    card.add_argument("--dataset", action="append", default=[], metavar="NAME", help="training data; may be repeated")
     card.add_argument("--license", metavar="ID", help="licence of the weights, such as mit")
-    card.add_argument("--base-model", metavar="REPO", help="what training started from")
-    card.add_argument("--metrics", type=Path, metavar="JSON", help="numbers by name (default: those in the folder)")
-    card.add_argument("--evaluated-on", metavar="NAME", help="data set of those numbers")
+    card.add_argument("--base-model", metavar="REPO", help="repository that training started from")
+    card.add_argument("--metrics", type=Path, metavar="JSON", help="metrics by name (default: those in the folder)")
+    card.add_argument("--evaluated-on", metavar="NAME", help="evaluation data")
     return parser
 
 
+def check(options: argparse.Namespace) -> None:
+    """Check that the files that the arguments name exist.
+
+    Raises:
+        ValueError: One does not.
+    """
+    if not options.folder.is_dir():
+        raise ValueError(f"{options.folder} is not a folder")
+    if options.metrics and not options.metrics.is_file():
+        raise ValueError(f"--metrics {options.metrics} is not a file")
+
+
 def main(arguments: list[str]) -> int:
-    """Run the command: check, write what is missing, upload, verify."""
+    """Check the folder, complete it, upload and verify it."""
     options = build_parser().parse_args(arguments)
+    check(options)
     from lfvila_hf.hub.cards import CardFacts, read_metrics
     from lfvila_hf.hub.publishing import push_checkpoint
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from lfvila_hf.modeling_video_lfvila import LFVilaVideoModel
-from lfvila_hf.video_windows_lfvila import WindowLayout
+from lfvila_hf.modeling_video_lfvila import LFVilaVideoModel, merge_windows
 
 
 def attention_received(model: LFVilaVideoModel, pixel_values_videos: torch.Tensor) -> list[torch.Tensor]:
@@ -37,12 +36,22 @@ def attention_received(model: LFVilaVideoModel, pixel_values_videos: torch.Tenso
     if len(pixel_values_videos) != 1:
         raise ValueError(f"attention is drawn for one video, got {len(pixel_values_videos)}")
     maps: list[list[torch.Tensor]] = [[] for _ in model.levels]
+    windows: list[Any] = []  # grid shape, window and shift of the block at work
     handles = []
+
+    def remember_windows(_: Any, arguments: Any) -> None:
+        windows[:] = arguments[0].shape, arguments[1], arguments[2]
+
+    def catch_weights(maps_of_level: list[torch.Tensor], output: Any) -> None:
+        if output[1] is None:
+            raise ValueError("the attention backend gives no weights: eager attention is needed")
+        maps_of_level.append(on_grid(output[1].mean((1, 2)), *windows))
+
     level: Any
     for number, level in enumerate(model.levels):
         for block in level.blocks:
-            handles.append(block.register_forward_pre_hook(_remember_layout))
-            handles.append(block.attn.register_forward_hook(_catcher(block, maps[number])))
+            handles.append(block.register_forward_pre_hook(remember_windows))
+            handles.append(block.attn.register_forward_hook(lambda _, __, out, n=number: catch_weights(maps[n], out)))
     training, attention = model.training, model.config._attn_implementation
     try:
         model.eval()
@@ -57,30 +66,20 @@ def attention_received(model: LFVilaVideoModel, pixel_values_videos: torch.Tenso
     return [torch.stack(some).mean(0) for some in maps]
 
 
-def _remember_layout(block: Any, arguments: Any) -> None:
-    block._drawn = next(one for one in arguments if isinstance(one, WindowLayout))
-
-
-def _catcher(block: Any, maps: list[torch.Tensor]) -> Any:
-    def catch(_: Any, __: Any, output: Any) -> None:
-        weights = output[1]
-        if weights is None:
-            raise ValueError("the attention backend gives no weights: eager attention is needed")
-        maps.append(on_grid(weights.mean((1, 2)), block._drawn))
-        del block._drawn
-
-    return catch
-
-
-def on_grid(received: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
-    """Cells of windows back to their places.
+def on_grid(
+    received: torch.Tensor, shape: torch.Size, window: tuple[int, int, int], shift: tuple[int, int, int]
+) -> torch.Tensor:
+    """Put cells of windows back to their places.
 
     Args:
-        received: `(windows, V)`: the mean weight of each cell of each window of one video.
-        layout: The windows of the block.
+        received: Mean weight of each cell of each window of one video, `(windows, V)`.
+        shape: Shape of the block's grid, `(1, T, h, w, C)`.
+        window: `(t, r, c)`.
+        shift: Frames, rows and columns that windows are shifted by.
 
     Returns:
         `(T, h, w)`; 1 is what even attention gives.
     """
-    cells = (received * received.shape[-1]).view(*layout.shape[:-1], 1)  # (1, n, S, V, 1)
-    return layout.merge(cells)[0, ..., 0].float().cpu()
+    groups = shape[1] + shift[0]
+    cells = (received * received.shape[-1]).view(-(-groups // window[0]), -1, received.shape[-1], 1)  # (G, S, V, 1)
+    return merge_windows(cells, window, shift, shape)[0, ..., 0].float().cpu()

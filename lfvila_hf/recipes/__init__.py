@@ -1,1 +1,1 @@
-"""What the scripts under `examples/` share: arguments, task table, models, schedules, evaluation. Imported by name."""
+"""Arguments, task table, data, models and evaluation that the five scripts under `examples/` share."""

@@ -1,8 +1,8 @@
-"""Training with the Hugging Face Trainer: arguments, optimisation recipe, trainer."""
+"""Training on the Hugging Face Trainer: `LFVilaTrainer` and its arguments."""
 
 from __future__ import annotations
 
-from lfvila_hf.training.arguments import LFVilaTrainingArguments
 from lfvila_hf.training.trainer import LFVilaTrainer
+from lfvila_hf.training.training_arguments import LFVilaTrainingArguments
 
 __all__ = ["LFVilaTrainer", "LFVilaTrainingArguments"]

@@ -59,7 +59,7 @@ def read_with_torchcodec(
     with video_errors(name):
         is_opened = isinstance(source, VideoSource)
         late = _seconds_before_pictures(source) if is_opened else 0.0
-        decoder = VideoDecoder(source.handle(), seek_mode="exact", num_ffmpeg_threads=1) if is_opened else source
+        decoder: Any = VideoDecoder(source.handle(), seek_mode="exact", num_ffmpeg_threads=1) if is_opened else source
         metadata = decoder.metadata
         count = int(metadata.num_frames or 0)
         if count == 0:

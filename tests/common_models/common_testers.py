@@ -1,7 +1,7 @@
 """transformers' common model tests, given our models: one test class per model class.
 
 Run by test_common_models.py in a process of its own, with `transformers_common` (see transformers_archive.py) on the
-path; not collected by itself. What a test class overrides or switches off has its reason here or in the table of
+path; pytest does not collect it directly. Every override and every skip has its reason here or in the table of
 test_common_models.py.
 """
 
@@ -39,7 +39,7 @@ LEVELS = "a pyramid needs its levels: seven blocks in four of them; the model is
 
 
 class Tester:
-    """What the mixin wants to know of a model: a configuration, a batch, and the sizes of its outputs."""
+    """Description of a model for the mixin: a configuration, a batch, and the sizes of its outputs."""
 
     num_choices = 3
     hidden_size = TEXT["hidden_size"]
@@ -58,7 +58,7 @@ class Tester:
 
 
 def set_calm_fields(config: Any) -> None:
-    """The mixin's way to keep comparisons of attention backends from noise, for the fields that our files know.
+    """Set the fields that keep the mixin's comparisons of attention backends free of noise, as far as we have them.
 
     transformers' own sets seven names on every configuration and saves it; ours refuse to load names close to a field.
     Scores are cosines divided by the temperature: at 0.05 they show float16's rounding twenty times as large, beyond

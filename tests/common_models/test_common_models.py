@@ -1,8 +1,8 @@
 """transformers' own common model tests, from the source archive of the pinned release, on every model class of ours.
 
-They run in a process of their own (common_testers), because they are unittest classes that import modules which no
-wheel holds (transformers_archive). What passes, passes; what is skipped must be in `NOT_APPLICABLE` with its reason,
-and every row there must be needed. Slow, because it fetches an archive of 10 MB once and then runs some 1,000 tests.
+They run in a separate process (common_testers), because they are unittest classes that import modules outside any wheel
+(transformers_archive). Every skipped test must be in `NOT_APPLICABLE` with its reason, and every row there must be
+needed. Slow: fetches an archive of 10 MB once, then runs some 1,000 tests.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ MINIMUM_DEFAULT = 70
 
 
 class Results(NamedTuple):
-    """Names of tests by what became of them."""
+    """Names of tests by outcome."""
 
     passed: list[str]
     skipped: list[tuple[str, str]]

@@ -48,20 +48,20 @@ STUBS = {
 
 
 def pinned_version() -> str:
-    """The release of transformers in constraints.txt."""
+    """Return the release of transformers in constraints.txt."""
     found = re.search(r"^transformers==([\w.]+)$", (ROOT / "constraints.txt").read_text("utf-8"), flags=re.MULTILINE)
     assert found, "constraints.txt does not pin transformers"
     return found.group(1)
 
 
 def common_tests_folder(cache: Path | None = None) -> Path:
-    """The folder to put on `sys.path` so that `transformers_common` can be imported; filled where it is not yet there.
+    """Return the folder to put on `sys.path` for `transformers_common`; it is filled on first use.
 
     Args:
-        cache: where to keep archive and files; the repository's `.cache` by default.
+        cache: Folder for archive and files. Defaults to the repository's `.cache`.
 
     Raises:
-        RuntimeError: pip cannot fetch the archive, or it is another one than the hash says.
+        RuntimeError: pip cannot fetch the archive, or its hash differs.
     """
     version = pinned_version()
     folder = (ROOT / ".cache" if cache is None else cache) / f"transformers-tests-{version}"

@@ -1,6 +1,6 @@
-"""The released YAML becomes our configuration and processor settings, at any size; a YAML of anything else does not.
+"""Released YAML to our configuration and processor settings at any size, and errors for any other YAML.
 
-That the configuration gives the released numbers is tested in tests/parity/.
+tests/parity/ tests that the configuration reproduces the released outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RELEASED_SWITCHES = {"clip_feature_source": "last", "mtc_other_negatives": "rele
 
 
 def changed(original: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy in which the entry at `path` is another, or is gone where `value` is `None`."""
+    """Copy `original` with another entry at `path`, or without it if `value` is `None`."""
     original = copy.deepcopy(original)
     *groups, name = path.split(".")
     target = original
@@ -56,11 +56,10 @@ def test_the_released_size_differs_from_our_default_in_switches_alone(task: str)
 
 def test_a_phase_one_model_has_no_cross_modal_layers() -> None:
     config = config_from_original(example_original(stage=1))
-    assert config.text_config.num_cross_modal_layers == 0
-    assert config.training_phase == "contrastive"
+    assert (config.text_config.num_cross_modal_layers, config.training_phase) == (0, "contrastive")
 
 
-def test_every_size_is_read() -> None:
+def test_every_size_is_read_and_overrides_replace_it() -> None:
     config = config_from_original(tiny_original(2), "pretraining")
     video, text = config.video_config, config.text_config
     assert (video.patch_size, video.embed_dim, video.depths) == ([4, 4], 6, [1, 2, 3, 1, 2, 1])
@@ -70,13 +69,13 @@ def test_every_size_is_read() -> None:
     assert (text.num_sentence_layers, text.num_paragraph_layers, text.num_cross_modal_layers) == (2, 1, 3)
     assert (text.vocab_size, text.hidden_size, text.intermediate_size, text.num_attention_heads) == (71, 48, 80, 3)
     assert (text.max_position_embeddings, text.max_sentences) == (64, 5)
-
-
-def test_arguments_of_the_video_encoder_that_a_yaml_may_give_are_read() -> None:
     extra = {"mlp_ratio": 2, "drop_rate": 0.1, "attn_drop_rate": 0.2, "drop_path_rate": 0.3, "use_checkpoint": True}
-    video = config_from_original(tiny_original(2, **extra)).video_config
+    towers = {"video_config": {"qkv_bias": False}, "text_config": {"pool_padded_sentences": False}}
+    config = config_from_original(tiny_original(2, **extra), clip_feature_source="clip_level", **towers)
+    video, text = config.video_config, config.text_config
     assert (video.mlp_ratio, video.hidden_dropout_prob, video.attention_probs_dropout_prob) == (2, 0.1, 0.2)
-    assert video.drop_path_rate == 0.3
+    assert (video.drop_path_rate, video.qkv_bias, video.embed_dim) == (0.3, False, 6)
+    assert (config.clip_feature_source, text.pool_padded_sentences, text.hidden_size) == ("clip_level", False, 48)
 
 
 def test_weights_and_temperatures_are_read() -> None:
@@ -102,21 +101,10 @@ def test_weights_and_temperatures_are_read() -> None:
     assert without.mtc_loss_weight == 0
 
 
-def test_overrides_win() -> None:
-    config = config_from_original(
-        tiny_original(),
-        clip_feature_source="clip_level",
-        video_config={"drop_path_rate": 0.0},
-        text_config={"pool_padded_sentences": False},
-    )
-    assert config.clip_feature_source == "clip_level"
-    assert (config.video_config.drop_path_rate, config.video_config.embed_dim) == (0.0, 6)
-    assert (config.text_config.pool_padded_sentences, config.text_config.hidden_size) == (False, 48)
-
-
 # Windows and local_window -> clip level, and whether its map is read after merging.
 CLIP_PLACES = [
     ([1, 2, 4, 6, 6, 12], 4, 2, False),
+    ([1, 2, 4, 6, 6, 12], None, 2, False),  # released default, 4
     ([1, 2, 4, 6, 6, 12], 5, 2, False),
     ([1, 2, 4, 6, 6, 12], 2, 1, True),  # the map that enters level 2 has been merged
     ([1, 2, 4, 6, 6, 12], 6, 4, None),  # level 4's merged map is too wide for the released projection
@@ -127,9 +115,10 @@ CLIP_PLACES = [
 
 @pytest.mark.parametrize(("windows", "local", "level", "merged"), CLIP_PLACES)
 def test_clip_features_come_from_before_the_first_window_beyond_the_local_one(
-    windows: list[int], local: int, level: int, merged: bool | None
+    windows: list[int], local: int | None, level: int, merged: bool | None
 ) -> None:
-    original = tiny_original(2, window_size=[[t, 2, 3] for t in windows], local_window=local)
+    original = tiny_original(2, window_size=[[t, 2, 3] for t in windows])
+    original = changed(original, "VideoEncoder.local_window", local)
     if merged is None:
         with pytest.raises(ValueError, match="4 x embed_dim channels are expected"):
             config_from_original(original)
@@ -137,12 +126,6 @@ def test_clip_features_come_from_before_the_first_window_beyond_the_local_one(
     config = config_from_original(original)
     assert (config.video_config.clip_level, config.video_config.clip_after_merging) == (level, merged)
     assert config.clip_feature_source == "last"
-
-
-def test_the_released_default_of_the_local_window_is_known() -> None:
-    original = tiny_original()
-    del original["VideoEncoder"]["local_window"]
-    assert config_from_original(original).video_config.clip_level == 2  # as with 4
 
 
 # -- processor -------------------------------------------------------------------------------------------------------
@@ -167,43 +150,27 @@ def test_sentences_are_counted_as_the_released_data_sets_do(task: str, data: dic
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def write_repository(root: Path, original: dict[str, Any]) -> Path:
-    """The released repository's layout: the YAML names the json from the repository's root."""
-    folder = root / "src" / "configs"
-    folder.mkdir(parents=True)
-    (folder / "bert_large_config.json").write_text(json.dumps(original["bert_config"]), encoding="utf-8")
-    path = folder / "actnet_ret.yaml"
-    named = original | {"bert_config": "src/configs/bert_large_config.json"}
-    path.write_text("# released\n" + yaml.safe_dump(named), encoding="utf-8")
-    return path
-
-
-def test_the_bert_json_is_found_from_the_repository_and_beside_the_yaml(tmp_path: Path) -> None:
+def test_the_bert_json_is_found_from_the_repository_beside_the_yaml_or_by_name(tmp_path: Path) -> None:
     original = tiny_original()
-    path = write_repository(tmp_path, original)
-    assert read_original(path) == original
-    alone = tmp_path / "elsewhere"
+    folder, alone = tmp_path / "src" / "configs", tmp_path / "elsewhere"
+    folder.mkdir(parents=True)
     alone.mkdir()
-    (alone / "copy.yaml").write_text(path.read_text("utf-8"), encoding="utf-8")
-    (alone / "bert_large_config.json").write_text(json.dumps(original["bert_config"]), encoding="utf-8")
-    assert read_original(alone / "copy.yaml") == original
-
-
-def test_the_bert_json_can_be_named(tmp_path: Path) -> None:
-    path = write_repository(tmp_path, tiny_original())
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps({"hidden_size": 8}), encoding="utf-8")
-    assert read_original(path, other)["bert_config"] == {"hidden_size": 8}
-    (tmp_path / "src" / "configs" / "bert_large_config.json").unlink()
-    with pytest.raises(
-        ValueError, match="bert_config 'src/configs/bert_large_config.json' is not there.*--bert-config"
-    ):
-        read_original(path)
+    # The released YAML names the json from the repository's root.
+    named = original | {"bert_config": "src/configs/bert_large_config.json"}
+    for place in (folder, alone):
+        (place / "actnet_ret.yaml").write_text("# released\n" + yaml.safe_dump(named), encoding="utf-8")
+        (place / "bert_large_config.json").write_text(json.dumps(original["bert_config"]), encoding="utf-8")
+        assert read_original(place / "actnet_ret.yaml") == original
+    (tmp_path / "other.json").write_text(json.dumps({"hidden_size": 8}), encoding="utf-8")
+    assert read_original(folder / "actnet_ret.yaml", tmp_path / "other.json")["bert_config"] == {"hidden_size": 8}
+    (folder / "bert_large_config.json").unlink()
+    with pytest.raises(ValueError, match="'src/configs/bert_large_config.json' was not found.*--bert-config"):
+        read_original(folder / "actnet_ret.yaml")
 
 
 @pytest.mark.parametrize("spelling", ["1e-12", "1.0e-12"])
-def test_numbers_are_numbers_however_they_are_spelt(tmp_path: Path, spelling: str) -> None:
-    """YAML 1.1 reads 1e-12, which JSON writes, as a string."""
+def test_a_float_is_read_in_both_spellings(tmp_path: Path, spelling: str) -> None:
+    """YAML 1.1 would read 1e-12, as JSON writes it, as a string."""
     original = tiny_original()
     original["bert_config"]["layer_norm_eps"] = 0.5
     for name, dump in (("a.yaml", yaml.safe_dump), ("b.yaml", json.dumps)):
@@ -230,7 +197,6 @@ def test_numbers_are_numbers_however_they_are_spelt(tmp_path: Path, spelling: st
         ("VideoEncoder.embed_dim", 12, "both towers must end at the same width"),
         ("VideoEncoder.ape", True, r"does not take: \['ape'\]"),
         ("VideoEncoder.patch_norm", False, "patch_norm = False has no counterpart here, expected True"),
-        ("VideoEncoder.temporal_no_shifting", False, "temporal_no_shifting = False has no counterpart"),
         ("VideoEncoder.patch_size", [2, 4, 4], "a patch is one frame long"),
         ("VideoEncoder.stages", [0, 1, 2, 3, 3, 4], "does not follow from downsample_stages"),
         ("VideoEncoder.window_size", [[1, 2, 3]] * 5 + [[2, 3, 3]], "one spatial window for all levels"),
@@ -244,6 +210,7 @@ def test_numbers_are_numbers_however_they_are_spelt(tmp_path: Path, spelling: st
         ("num_local_layers", 7, "num_local_layers <= stage1_layers"),
         ("stage1_layers", 9, "num_local_layers <= stage1_layers"),
         ("TRAINING", {"temp": 0}, "temperature must be above 0"),
+        ("bert_config", [1], r"bert_config must be .* got \[1\]"),
     ],
 )
 def test_a_yaml_of_another_model_is_an_error(path: str, value: Any, message: str) -> None:
@@ -251,9 +218,11 @@ def test_a_yaml_of_another_model_is_an_error(path: str, value: Any, message: str
         config_from_original(changed(tiny_original(), path, value))
 
 
-def test_an_unknown_task_is_an_error() -> None:
+def test_an_unknown_task_and_a_count_that_is_no_number_are_errors() -> None:
     with pytest.raises(ValueError, match="task must be one of .*'retrieval'.*, got 'captioning'"):
         config_from_original(tiny_original(), task="captioning")
+    with pytest.raises(ValueError, match="DATA.max_num_subtitle is 'x'"):
+        processor_settings(changed(tiny_original(), "DATA.max_num_subtitle", "x"), "retrieval")
 
 
 @pytest.mark.parametrize(
@@ -265,6 +234,7 @@ def test_an_unknown_task_is_an_error() -> None:
         (b"- 1\n- 2\n", "a mapping is expected, got list"),
         (b"", "a mapping is expected, got NoneType"),
         (b"a: !!python/object/apply:os.getcwd []\n", "neither YAML nor JSON"),
+        (json.dumps(tiny_original() | {"bert_config": [1]}).encode(), r"bert_config must be .* got \[1\]"),
     ],
 )
 def test_a_file_that_is_no_released_yaml_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
@@ -274,14 +244,3 @@ def test_a_file_that_is_no_released_yaml_is_an_error(tmp_path: Path, content: by
         read_original(path)
     with pytest.raises(ValueError, match=r"b\.yaml: no such file"):
         read_original(tmp_path / "b.yaml")
-
-
-def test_a_bert_config_that_is_no_path_and_a_count_that_is_no_number_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"bert_config must be .* got \[1\]"):
-        config_from_original(changed(tiny_original(), "bert_config", [1]))
-    path = tmp_path / "a.yaml"
-    path.write_text(json.dumps(changed(tiny_original(), "bert_config", [1])), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bert_config must be .* got \[1\]"):
-        read_original(path)
-    with pytest.raises(ValueError, match="DATA.max_num_subtitle is 'x'"):
-        processor_settings(changed(tiny_original(), "DATA.max_num_subtitle", "x"), "retrieval")

@@ -10,8 +10,8 @@ from typing import Any
 
 from lfvila_hf.corpus.building import BuildResult, build_corpus
 from lfvila_hf.corpus.engines import LocalEngine
+from lfvila_hf.corpus.inputs import clock
 from lfvila_hf.corpus.plan import BuildParameters
-from lfvila_hf.corpus.records import clock
 
 WORDS = "red green blue round square small large old new slow quick bread water horse river stone paper window".split()
 
@@ -87,5 +87,5 @@ def content_of(output: Path) -> dict[str, bytes]:
     return {
         path.relative_to(output).as_posix(): path.read_bytes()
         for path in sorted(output.rglob("*"))
-        if path.is_file() and path.name not in ("problems.jsonl", "provenance.json")
+        if path.is_file() and path.name not in ("problems.jsonl", "provenance.json", ".lock")
     }

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lfvila_hf.corpus.building import build_corpus
+from lfvila_hf.corpus.contiguous_clips import JoinRules
 from lfvila_hf.corpus.engines import LocalEngine
 from lfvila_hf.corpus.plan import BuildParameters
-from lfvila_hf.corpus.runs import JoinRules
 
 VIDEOS = ["a", "b", "c-d", "e.f", "g", "../h"]
 

@@ -1,7 +1,7 @@
 """A build from end to end: which rows come out, in which files, and who can read them.
 
-Together with test_build_properties.py this covers the parts of a build: plan, gathering, stages, writing, spills,
-inputs and engines (the latter with Ray in test_engines.py). Wrong input is in test_bad_input.py.
+Properties over drawn corpora are in test_build_properties.py, the Ray engine in test_engines.py, wrong input in
+test_bad_input.py.
 """
 
 from __future__ import annotations
@@ -9,23 +9,26 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import tracemalloc
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from corpus_inputs import build, content_of, even_spans, rows_of, sentence, transcripts_of, video_row, write_lines
 
-from lfvila_hf.corpus import inputs
 from lfvila_hf.corpus.building import build_corpus
+from lfvila_hf.corpus.contiguous_clips import JoinRules
+from lfvila_hf.corpus.cutting import CutParameters
 from lfvila_hf.corpus.engines import LocalEngine, make_engine
-from lfvila_hf.corpus.inputs import find_files, plan_chunks, read_chunk
+from lfvila_hf.corpus.from_subtitles import SentenceRules
+from lfvila_hf.corpus.inputs import Chunk, count_bytes, read_chunk, split_draw
+from lfvila_hf.corpus.output_folders import LOCK, MANIFEST, locked, new_corpus
 from lfvila_hf.corpus.plan import BuildParameters
-from lfvila_hf.corpus.records import clock, split_draw
-from lfvila_hf.corpus.runs import JoinRules
-from lfvila_hf.corpus.spills import read_spill, split_by_range, write_spill
 from lfvila_hf.corpus.text import TextRules
 
 
@@ -185,7 +188,7 @@ def test_files_have_the_stated_rows_and_checksums(tmp_path: Path) -> None:
         content = (tmp_path / "corpus" / file["path"]).read_bytes()
         assert len(content) == file["bytes"]
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
-    names = {path.name for path in (tmp_path / "corpus").iterdir()}
+    names = {path.name for path in (tmp_path / "corpus").iterdir()} - {LOCK}
     assert names == {"data", "jsonl", "manifest.json", "near_duplicates.jsonl", "problems.jsonl", "provenance.json"}
 
 
@@ -198,17 +201,38 @@ def test_worker_processes_make_the_same_corpus(tmp_path: Path) -> None:
     assert content_of(tmp_path / "one" / "corpus") == content_of(tmp_path / "two" / "corpus")
 
 
-def test_compressed_input_is_the_same_input(tmp_path: Path) -> None:
+def test_compressed_input_is_the_same_input_whatever_its_size(tmp_path: Path) -> None:
     videos = many_videos(10)
     build(tmp_path / "one", videos)
     transcripts = tmp_path / "t.jsonl.gz"
     transcripts.write_bytes(gzip.compress((tmp_path / "one" / "transcripts.jsonl").read_bytes()))
     metadata = [tmp_path / "one" / "metadata.jsonl"]
-    build_corpus(tmp_path / "two", metadata=metadata, transcripts=[transcripts], engine=LocalEngine(1))
-    assert content_of(tmp_path / "one" / "corpus") == content_of(tmp_path / "two")
-    transcripts.write_bytes(transcripts.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"t\.jsonl\.gz is damaged or cut off"):
-        build_corpus(tmp_path / "three", metadata=metadata, transcripts=[transcripts], engine=LocalEngine(1))
+    for name, chunk_bytes in (("two", 16 * 2**20), ("three", 300)):  # in one piece, in many
+        options: dict[str, Any] = {"engine": LocalEngine(1), "chunk_bytes": chunk_bytes}
+        build_corpus(tmp_path / name, metadata=metadata, transcripts=[transcripts], **options)
+        assert content_of(tmp_path / "one" / "corpus") == content_of(tmp_path / name)
+    whole = transcripts.read_bytes()
+    for content, said in ((whole[:-20], "is damaged or cut off"), (b"", "is empty"), (b"text", "is damaged")):
+        transcripts.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"t\.jsonl\.gz {said}"):
+            build_corpus(tmp_path / "four", metadata=metadata, transcripts=[transcripts], engine=LocalEngine(1))
+
+
+@pytest.mark.parametrize("content", ["lines", "one line"])
+def test_a_compressed_file_is_read_in_bounded_memory(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{}\n" * 15_000_000 if content == "lines" else b"x" * 45_000_000, 1))
+    chunk = Chunk("metadata", str(path), 0, None)
+    tracemalloc.start()
+    assert count_bytes(str(path)) == 45_000_000
+    if content == "lines":
+        assert len(set(islice(read_chunk(chunk), 200_000))) == 1
+    else:
+        with pytest.raises(ValueError, match="has a line of more than 16777216 bytes"):
+            next(read_chunk(chunk))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (8e6 if content == "lines" else 40e6)
 
 
 def test_a_corpus_is_replaced_only_on_request_and_other_things_never(tmp_path: Path) -> None:
@@ -220,8 +244,65 @@ def test_a_corpus_is_replaced_only_on_request_and_other_things_never(tmp_path: P
     (tmp_path / "corpus" / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"holds other things, such as thesis\.tex"):
         build(tmp_path, many_videos(6), overwrite=True)
-    with pytest.raises(ValueError, match="is a file, a folder was expected"):
+    with pytest.raises(ValueError, match="is a file. Give a folder"):
         build_corpus(tmp_path / "metadata.jsonl", metadata=[tmp_path / "metadata.jsonl"])
+
+
+def test_the_old_corpus_goes_only_when_the_new_one_is_complete(tmp_path: Path) -> None:
+    build(tmp_path, many_videos(4))
+    before = content_of(tmp_path / "corpus")
+    with pytest.raises(ValueError, match="no long-form row came out"):
+        build(tmp_path, many_videos(4, clips=2), overwrite=True)
+    with pytest.raises(ValueError, match="the input has problems"):
+        build(tmp_path, [*many_videos(4), b"{"], overwrite=True, strict=True)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, many_videos(5), overwrite=True, engine=_Interrupted(1))
+    assert content_of(tmp_path / "corpus") == before
+
+
+class _Interrupted(LocalEngine):
+    def run(self, function: Any, plan: Any, items: Any) -> Any:
+        if function.__name__ == "write_file":
+            raise KeyboardInterrupt
+        yield from super().run(function, plan, items)
+
+
+@pytest.mark.parametrize("moves", range(14))
+def test_a_replacement_that_was_interrupted_is_finished_by_the_next_build(
+    moves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, left = os.replace, moves
+
+    def killed(*paths: Any) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        replace(*paths)
+
+    for name in ("old", "new"):
+        for part in ("data", "jsonl", "near_duplicates.jsonl", "problems.jsonl", "provenance.json", MANIFEST):
+            write_lines(tmp_path / name / part / "x" if part in ("data", "jsonl") else tmp_path / name / part, [name])
+    output = tmp_path / "old"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if moves < 12 else nullcontext():
+        with new_corpus(output, overwrite=True) as folder:
+            folder.new.rmdir()
+            replace(tmp_path / "new", folder.new)
+            patch.setattr("lfvila_hf.corpus.output_folders.os.replace", killed)
+    with pytest.raises(ValueError, match="there is a corpus"), new_corpus(output, overwrite=False):
+        pass
+    assert sorted(path.name for path in output.iterdir())[0] == LOCK
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != LOCK]
+    assert len(files) == 6
+    assert {path.read_text() for path in files} == {'"new"\n'}
+
+
+def test_two_builds_into_one_folder_are_refused_with_a_clear_word(tmp_path: Path) -> None:
+    build(tmp_path, many_videos(4))
+    before = content_of(tmp_path / "corpus")
+    with locked(tmp_path / "corpus"), pytest.raises(ValueError, match="another process is writing to"):
+        build(tmp_path, many_videos(6), overwrite=True)
+    assert content_of(tmp_path / "corpus") == before
 
 
 def test_an_input_inside_the_output_is_refused(tmp_path: Path) -> None:
@@ -236,22 +317,28 @@ def test_a_build_without_rows_says_why_and_leaves_nothing(tmp_path: Path) -> Non
         build(tmp_path, [video_row("v", even_spans(3))])
     with pytest.raises(ValueError, match="problems: 8 clip_without_transcript"):
         build(tmp_path, [video_row("v", even_spans(8))], [])
-    assert list((tmp_path / "corpus").iterdir()) == []
+    assert [path.name for path in (tmp_path / "corpus").iterdir()] == [LOCK]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"validation": 0.7, "test": 0.4},
-        {"test": -0.1},
-        {"near_duplicates": "maybe"},
-        {"similarity": 0.2},
-        {"rows_per_file": 0},
-    ],
-)
-def test_parameters_without_sense_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must"):
-        BuildParameters(**arguments)
+NAN = float("nan")
+OUT_OF_RANGE = [
+    (BuildParameters, one) for one in ({"validation": 0.7, "test": 0.4}, {"test": -0.1}, {"similarity": 0.2})
+]
+OUT_OF_RANGE += [(BuildParameters, one) for one in ({"near_duplicates": "maybe"}, {"rows_per_file": 0})]
+OUT_OF_RANGE += [(JoinRules, one) for one in ({"max_gap": -1}, {"max_overlap": NAN}, {"overlaps": "merge"})]
+OUT_OF_RANGE += [(JoinRules, one) for one in ({"min_clips": 0}, {"max_clips": 3}, {"max_seconds": 0})]
+OUT_OF_RANGE += [(TextRules, one) for one in ({"min_words": 0}, {"max_words": 4, "min_words": 5}, {"min_letters": 1.5})]
+OUT_OF_RANGE += [(SentenceRules, one) for one in ({"min_seconds": 30}, {"max_words": 0}, {"pause": -1})]
+OUT_OF_RANGE += [(SentenceRules, {"max_seconds": 0, "min_seconds": 0})]
+OUT_OF_RANGE += [(CutParameters, {"fps": fps}) for fps in ("0", "fast", "1/0")]
+OUT_OF_RANGE += [(CutParameters, one) for one in ({"height": 101}, {"height": 0}, {"crf": 60}, {"gop_seconds": 0})]
+OUT_OF_RANGE += [(CutParameters, {"end_tolerance": -1})]
+
+
+@pytest.mark.parametrize(("kind", "arguments"), OUT_OF_RANGE)
+def test_parameters_out_of_range_are_refused_by_name(kind: Any, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        kind(**arguments)
 
 
 def test_other_arguments_without_sense_are_refused(tmp_path: Path) -> None:
@@ -288,54 +375,6 @@ def test_importing_the_stages_loads_neither_pyarrow_nor_a_decoder() -> None:
     assert run.stdout.strip() == "[]"
 
 
-# -- parts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunk_bytes", [1, 3, 7, 64, 10_000])
-def test_chunks_hold_every_line_once(chunk_bytes: int, tmp_path: Path) -> None:
-    lines = [b"one\n", b"\n", b"three is longer\n", b"\n", b"five", b""]
-    path = tmp_path / "lines.txt"
-    path.write_bytes(b"".join(lines))
-    (tmp_path / "empty.txt").touch()
-    chunks = plan_chunks([str(path), str(tmp_path / "empty.txt")], "metadata", chunk_bytes)
-    assert [line for chunk in chunks for line in read_chunk(chunk)] == lines[:5]
-
-
-def test_a_line_without_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "MAX_LINE_BYTES", 100)
-    path = write_lines(tmp_path / "x.jsonl", [b"x" * 500])
-    with pytest.raises(ValueError, match="has a line of more than 100 bytes"):
-        list(read_chunk(plan_chunks([str(path)], "metadata", 1000)[0]))
-
-
-def test_inputs_are_files_folders_and_patterns_each_once(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.jsonl", "c.jsonl.gz", "notes.txt"):
-        (tmp_path / name).touch()
-    found = find_files([tmp_path, tmp_path / "a.jsonl", str(tmp_path / "*.gz")])
-    assert [Path(path).name for path in found] == ["a.jsonl", "b.jsonl", "c.jsonl.gz"]
-
-
-def test_a_spill_gives_its_parts_back_and_knows_when_it_is_cut(tmp_path: Path) -> None:
-    path = tmp_path / "x.spill"
-    write_spill(path, [b"one", b"", b"three"])
-    assert [read_spill(path, part) for part in range(3)] == [b"one", b"", b"three"]
-    with pytest.raises(ValueError, match="has the parts 0 to 2, not 3"):
-        read_spill(path, 3)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="is cut off"):
-        read_spill(path, 2)
-    path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="is no spill file"):
-        read_spill(path, 0)
-
-
-def test_ranges_of_keys_hold_every_key_once() -> None:
-    keys = np.sort(np.random.default_rng(0).integers(0, 2**64, 1000, dtype=np.uint64))
-    parts = [np.frombuffer(part, np.uint64) for part in split_by_range(keys, keys, 7)]
-    assert (np.concatenate(parts) == keys).all()
-    assert all(int(key) * 7 >> 64 == number for number, part in enumerate(parts) for key in part)
-
-
 def test_bounds_and_text_rules_reach_the_rows(tmp_path: Path) -> None:
     join = JoinRules(max_gap=3, min_clips=2, max_clips=3, max_seconds=12)
     parameters = BuildParameters(join=join, text=TextRules(min_words=3))
@@ -348,4 +387,3 @@ def test_bounds_and_text_rules_reach_the_rows(tmp_path: Path) -> None:
     assert manifest["problems"]["unusable_text"]["count"] == 1
     kept = {clip for row in rows for clip in row["clip_ids"]}
     assert len(kept) + manifest["counts"]["clips_cut_off_by_bounds"] == 10
-    assert clock(0) == "00:00:00.000"

@@ -71,13 +71,6 @@ def test_problems_go_to_the_error_stream_and_strict_makes_them_an_error(
     assert "the first is bad_json at" in capsys.readouterr().err
 
 
-def test_a_second_build_needs_leave_to_replace_the_first(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 0
-    assert main(words) == 1
-    assert "--overwrite replaces it" in capsys.readouterr().err
-    assert main([*words, "--overwrite"]) == 0
-
-
 @pytest.mark.parametrize(
     ("option", "said"), [("--min-clips 0", "min_clips must"), ("--workers 0", "workers must"), ("--test 2", "below 1")]
 )

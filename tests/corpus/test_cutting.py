@@ -6,6 +6,7 @@ Frames are told apart by the bar codes of video_files.py. Many videos, going on 
 from __future__ import annotations
 
 import math
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from video_files import read_barcodes, write_video
 
 from lfvila_hf.corpus.cutting import ClipWish, CutParameters, check_clip, cut_video, frame_times
+from lfvila_hf.video_decoding_lfvila import VideoSession
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, read_frames
 
 SMALL = CutParameters(height=64, crf=12)
@@ -189,18 +191,114 @@ def test_times_of_frames_are_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("stored", "aspect", "rotation", "shown"),
     [
-        {"fps": "0"},
-        {"fps": "fast"},
-        {"fps": "1/0"},
-        {"height": 101},
-        {"height": 0},
-        {"crf": 60},
-        {"gop_seconds": 0},
-        {"end_tolerance": -1},
+        ((576, 720), Fraction(64, 45), None, (240, 426)),  # 16:9 on a PAL DVD
+        ((360, 640), Fraction(2), None, (240, 854)),
+        ((128, 96), Fraction(1, 2), None, (240, 90)),
+        ((96, 64), Fraction(3, 2), 90, (240, 240)),
+        ((96, 64), Fraction(1000), None, (240, 160)),  # absurd values count as square
     ],
 )
-def test_parameters_of_clips_are_checked(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        CutParameters(**arguments)
+def test_clips_have_the_proportions_that_are_shown(
+    stored: tuple[int, int], aspect: Fraction, rotation: int | None, shown: tuple[int, int], tmp_path: Path
+) -> None:
+    plain = write_video(tmp_path / "plain.mp4", 6, size=stored, rotation=rotation)
+    source = tmp_path / "s.mp4"
+    with_pixel_aspect(plain, source, aspect)
+    (clip,) = cut_video(source, wishes([(0, 200)]), tmp_path, CutParameters(height=240, preset="ultrafast"))
+    assert clip.reason == ""
+    with av.open(str(tmp_path / "v.0.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.height, stream.width) == shown
+        assert stream.sample_aspect_ratio in (None, 1)
+
+
+def with_pixel_aspect(source: Path, target: Path, aspect: Fraction) -> None:
+    """Copy a video with another shape of its pixels in the container."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        template = old.streams.video[0]
+        stream = new.add_stream_from_template(template)
+        stream.codec_context.sample_aspect_ratio = aspect
+        for packet in old.demux(template):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+
+
+def test_a_clip_across_a_change_of_size_costs_the_others_nothing(tmp_path: Path) -> None:
+    for name, size in (("a.ts", (64, 96)), ("b.ts", (96, 64))):
+        write_video(tmp_path / name, 50, fps=25, size=size, bframes=0)
+    source = tmp_path / "s.ts"
+    shifted(tmp_path / "b.ts", tmp_path / "c.ts", 2.0)
+    source.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "c.ts").read_bytes())
+    spans = [(0, 1000), (1000, 3000), (2500, 3900)]
+    clips = cut_video(source, wishes(spans), tmp_path, SMALL)
+    assert [bool(clip.reason) for clip in clips] == [False, True, False]
+    assert clips[1].reason.startswith(f"size_changes: the picture of {source} becomes 64 x 96 at 2")
+    assert [path.name for path in sorted(tmp_path.glob("*.mp4"))] == ["v.0.mp4", "v.2.mp4"]
+    sizes = [read_frames(tmp_path / f"v.{n}.mp4").frames.shape[2:] for n in (0, 2)]
+    assert [tuple(size) for size in sizes] == [(64, 96), (64, 42)]
+
+
+def shifted(source: Path, target: Path, seconds: float) -> None:
+    """Copy a video with later time stamps."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        template = old.streams.video[0]
+        stream = new.add_stream_from_template(template)
+        for packet in old.demux(template):
+            if packet.dts is not None:
+                packet.pts += round(seconds / packet.time_base)
+                packet.dts += round(seconds / packet.time_base)
+                packet.stream = stream
+                new.mux(packet)
+
+
+def test_seconds_count_from_the_start_of_the_container(tmp_path: Path) -> None:
+    """The sound begins one second before the pictures, as subtitles and players count."""
+    pictures = write_video(tmp_path / "pictures.mkv", 100, fps=25, size=(64, 96), bframes=0)
+    source = tmp_path / "s.mkv"
+    with av.open(str(pictures)) as old, av.open(str(source), "w") as new:
+        template = old.streams.video[0]
+        stream, sound = new.add_stream_from_template(template), new.add_stream("pcm_s16le", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), dtype=np.int16), format="s16", layout="mono")
+        silence.sample_rate = 8000
+        new.mux(sound.encode(silence))
+        for packet in old.demux(template):
+            if packet.dts is not None:
+                packet.pts, packet.dts = packet.pts + 1000, packet.dts + 1000  # Matroska counts milliseconds
+                packet.stream = stream
+                new.mux(packet)
+    clips = cut_video(source, wishes([(1000, 2000), (4000, 5000), (4900, 5600)]), tmp_path, SMALL)
+    assert [clip.reason.partition(":")[0] for clip in clips] == ["", "", "beyond_file"]
+    assert read_barcodes(read_frames(tmp_path / "v.0.mp4").frames) == [0, 8, 16]
+    assert read_barcodes(read_frames(tmp_path / "v.1.mp4").frames) == [75, 83, 91]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_ends_the_run_and_says_so(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "s.mp4", 50)
+    (tmp_path / f"{os.getpid()}.v.0.mp4").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: free some and run it again to resume"):
+        cut_video(source, wishes([(0, 1000)]), tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.mp4"]
+
+
+def test_the_frames_of_a_video_are_listed_once_for_all_its_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_video(tmp_path / "s.mkv", 1500, size=(32, 48), gop=25, bframes=0)
+    read = []
+    packets = VideoSession.packets
+
+    def counted(self: VideoSession) -> Any:
+        for packet in packets(self):
+            read.append(packet.size)
+            yield packet
+
+    monkeypatch.setattr("lfvila_hf.corpus.cutting.check_clip", lambda *_: None)
+    monkeypatch.setattr(VideoSession, "packets", counted)
+    clips = cut_video(source, wishes([(n * 1000, n * 1000 + 900) for n in range(60)]), tmp_path, SMALL)
+    assert all(clip.frames == 3 for clip in clips)
+    # once to list them, at most twice to decode 60 groups (the packet at which a seek lands is read again)
+    assert len(read) < 3.2 * 1500

@@ -5,6 +5,7 @@ What is in a clip file is tested in test_cutting.py.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -25,6 +26,7 @@ from lfvila_hf.corpus.cutting_jobs import (
     wishes_of_corpus,
     wishes_of_metadata,
 )
+from lfvila_hf.corpus.output_folders import locked
 
 SMALL = CutParameters(height=48, preset="ultrafast")
 
@@ -46,7 +48,12 @@ def test_a_corpus_is_cut_and_failures_are_in_the_ledger(corpus: Path) -> None:
     )
     assert (summary.cut, summary.there, summary.failed, summary.frames) == (4, 0, 8, 12)
     assert summary.failures == {"missing_video": 4, "unusable_video": 4}
-    assert sorted(path.name for path in (corpus / "clips").iterdir()) == ["cut_parameters.json", "good", LEDGER]
+    assert sorted(path.name for path in (corpus / "clips").iterdir()) == [
+        ".lock",
+        "cut_parameters.json",
+        "good",
+        LEDGER,
+    ]
     assert sorted(path.name for path in (corpus / "clips" / "good").iterdir()) == [f"good.{n}.mp4" for n in range(4)]
     ledger = read_ledger(corpus / "clips")
     assert [row[:2] for row in ledger["good"]["cut"]] == [[f"good.{n}.mp4", 3] for n in range(4)]
@@ -82,7 +89,7 @@ def test_a_second_run_does_what_is_missing_and_nothing_else(corpus: Path) -> Non
     (corpus / "clips" / ".unfinished" / "77.good.2.mp4").write_bytes(b"half a cl")
     with (corpus / "clips" / LEDGER).open("a") as file:
         file.write('{"video_id": "go')
-    write_video(corpus / "videos" / "gone.mp4", 120)
+    write_video(corpus / "videos" / "gone.mp4", 120)  # a file that was away is tried again
     assert run() == (5, 3, 4)
     assert not (corpus / "clips" / ".unfinished").exists()
     untouched = [path for path, time in times.items() if path.stat().st_mtime_ns == time]
@@ -99,6 +106,55 @@ def test_going_on_with_other_parameters_is_an_error(corpus: Path) -> None:
         cut_corpus(corpus / "videos", [], find, SMALL, workers=1)
     with pytest.raises(ValueError, match="workers must be at least 1"):
         cut_corpus(corpus / "clips", [], find, SMALL, workers=0)
+
+
+def test_a_damaged_ledger_is_named_with_its_line_and_a_line_that_was_cut_off_is_not_damage(corpus: Path) -> None:
+    def run() -> None:
+        wishes = [wish for wish in wishes_of_corpus(corpus / "corpus") if wish.video_id != "good"]
+        cut_corpus(corpus / "clips", wishes, source_finder(corpus / "videos"), SMALL, workers=1)
+
+    run()
+    ledger = corpus / "clips" / LEDGER
+    whole = ledger.read_bytes()
+    for cut_off in ('{"video_id": "go', '{"video_id": "' + "x" * 10_000):
+        ledger.write_bytes(whole + cut_off.encode())
+        assert set(read_ledger(corpus / "clips")) == {"gone", "bad"}
+        run()
+        assert ledger.read_bytes() == whole * 2
+    for damaged in (b'{"video_id": "go\n', b"[]\n", b"{}\n", b"\n"):
+        ledger.write_bytes(whole + damaged + whole)
+        with pytest.raises(ValueError, match=rf"{LEDGER}:3: damaged line"):
+            read_ledger(corpus / "clips")
+    (corpus / "clips" / "cut_parameters.json").write_text('{"fps"')
+    with pytest.raises(ValueError, match=r"cut_parameters\.json is damaged"):
+        run()
+
+
+def test_two_runs_into_one_folder_are_refused_with_a_clear_word(corpus: Path) -> None:
+    find = source_finder(corpus / "videos")
+    cut_corpus(corpus / "clips", [], find, SMALL, workers=1)
+    with locked(corpus / "clips"), pytest.raises(ValueError, match="another process is writing to"):
+        cut_corpus(corpus / "clips", [], find, SMALL, workers=1)
+    with pytest.raises(ValueError, match="another process"), locked(corpus / "clips"), locked(corpus / "clips"):
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_ends_the_run_with_one_line_and_the_next_run_resumes(
+    workers: int, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["corpus", "cut", str(corpus / "corpus"), "--videos", str(corpus / "videos"), "--workers", str(workers)]
+    words += ["--output-dir", str(corpus / "clips"), "--height", "48", "--preset", "ultrafast"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lfvila_hf.corpus.cutting_jobs.cut_task", full)
+        assert main(words) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main(words) == 0
+    assert len(list((corpus / "clips" / "good").iterdir())) == 4
+
+
+def full(task: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_link_in_place_of_a_video_folder_is_not_followed(corpus: Path) -> None:
@@ -135,6 +191,8 @@ def test_workers_cut_the_same_bytes_as_one_process(corpus: Path) -> None:
 def test_metadata_can_be_cut_without_a_build_and_is_checked(tmp_path: Path) -> None:
     row = video_row("v", even_spans(2))
     (wish,) = wishes_of_metadata([write_lines(tmp_path / "m.jsonl", [row])])
+    (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress((tmp_path / "m.jsonl").read_bytes()))
+    assert list(wishes_of_metadata([tmp_path / "m.jsonl.gz"])) == [wish]
     assert wish == VideoWish("v", (ClipWish("v.0.mp4", 0, 5000), ClipWish("v.1.mp4", 5200, 10_200)))
     for spoilt in ({**row, "video_id": "../v"}, video_row("v", [(5, 3)])):
         with pytest.raises(ValueError, match=r"m\.jsonl:1: (bad_video_id|reversed_span)"):
@@ -161,7 +219,7 @@ def test_a_list_of_sources_says_where_each_video_is(tmp_path: Path) -> None:
     assert source_finder("films", sources)("v") == os.path.join("films", "sub/My film.mkv")
     with pytest.raises(ValueError, match="w is not in"):
         source_finder(sources=sources)("w")
-    with pytest.raises(ValueError, match="where the videos are"):
+    with pytest.raises(ValueError, match="no videos were given"):
         source_finder()
     with pytest.raises(ValueError, match="expected an object with video_id and path"):
         source_finder(sources=write_lines(tmp_path / "bad.jsonl", [{"video_id": 3}]))

@@ -1,4 +1,4 @@
-"""The figures of a corpus against counting by hand, as a table, as JSON and as pictures (statistics_plots)."""
+"""The figures of a corpus against counting by hand, as a table, as JSON and as pictures ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from corpus_inputs import build, even_spans, rows_of, video_row
 
 from lfvila_hf.cli import main
 from lfvila_hf.corpus.plan import BuildParameters
-from lfvila_hf.corpus.statistics import Distribution, corpus_statistics
+from lfvila_hf.corpus.statistics import Distribution, corpus_statistics, plot_statistics
 
 
 @pytest.fixture
@@ -80,24 +80,21 @@ def test_the_command_prints_the_table_and_writes_json_and_pictures(
 
 
 def test_bars_hold_what_is_counted(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need the extra plots")
-    from lfvila_hf.corpus import statistics_plots
-    from lfvila_hf.library import plots
-
-    figures = []
-
-    def keep(*size: float) -> object:
-        figures.append(plots._figure(*size))
-        return figures[-1]
-
-    monkeypatch.setattr(statistics_plots, "new_figure", keep)
+    figure = pytest.importorskip("matplotlib.figure", reason="pictures need the extra plots")
+    drawn = []
+    save = figure.Figure.savefig
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *rest, **more: (drawn.append(self), save(self, *rest)))
     found = corpus_statistics(corpus)
-    statistics_plots.plot_statistics(found, tmp_path)
-    for (_, (axis,)), one in zip(figures, found.distributions.values(), strict=False):
-        assert sum(bar.get_height() for bar in axis.patches) >= 0.99 * one.total
-    assert len(figures) == 8
+    plot_statistics(found, tmp_path)
+    assert len(drawn) == 8
+    for one, distribution in zip(drawn, found.distributions.values(), strict=False):
+        assert sum(bar.get_height() for bar in one.axes[0].patches) >= 0.99 * distribution.total
 
 
-def test_a_folder_that_is_no_corpus_is_an_error(tmp_path: Path) -> None:
+def test_a_corpus_that_is_missing_or_damaged_is_an_error_with_its_place(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no corpus in"):
-        corpus_statistics(tmp_path)
+        corpus_statistics(tmp_path / "nowhere")
+    path = corpus / "data" / "train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet is damaged"):
+        corpus_statistics(corpus)

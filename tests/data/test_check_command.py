@@ -16,7 +16,7 @@ import pytest
 from video_files import write_video
 
 from lfvila_hf import cli
-from lfvila_hf.data import check_command, checking
+from lfvila_hf.data import checking
 
 
 @pytest.fixture
@@ -31,11 +31,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode in this process, which starts faster; one test below does not."""
+    check_videos = checking.check_videos
 
     def check_here(paths: Any, **options: Any) -> Any:
-        return checking.check_videos(paths, isolated=False, **options)
+        return check_videos(paths, isolated=False, **options)
 
-    monkeypatch.setattr(check_command, "check_videos", check_here)
+    monkeypatch.setattr(checking, "check_videos", check_here)
 
 
 @pytest.mark.usefixtures("_here")

@@ -26,6 +26,7 @@ from lfvila_hf.data.datasets import (
     StreamedDataset,
     VideoTextSample,
 )
+from lfvila_hf.data.frame_store import FrameStore
 from lfvila_hf.data.skipping import SkipLog
 from lfvila_hf.processing_lfvila import LFVilaProcessor
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
@@ -232,6 +233,52 @@ def test_fewer_clips_than_the_model_needs_are_an_error_that_names_file_and_line(
     assert dataset[2] is not None
 
 
+@pytest.mark.parametrize("store", ["none", "source"])
+def test_timed_sentences_make_segments_of_a_whole_video_that_are_read_like_clips(
+    corpus: Path, plain_processor: LFVilaProcessor, tmp_path: Path, store: str
+) -> None:
+    """Segments of 10, 7 and 13 of 30 frames; two of three are taken, two frames of each."""
+    row = {"clip_id": "v_1", "text": ["One.", "Two.", "Three."], "seconds": [0.0, 0.4, 0.68], "duration": 1.2}
+    rows = load_retrieval(write_json_lines(tmp_path / "timed.jsonl", [row]), corpus / "videos")
+    options = {} if store == "none" else {"frame_cache": FrameStore(tmp_path / "store", resolution="source")}
+    dataset = PreTrainingDataset(rows, plain_processor, training=True, **options)
+    assert dataset.lengths() == [2]
+    seen = set()
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        sample = dataset[0]
+        assert sample is not None and sample.num_clips == 2
+        numbers = [100, 105, 110, 113] if sample.sentences == ("One.", "Two.") else [110, 113, 117, 123]
+        assert read_barcodes(sample.pictures) == numbers
+        first = numbers[0] - 100
+        assert sample.times == pytest.approx([(number - 100 - first) / 25 for number in numbers])
+        assert sample.duration == pytest.approx(0.68 if first == 0 else 0.8)
+        seen.add(sample.sentences)
+    assert seen == {("One.", "Two."), ("Two.", "Three.")}
+    if options:
+        dataset.fill_frame_cache(num_workers=0, progress=False)
+        assert (options["frame_cache"].misses, len(options["frame_cache"])) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"seconds": [0.0, 0.4], "duration": 0.4}, AnnotationError, r"must rise, with one second for each of 2"),
+        ({"seconds": [0.0], "duration": 1.0}, AnnotationError, r"timed\.jsonl:1: 'seconds' and 'duration'"),
+        ({"seconds": [0.0, 5.0], "duration": 9.0}, LFVilaVideoError, r"v_1\.mp4: its segments do not fit it: second 2"),
+    ],
+)
+def test_seconds_that_do_not_fit_are_an_error_of_the_row(
+    corpus: Path, processor: LFVilaProcessor, tmp_path: Path, fields: Any, error: Any, message: str
+) -> None:
+    row = {"clip_id": "v_1", "text": ["One.", "Two."], **fields}
+    rows = load_retrieval(write_json_lines(tmp_path / "timed.jsonl", [row]), corpus / "videos")
+    with pytest.raises(error, match=message):
+        PreTrainingDataset(rows, processor, training=True)[0]
+    with pytest.raises(ValueError, match="shuffle_clips needs clip files"):
+        PreTrainingDataset(rows, processor, training=True, shuffle_clips=True)
+
+
 def test_a_processor_that_does_not_fit_the_clips_is_an_error(clip_rows: Any, tiny_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="num_frames=4 must be a multiple of num_clips=3"):
         PreTrainingDataset(clip_rows, make_processor(tiny_tokenizer, num_clips=3), training=True)
@@ -319,6 +366,23 @@ def test_the_data_set_without_what_was_skipped_has_full_batches(broken_rows: Any
     smaller.set_epoch(4)
     assert smaller[0].epoch == 4
     assert len(smaller.skip_report()) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_row_can_be_tried_before_training(
+    broken_rows: Any, processor: LFVilaProcessor, tmp_path: Path, workers: int
+) -> None:
+    options = {"on_error": "skip", "frame_cache": FrameStore(tmp_path / "store")}
+    dataset = RetrievalDataset(broken_rows, processor, training=True, max_skip_fraction=0.25, **options)
+    smaller = dataset.without_unusable(num_workers=workers)
+    assert [row["id"] for row in smaller.rows] == ["v_0", "v_1", "v_2", "v_3", "v_4", "v_5"]
+    assert "2 of 8 samples were skipped" in str(smaller.skip_report())
+    assert len(options["frame_cache"]) == 6
+    with pytest.raises(LFVilaVideoError, match=r"text\.mp4"):
+        RetrievalDataset(broken_rows, processor, training=True).without_unusable(num_workers=workers)
+    strict = RetrievalDataset(broken_rows, processor, training=True, max_skip_fraction=0.1, **options)
+    with pytest.raises(ValueError, match="of 8 samples could not be used"):
+        strict.without_unusable(num_workers=workers)
 
 
 def test_rows_without_the_columns_of_the_loaders_are_an_error(processor: LFVilaProcessor) -> None:

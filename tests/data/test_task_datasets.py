@@ -16,7 +16,7 @@ from video_files import read_barcodes, write_video
 
 from lfvila_hf.data.annotations import AnnotationError
 from lfvila_hf.data.datasets import StreamedDataset, VideoTextDataset
-from lfvila_hf.data.frame_cache import FrameCache
+from lfvila_hf.data.frame_store import FrameStore
 from lfvila_hf.data.skipping import SkipLog
 from lfvila_hf.data.task_annotations import (
     OUTSIDE_VOCABULARY,
@@ -37,8 +37,8 @@ from lfvila_hf.data.task_datasets import (
     ViewedRetrievalReader,
     span_targets,
 )
+from lfvila_hf.loss_lfvila import span_weights_from_targets
 from lfvila_hf.processing_lfvila import LFVilaProcessor
-from lfvila_hf.span_loss_lfvila import span_weights_from_targets
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, uniform_indices
 
 FRAMES, RATE = 40, 10
@@ -201,7 +201,7 @@ def test_views_share_out_the_frames_of_the_whole_video(
 ) -> None:
     path = write_json_lines(tmp_path / "rows.jsonl", [{"video_id": "v_1", "recipe_type": 0}])
     rows = load_classification(path, videos, num_labels=1)
-    cache = FrameCache(tmp_path / "cache") if cached else None
+    cache = FrameStore(tmp_path / "cache") if cached else None
     seen = []
     for view in range(3):
         reader = ClassificationReader(processor, training=False, views=(view, 3), frame_cache=cache)

@@ -97,14 +97,6 @@ def test_texts_and_videos_may_come_apart_and_differ_in_number() -> None:
         evaluate_features(features)
 
 
-def test_features_are_kept_without_graph_in_float32() -> None:
-    embeds = unit(2, D).bfloat16().requires_grad_()
-    features = RetrievalFeatures.from_outputs({"text_embeds": embeds, "video_embeds": None})
-    assert features.text_embeds is not None and features.video_embeds is None
-    assert features.text_embeds.dtype == torch.float32
-    assert not features.text_embeds.requires_grad
-
-
 def test_metrics_of_features_are_those_of_their_scores() -> None:
     features = RetrievalFeatures.from_outputs(outputs_of(9))
     result = evaluate_features(features, block_size=4, dual_softmax_temperature=0.1, twins=[(0, 1), (4, 2)])
@@ -145,13 +137,6 @@ def test_compute_metrics_reads_the_outputs_of_a_model_without_alignment() -> Non
     expected = make_compute_metrics()(SimpleNamespace(predictions=arrays))
     for names in (("text_embeds", "video_embeds"), ("text_embeds", "video_embeds", "sentence_mask")):
         assert make_compute_metrics()(SimpleNamespace(predictions=tuple(arrays[n] for n in names))) == expected
-
-
-def test_names_say_what_an_unusual_tuple_holds() -> None:
-    arrays = {name: value.numpy() for name, value in outputs_of(7).items()}
-    names = ("video_embeds", "loss", "text_embeds", "clip_embeds")
-    metrics = make_compute_metrics(names=names)(SimpleNamespace(predictions=tuple(arrays[name] for name in names)))
-    assert metrics == make_compute_metrics()(SimpleNamespace(predictions=arrays))
 
 
 def test_mask_values_that_the_trainer_fills_in_count_as_padding() -> None:

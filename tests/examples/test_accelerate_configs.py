@@ -1,6 +1,6 @@
 """The launch configurations: accelerate reads them, and what they name exists. None is run as it is, on GPUs.
 
-What `ddp.yaml` and `fsdp2.yaml` do is run on CPUs by tests/training/test_whole_batches.py and test_sharded.py.
+What `ddp.yaml` and `fsdp2.yaml` do is run on CPUs by tests/training/test_global_batch_losses.py.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ What goes over the Hub is in test_publishing.py.
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    LoraModel,
+    OFTConfig,
+    PeftModel,
+    VeraConfig,
+    get_peft_model,
+)
 from tiny_models import EXAMPLES, tiny_model
 from transformers import BertConfig, BertModel, HfArgumentParser
+from transformers.utils import logging
 
 from lfvila_hf.hub.adapters import LoraArguments, add_lora, lora_config, register_with_peft
 
@@ -123,11 +135,66 @@ def test_heads_of_the_fusion_phase_are_saved_in_that_phase() -> None:
     assert get_peft_model(model, LoraConfig()).peft_config["default"].modules_to_save == ["mlm_head", "vtm_head"]
 
 
+def bert() -> BertModel:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    return BertModel(BertConfig(vocab_size=20, **sizes))
+
+
 def test_models_of_others_are_adapted_as_before() -> None:
-    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     register_with_peft()  # a second time
-    adapter = get_peft_model(BertModel(config), LoraConfig()).peft_config["default"]
+    model = get_peft_model(bert(), LoraConfig())
+    adapter = model.peft_config["default"]
     assert adapter.modules_to_save is None and adapter.target_modules == {"query", "value"}
+    assert type(model.base_model) is LoraModel
+
+
+@pytest.mark.parametrize("name", [None, "question answering", "joined"])
+def test_adapted_models_can_be_pickled_and_copied(name: str | None, tmp_path: Path) -> None:
+    model = get_peft_model(EXAMPLES[name].model() if name else bert(), LoraConfig(r=2))
+    torch.save(model, tmp_path / "model.pt")
+    for other in (torch.load(tmp_path / "model.pt", weights_only=False), copy.deepcopy(model)):
+        assert type(other.base_model) is type(model.base_model)
+        states = model.state_dict(), other.state_dict()
+        assert states[0].keys() == states[1].keys() and all(
+            torch.equal(states[0][key], states[1][key]) for key in states[0]
+        )
+
+
+def test_one_configuration_serves_several_models() -> None:
+    config = LoraConfig(r=2)
+    for name in ("question answering", "multiple choice", "joined", "classification"):
+        model = get_peft_model(EXAMPLES[name].model(), config)
+        assert model.peft_config["default"].modules_to_save == HEADS[name]
+        assert config.modules_to_save is None and config.target_modules is None
+    model.add_adapter("second", config)
+    assert model.peft_config["second"].modules_to_save == ["classifier"] and config.modules_to_save is None
+
+
+METHODS: dict[str, tuple[type, dict[str, Any]]] = {
+    "IA3": (IA3Config, {"feedforward_modules": []}),
+    "LoHa": (LoHaConfig, {}),
+    "VeRA": (VeraConfig, {"r": 2}),
+    "AdaLoRA": (AdaLoraConfig, {"total_step": 10}),
+    "OFT": (OFTConfig, {"oft_block_size": 4}),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heads_are_trained_and_saved_with_every_method(method: str, tmp_path: Path) -> None:
+    config_class, fields = METHODS[method]
+    model = get_peft_model(EXAMPLES["multiple choice"].model(), config_class(target_modules=["query"], **fields))
+    trained = [key for key, one in model.named_parameters() if one.requires_grad and "modules_to_save" in key]
+    assert {key.split(".modules_to_save")[0].split(".")[-1] for key in trained} == {"classifier", "span_classifier"}
+    with_noise(model).save_pretrained(tmp_path)
+    back = PeftModel.from_pretrained(EXAMPLES["multiple choice"].model(), tmp_path).eval()
+    assert same(outputs(back, "multiple choice"), outputs(model, "multiple choice"))
+
+
+def test_heads_that_a_model_does_not_have_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    logging.enable_propagation()
+    get_peft_model(EXAMPLES["question answering"].model(), LoraConfig(modules_to_save=["classifier", "scorer"]))
+    logging.disable_propagation()
+    assert "['scorer'], which LFVilaForQuestionAnswering does not have. Its heads: ['classifier']" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["joined", "question answering", "multiple choice", "classification"])

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from lfvila_hf.hub.cards import HEADS, CardFacts, metrics_of, model_card, read_metrics, training_lines, usage_code
+from lfvila_hf.hub.cards import (
+    HEADS,
+    CardFacts,
+    is_generated,
+    metrics_of,
+    model_card,
+    read_metrics,
+    training_lines,
+    usage_code,
+)
 
 CONFIG = {"architectures": ["LFVilaForVideoClassification"], "model_type": "lfvila"}
 FACTS = CardFacts(
@@ -56,6 +65,28 @@ def test_an_adapter_names_its_base() -> None:
     assert data.library_name == "peft" and data.base_model == "org/base" and "lora" in data.tags
     with pytest.raises(ValueError, match="names its base model"):
         model_card("org/thing", CONFIG, CardFacts(), adapter=True)
+
+
+def test_strings_of_others_are_text_on_a_card() -> None:
+    nasty = "a]([x](y)) <script>`|`</script>\n\n# Title\n```python\nimport os"
+    facts = CardFacts(
+        datasets=[nasty], license=nasty, base_model=nasty, evaluated_on=nasty, metrics={nasty: 1.0, "plain_name": 2.0}
+    )
+    for adapter in (False, True):
+        card = model_card(f"org/{nasty}", CONFIG, facts, adapter=adapter)
+        body = ModelCard(card).text
+        code = body.partition("```python\n")[2].partition("\n```")[0]
+        ast.parse(code)
+        outside = body.replace(code, "")
+        assert "<script>" not in outside and "\n# Title" not in outside and outside.count("```python") == 1
+        assert [line for line in outside.splitlines() if line.startswith("|")][2].count("|") == 4  # one is escaped
+        assert "| plain_name | 2 |" in outside
+
+
+def test_an_untouched_card_is_told_from_an_edited_one() -> None:
+    card = model_card("org/thing", CONFIG, FACTS)
+    assert is_generated(card) and is_generated(card + "\n")
+    assert not is_generated(card.replace("LF-VILA", "my")) and not is_generated("") and not is_generated("# A card")
 
 
 def test_metrics_are_numbers_of_the_first_file_that_is_there(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_rows_are_embedded_as_by_hand(folder: str, tmp_path: Path) -> None:
             self.dataset = dataset.select_columns(list(columns))
 
     paragraphs = [["A man rides.", "He falls!"], ["The ball"], ["Is it red?", "Is it blue?"]]
-    text = encode_paragraphs(encoder.model, encoder.processor, paragraphs).text_embeds
+    text = encode_paragraphs(encoder.model, encoder.processor, paragraphs, batch_size=2).text_embeds
     video = encode_videos(encoder.model, encoder.processor, files, batch_size=2).video_embeds
     assert torch.equal(encoder.encode(Loader("text")), text)
     assert torch.equal(encoder.encode(Loader("video")), video)
@@ -64,7 +64,38 @@ def test_rows_are_embedded_as_by_hand(folder: str, tmp_path: Path) -> None:
         encoder.encode(Empty())
 
 
+class Rows:
+    """A loader as MTEB hands it over."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.dataset = Dataset.from_dict(columns)
+
+
+def test_a_blank_text_has_an_embedding_and_ends_no_evaluation(folder: str) -> None:
+    encoder = LFVilaMTEB(folder)
+    texts = ["", "A man rides. He falls!", " ", "The ball"]
+    found = encoder.encode(Rows(text=texts))
+    assert torch.isfinite(found).all() and torch.equal(found[0], found[2])
+    assert torch.equal(found[[1, 3]], encoder.encode(Rows(text=[texts[1], texts[3]])))
+    assert encoder.encode(Rows(text=["", ""])).shape == (2, 64)
+
+
+@pytest.mark.parametrize(("given", "sizes"), [({}, [2, 1]), ({"batch_size": 1}, [1, 1, 1]), ({"batch_size": 3}, [3])])
+def test_the_callers_batch_size_is_heeded(
+    given: dict[str, int], sizes: list[int], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = LFVilaMTEB(folder, batch_size=2)
+    seen: list[int] = []
+    features = encoder.model.get_video_features
+    monkeypatch.setattr(
+        encoder.model,
+        "get_video_features",
+        lambda pixels, **kwargs: (seen.append(len(pixels)), features(pixels, **kwargs))[1],
+    )
+    encoder.encode(Rows(video=[str(write_video(tmp_path / f"{count}.mp4", count)) for count in (12, 20, 30)]), **given)
+    assert seen == sizes
+
+
 def test_sentences_end_where_a_space_follows_the_stop() -> None:
     assert split_sentences("He pays 3.50 now. Why?  Because!") == ["He pays 3.50 now.", "Why?", "Because!"]
-    with pytest.raises(ValueError, match="an empty text"):
-        split_sentences("  ")
+    assert split_sentences("  ") == []

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hub_clients import run_client, succeed
 from hub_server import READER, Fault, LocalHub
+from safetensors.torch import load_file, save_file
 from tiny_models import EXAMPLES, VIDEO, tiny_config, tiny_model
+from transformers.utils import logging
 from video_files import write_video
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaProcessor, LFVilaVideoProcessor
 from lfvila_hf.cli import main
-from lfvila_hf.hub.publishing import check_folder, git_hash, network_error, published_files
+from lfvila_hf.hub.cards import CardFacts
+from lfvila_hf.hub.publishing import check_folder, git_hash, network_error, published_files, write_card
 
 COMMAND = "import sys\nfrom lfvila_hf.cli import main\nsys.exit(main(sys.argv[1:]))"
 HURRIED = "import time\ntime.sleep = lambda seconds: None\n" + COMMAND
@@ -200,36 +204,129 @@ def test_a_folder_that_is_not_complete_is_refused_before_anything_is_sent(tmp_pa
         check_folder(folder)
     EXAMPLES["joined"].model().config.save_pretrained(folder)
     with pytest.raises(ValueError, match="has no weights"):
-        check_folder(folder)
+        check_folder(folder, processor=False)
     EXAMPLES["joined"].model().save_pretrained(folder)
     with pytest.raises(ValueError, match="has no processor .*--no-processor"):
         check_folder(folder)
     assert check_folder(folder, processor=False)[0]["model_type"] == "lfvila"
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
-    with pytest.raises(ValueError, match="names no repository as its base model"):
-        check_folder(folder)
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+
+
+def test_an_adapter_names_its_base_its_class_and_holds_weights(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter_config.json"
+    for base in (str(tmp_path), "./base", "base\n# code", None):
+        adapter.write_text(json.dumps({"base_model_name_or_path": base}))
+        with pytest.raises(ValueError, match="names no repository as its base model"):
+            check_folder(tmp_path)
+    adapter.write_text(json.dumps({"base_model_name_or_path": "org/base"}))
     with pytest.raises(ValueError, match="has no adapter_model"):
-        check_folder(folder)
-    (folder / "adapter_model.safetensors").touch()
-    with pytest.raises(ValueError, match="does not say which model the adapter is for, got None: .*--architecture"):
-        check_folder(folder)
-    assert check_folder(folder, architecture="LFVilaModel")[0]["architectures"] == ["LFVilaModel"]
+        check_folder(tmp_path)
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ValueError, match="does not name the adapter's model class, got None. .*--architecture"):
+        check_folder(tmp_path)
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        check_folder(tmp_path, architecture="LFVilaModel")
+    save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    assert check_folder(tmp_path, architecture="LFVilaModel")[0]["architectures"] == ["LFVilaModel"]
 
 
-def test_pickles_and_the_state_of_a_training_stay_at_home(tmp_path: Path) -> None:
-    for name in (
-        "model.safetensors",
+def damage(folder: Path, kind: str) -> None:
+    """Break a checkpoint in three shards."""
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    tensors = load_file(shard)
+    name = next(key for key, value in tensors.items() if value.is_floating_point())
+    if kind == "cut file":
+        shard.write_bytes(shard.read_bytes()[:-100])
+    elif kind == "missing shard":
+        shard.unlink()
+    elif kind == "link":
+        shard.rename(folder.parent / "elsewhere")
+        shard.symlink_to(folder.parent / "elsewhere")
+    elif kind == "vocabulary":
+        (folder / "tokenizer.json").unlink()
+    elif kind == "configuration":
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["num_sentence_layers"] += 1
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        changed = {
+            "missing": {key: value for key, value in tensors.items() if key != name},
+            "shape": tensors | {name: tensors[name].flatten()[:1]},
+            "NaN": tensors | {name: tensors[name] * torch.nan},
+        }
+        save_file(changed[kind], shard, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("cut file", "cannot be read as safetensors"),
+        ("missing shard", r"model-00002-of-\d+.safetensors is missing"),
+        ("link", "is a link"),
+        ("vocabulary", "processor without a vocabulary"),
+        ("configuration", "do not fit its config.json: .* is missing"),
+        ("missing", "do not fit its config.json: .* is missing"),
+        ("shape", r"is \(1,\), expected"),
+        ("NaN", "is not finite"),
+    ],
+)
+def test_weights_are_opened_before_anything_is_sent(kind: str, message: str, checkpoint: Path) -> None:
+    check_folder(checkpoint)
+    damage(checkpoint, kind)
+    with pytest.raises(ValueError, match=message):
+        check_folder(checkpoint)
+
+
+def test_only_regular_files_of_a_checkpoint_are_published(tmp_path: Path) -> None:
+    home = (
         "optimizer.pt",
         "training_args.bin",
-        ".cache/x",
-        "checkpoint-5/model.safetensors",
-    ):
+        "a.pickle",
+        "a.ckpt",
+        "a.joblib",
+        "id_rsa",
+        "hf_token.txt",
+        ".env",
+        "x.py",
+    )
+    home += (".cache/config.json", "checkpoint-5/model.safetensors", "sub/notes.txt", "sub/config.json", "other.json")
+    kept = (
+        "model.safetensors",
+        "config.json",
+        "modeling_lfvila.py",
+        "README.md",
+        "plot.png",
+        "second/adapter_config.json",
+    )
+    for name in (*home, *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "notes.txt").write_text("x")
-    assert [path.as_posix() for path in published_files(tmp_path)] == ["model.safetensors", "sub/notes.txt"]
+    (tmp_path / "tokenizer.json").symlink_to("id_rsa")
+    (tmp_path / "linked").symlink_to("second")
+    (tmp_path / "metrics.json").mkdir()
+    assert sorted(path.as_posix() for path in published_files(tmp_path)) == sorted(kept)
+
+
+def test_a_card_is_made_again_until_somebody_edits_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config, card = {"architectures": ["LFVilaModel"]}, tmp_path / "README.md"
+    write_card(tmp_path, "org/wrong", config, CardFacts(), {})
+    assert "# wrong" in card.read_text()
+    write_card(tmp_path, "org/right", config, CardFacts(datasets=["coin"], license="mit"), {})
+    text = card.read_text()
+    assert "# right" in text and "license: mit" in text and "wrong" not in text
+    card.write_text(text.replace("An LF-VILA model.", "My model."))
+    logging.enable_propagation()
+    write_card(tmp_path, "org/right", config, CardFacts(license="mit"), {})
+    logging.disable_propagation()
+    assert "My model." in card.read_text()
+    assert "is kept: license do not get onto it" in caplog.text
+
+
+def test_the_name_is_checked_before_the_folder_is_touched(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(checkpoint.rglob("*"))
+    for name in ("a/b/c", "org/-x", "org/na me"):
+        assert main(["push", str(checkpoint), name, "--license", "mit"]) == 1
+        assert "expected a name such as org/name" in capsys.readouterr().err
+    assert sorted(checkpoint.rglob("*")) == before
 
 
 def test_trouble_of_the_network_is_found_among_the_causes_of_an_error() -> None:

@@ -1,7 +1,7 @@
 """transformers' own Trainer on our models: the loss inside and outside, accumulation, evaluation, frozen towers.
 
-One step of plain gradient descent shows every gradient, so weights are compared after it. What only `LFVilaTrainer` can
-do is tested with it, in tests/training/.
+One step of plain gradient descent shows every gradient, so weights are compared after it. `LFVilaTrainer` is tested in
+tests/training/.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Samples = list[dict[str, torch.Tensor]]
 
 
 def samples(batch: dict[str, Any]) -> Samples:
-    """The rows of a batch, as a data set of tensors."""
+    """Split a batch into a data set of its rows."""
     columns = {name: value for name, value in batch.items() if torch.is_tensor(value)}
     return [{name: value[row] for name, value in columns.items()} for row in range(len(columns["pixel_values_videos"]))]
 
@@ -60,7 +60,7 @@ def trainer(model: Any, folder: Path, data: Samples, batch_size: int = 4, steps:
 def trained(
     make: Callable[[], Any], folder: Path, data: Samples, **options: Any
 ) -> tuple[dict[str, torch.Tensor], float]:
-    """Weights after one step from the same start, and the loss that was logged."""
+    """Train one step from the same start; return the weights and the logged loss."""
     model = make()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     running = trainer(model, folder, data, **options)

@@ -20,7 +20,7 @@ NAMES = ["joined", "contrastive phase", "question answering", "multiple choice",
 
 
 def forward(model: Any, name: str) -> dict[str, torch.Tensor]:
-    """Outputs of batches of one, whose products with vectors depend on where weights lie in memory, and of two."""
+    """Compute outputs of a batch of one, whose products depend on the alignment of weights, and of a batch of two."""
     found = {}
     for size in (1, 2):
         with torch.no_grad():

@@ -11,18 +11,16 @@ from tiny_models import VIDEO, random_videos, tiny_model
 
 from lfvila_hf import LFVilaModel
 from lfvila_hf.library.attention_maps import attention_received, on_grid
-from lfvila_hf.video_windows_lfvila import WindowLayout
 
 
 def test_cells_go_back_to_their_places() -> None:
     frames, rows, columns = grid = (4, 5, 6)
     t, r, c = window = (2, 2, 3)
-    shift = (1, 1)
+    shift = (0, 1, 1)
     place = torch.arange(frames * rows * columns).view(grid).float()
     padded = torch.nn.functional.pad(place, (0, 0, 0, 1)).roll((-1, -1), (1, 2))  # (4, 6, 6), as the layer rolls it
     windows = padded.view(2, t, 3, r, 2, c).permute(0, 2, 4, 1, 3, 5).reshape(12, t * r * c)
-    layout = WindowLayout(torch.Size((1, *grid, 8)), window, shift, place.device)
-    assert torch.equal(on_grid(windows / (t * r * c), layout), place)
+    assert torch.equal(on_grid(windows / (t * r * c), torch.Size((1, *grid, 8)), window, shift), place)
 
 
 def test_maps_have_the_grid_of_their_level_and_a_mean_of_one() -> None:

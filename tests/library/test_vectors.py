@@ -1,6 +1,6 @@
 """Vector search: exact against a plain sort, FAISS against exact, what is chosen for how many rows, without faiss.
 
-Speed and recall at 100,000 rows and more: benchmarks/library_search.py.
+Speed and recall at 100,000 rows and more: docs/results.md.
 """
 
 from __future__ import annotations

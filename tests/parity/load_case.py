@@ -5,7 +5,7 @@ A case is `cases/NAME.safetensors` beside `cases/NAME.json`. Its tensors are `st
 `pixels.safetensors` there. Pixels are stored as one number per 8 x 8 patch (`pixel_low`) and the pattern that each
 patch shows (`pixel_pattern`).
 
-`recorded_cases` also finds the cases that are not kept here, where the folder of the full collection is present.
+`recorded_cases` also finds the cases that are not kept here, if the folder of the full collection is present.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def original(self) -> dict[str, Any]:
-        """The parts of a released YAML that describe the case's model."""
+        """Return the parts of a released YAML that describe the case's model."""
         spec = self.settings["spec"]
         return {
             "VideoEncoder": self.settings["video"],
@@ -89,14 +89,14 @@ def load_case(name: str, folder: Path = KEPT) -> Case:
 
 
 def unpacked_pixels(low: torch.Tensor, pattern: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Pixels `(B, T, 3, H, W)` from patch numbers `(B, 3, T, h, w)` and the pattern of a patch `(3, 8, 8)`."""
+    """Unpack pixels `(B, T, 3, H, W)` from patch numbers `(B, 3, T, h, w)` and the pattern of a patch `(3, 8, 8)`."""
     patches = low[..., None, :, None] * pattern[:, None, None, :, None, :]  # (B, 3, T, h, 8, w, 8)
     pixels = patches.flatten(5, 6).flatten(3, 4)[..., :height, :width]  # (B, 3, T, H, W)
     return pixels.transpose(1, 2).contiguous()
 
 
 def recorded_cases() -> list[tuple[str, Path]]:
-    """Every run of a model that can be read here, as name and folder; kept ones from our own copies."""
+    """List every run of a model that can be read here, as name and folder; kept ones from our own copies."""
     found = {f"{path.parent.name}/{path.stem}": KEPT for path in sorted(KEPT.glob("*/*.json"))}
     for path in sorted(COLLECTION.glob("*/*.json")) if COLLECTION.is_dir() else ():
         found.setdefault(f"{path.parent.name}/{path.stem}", COLLECTION)

@@ -1,4 +1,4 @@
-"""The gradient of every parameter in float32, on both attention backends, against a float64 run of the same model.
+"""Gradients of every parameter in float32, on both attention backends, against a float64 run of the same model.
 
 Models are converted ones (random weights in the released layout, another size in every respect), in evaluation mode, so
 that nothing is random; all five tasks and both phases. The reference runs on sdpa, because eager attention computes its
@@ -54,7 +54,7 @@ def converted_model(run: str) -> Any:
 
 
 def batch_for(run: str) -> dict[str, Any]:
-    """Three pairs with padding, and what each run needs besides."""
+    """Make three pairs with padding, and the other inputs of each run."""
     ids = torch.randint(5, 71, (3, 3, 6))
     mask = torch.ones_like(ids)
     mask[0, 1, 4:] = 0
@@ -102,7 +102,7 @@ def assert_close(ours: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) 
 def relative_differences(
     ours: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]
 ) -> tuple[dict[str, float], float]:
-    """Differences over each parameter's largest gradient, and noise where there is none over the model's largest."""
+    """Compute differences relative to each parameter's largest gradient; relative to the model's if that is zero."""
     sizes = {name: float(gradient.abs().max()) for name, gradient in exact.items()}
     largest = max(sizes.values())
     noise = [float(ours[name].abs().max()) / largest for name, size in sizes.items() if size < 1e-12 * largest]

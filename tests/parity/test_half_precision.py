@@ -1,4 +1,4 @@
-"""How far bfloat16 and float16 forward passes are from float32 at the released size (461.5 M parameters).
+"""Distance of bfloat16 and float16 forward passes from float32 at the released size (461.5 M parameters).
 
 One video of 32 frames of 192 x 320 pixels, one paragraph of 4 sentences of 50 tokens, random weights as a new model
 has them, sdpa. The measured distances are stated in docs/parity.md; the limits here leave a factor of about three.
@@ -30,7 +30,7 @@ def released_size_batch() -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def all_outputs(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Both phases' outputs in float32; the towers run once."""
+    """Compute both phases' outputs in float32; the towers run once."""
     text = model.model.get_text_features(batch["input_ids"], batch["attention_mask"])
     text_states = text.last_hidden_state
     video = model.model.get_video_features(batch["pixel_values_videos"].to(model.dtype))

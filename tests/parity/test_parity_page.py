@@ -1,4 +1,4 @@
-"""docs/parity.md: every difference has its row, the tests and switches that it names exist, and so do its limits."""
+"""Page docs/parity.md: every difference has its row, and the tests, switches and limits that it names exist."""
 
 from __future__ import annotations
 

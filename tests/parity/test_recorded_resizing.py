@@ -1,7 +1,6 @@
-"""Bias tables for longer windows, and a 2-D Swin inflated, against what the released loader made of the same tensors.
+"""Bias tables for longer windows, and an inflated 2-D Swin, against tensors recorded from the released loader.
 
-The behaviour of both beyond these recorded tensors is tested in tests/test_resizing_lfvila.py and
-tests/test_swin_inflation_lfvila.py.
+Behaviour beyond these tensors is tested in tests/test_size_of_video.py and tests/conversion/test_towers.py.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import torch
 from load_case import load_case
 
 from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaVideoConfig
-from lfvila_hf.conversion.names import rename
-from lfvila_hf.resizing_lfvila import resize_bias_table
-from lfvila_hf.swin_inflation_lfvila import inflate_swin, read_swin
+from lfvila_hf.conversion.released import rename
+from lfvila_hf.conversion.towers import inflate_swin, read_swin
+from lfvila_hf.modeling_video_lfvila import resize_bias_table
 
 
 def test_bias_tables_of_longer_windows_are_the_released_ones() -> None:

@@ -1,8 +1,8 @@
-"""Outputs and losses of converted weights against the numbers that the released implementation gave for them.
+"""Outputs and losses of converted weights against those of the released implementation.
 
-Each case is converted as a user converts it (configuration from the YAML, state dict by the table) and run with the
-switches for released weights; the clip-level map that the release overwrites is compared with our default. Both
-attention backends. Resizing and inflation are in test_recorded_resizing.py, gradients in test_gradients.py.
+Each case is converted as a user would (configuration from the YAML, state dict by the tables) and run with the switches
+for released weights, on both attention backends. The clip-level map, which the release overwrites, is compared with our
+default. Resizing and inflation are in test_recorded_resizing.py, gradients in test_gradients.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def released_model(case: Case, backend: str, **overrides: Any) -> Any:
 
 
 def differences(case: Case, backend: str) -> dict[str, tuple[float, float]]:
-    """Name -> (largest difference, largest recorded value) of all that a case recorded; losses are named so."""
+    """Return name -> (largest difference, largest recorded value) of all tensors that a case recorded."""
     with torch.no_grad():
         pairs = COMPARISONS[case.name.rpartition("/")[2]](case, backend)
     measured = {}
@@ -169,7 +169,7 @@ def test_every_task_has_a_case_of_its_own_here() -> None:
     ],
 )
 def test_a_switch_for_released_weights_makes_the_difference(switch: dict[str, Any], output: str) -> None:
-    """The recorded numbers tell our defaults from the released behaviour: each switch alone is needed to match them."""
+    """Each switch for released weights is needed to match the recorded numbers."""
     case = load_case("tiny_192x320x32/stage1")
     inputs, recorded = case.inputs, case.outputs
     draw = MTCDraw(inputs["mtc_key_indices"], inputs["mtc_value_indices"], inputs["mtc_other_indices"])

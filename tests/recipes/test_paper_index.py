@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lfvila_hf import LFVilaConfig
-from lfvila_hf.recipes.arguments import read_yaml
+from lfvila_hf.recipes.recipe_arguments import read_yaml
 from lfvila_hf.recipes.tasks import TASKS
 from lfvila_hf.training import LFVilaTrainingArguments
 

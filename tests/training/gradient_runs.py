@@ -1,17 +1,14 @@
 """One optimisation step of the real `LFVilaTrainer` on 8 pairs, for any number of processes, and the gradient it makes.
 
-`gradients(case, processes, folder)` forks the processes, which costs no import; as a program (`python -m
-torch.distributed.run ... gradient_runs.py CASE.json OUT`) the same step runs under a launcher.
+`gradients(case, processes, folder)` forks the processes, which costs no import.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,24 +16,71 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from torch.distributed.tensor import DTensor
-from transformers import TrainingArguments
-
-if __name__ == "__main__":  # under a launcher there is no conftest
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    torch.set_num_threads(1)
-
-from sample_dropout import SampleDropout
 from sharding import fsdp_on_cpus, whole
 from tiny_models import random_ids, tiny_config, tiny_model
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from training_runs import DROPOUT, OnStep, TensorRows, arguments, pairs
+from transformers import TrainingArguments
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaTrainer
+from lfvila_hf.loss_lfvila import random_keys
 
 PAIRS = 8
 # Its name before and after transformers 5.23.
 NAMES = ("activation_checkpointing", "gradient_checkpointing")
 CHECKPOINTING = next(name for name in NAMES if name in TrainingArguments.__dataclass_fields__)
+
+
+class SampleDropout(TorchFunctionMode):
+    """Dropout that drops the same things of a sample in any batch, to compare batches of other shapes.
+
+    torch draws one mask for the whole tensor, so a sample's mask depends on its neighbours. While this mode is active,
+    `F.dropout` and `torch.rand` inside forwards of `model` give numbers that are a hash of the paragraph's tokens, of
+    how many draws the forward made before, and of the place in the sample. It needs tensors whose first axis is the
+    samples, and eager attention, whose dropout is not inside a kernel.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.draws = 0
+        self.dropped = 0
+        self._keys: torch.Tensor | None = None
+        self._calls = 0
+        model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        model.register_forward_hook(self._end)
+
+    def _begin(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+        ids = kwargs["input_ids"].flatten(1)
+        self._keys = (ids * torch.arange(1, ids.shape[1] + 1)).sum(1)  # (B,)
+        self._calls = 0
+
+    def _end(self, *_: Any) -> None:
+        self._keys = None
+
+    def _uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
+        assert self._keys is not None and shape[0] % len(self._keys) == 0
+        self._calls += 1
+        self.draws += 1
+        count = torch.Size(shape).numel() // len(self._keys)
+        return (random_keys(self._calls, 0, self._keys, count, 7) / 2**32).view(shape).float()
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._keys is not None and function is F.dropout:
+            values, rate, training = (*args, *kwargs.values())[:3]
+            if not training or rate == 0:
+                return values
+            kept = self._uniform(tuple(values.shape)) >= rate
+            self.dropped += int((~kept).sum())
+            return values * kept / (1 - rate)
+        if self._keys is not None and function is torch.rand:
+            return self._uniform(tuple(args[0]))
+        return function(*args, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,12 +245,3 @@ def largest_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tens
         errors[name] = ((found[name] - expected[name]).norm() / scale).item()
     worst = max(errors, key=lambda name: errors[name])
     return errors[worst], worst
-
-
-if __name__ == "__main__":
-    given, out = Case(**json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
-    result = run(given, out / f"rank-{os.environ.get('RANK', 0)}")
-    if os.environ.get("RANK", "0") == "0":
-        torch.save(result, out / "result.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

@@ -19,7 +19,7 @@ from lfvila_hf import LFVilaModel, LFVilaTrainer
 from lfvila_hf.data.annotations import load_retrieval
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import RetrievalDataset
-from lfvila_hf.training import checkpoints
+from lfvila_hf.training import training_checkpoints as checkpoints
 
 ROWS, STEPS = 8, 10  # four batches an epoch, so that two and a half epochs are run
 
@@ -102,10 +102,10 @@ def before_renaming(checkpoint: int) -> Callable[[LFVilaTrainer], None]:
     def arm(trainer: LFVilaTrainer) -> None:
         publish = checkpoints.publish
 
-        def dying(written: Path, target: Path) -> None:
+        def dying(written: Path, target: Path, world_size: int) -> None:
             if target.name == f"checkpoint-{checkpoint}":
                 _die()
-            publish(written, target)
+            publish(written, target, world_size)
 
         checkpoints.publish = dying
 

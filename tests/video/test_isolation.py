@@ -174,8 +174,9 @@ def test_memory_is_limited_in_the_child_only(tmp_path: Path) -> None:
         [
             b'{"kind": "picture", "shape": [3, 1, 1]}',
             b"123",
-            b'{"kind": "result", "order": [0], "times": [0], "indices": [0], "decoded_frames": 1, "metadata": {"source"'
-            b' "", "total_num_frames": 2, "duration": Infinity, "fps": 1, "width": 1, "height": 1, "notes": []}}',
+            b'{"kind": "result", "order": [0], "times": [0], "indices": [0], "decoded_frames": 1, "metadata": {'
+            b'"source": "", "total_num_frames": 2, "duration": Infinity, "fps": 1, "width": 1, "height": 1, "notes": []'
+            b"}}",
         ],
         [b"[" * 100000],
     ],

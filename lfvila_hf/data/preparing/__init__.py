@@ -1,1 +1,0 @@
-"""Public annotation files in their original layouts into the released ones: `lfvila-hf prepare`."""

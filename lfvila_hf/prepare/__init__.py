@@ -1,0 +1,1 @@
+"""Conversion of public annotation files into the released format: `lfvila-hf prepare`."""
