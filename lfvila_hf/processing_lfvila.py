@@ -292,8 +292,10 @@ def _sentence(value: Any, name: str) -> str:
 
 
 def _check_sizes(max_sentences: int, max_sentence_length: int) -> None:
-    if not 1 <= max_sentences <= MOST_SENTENCES:
-        raise ValueError(f"max_sentences must be at least 1 and at most {MOST_SENTENCES}, got {max_sentences}")
+    if max_sentences < 1:
+        raise ValueError(f"max_sentences must be at least 1, got {max_sentences}")
+    if max_sentences > MOST_SENTENCES:
+        raise ValueError(f"max_sentences must be at most {MOST_SENTENCES}, got {max_sentences}")
     if max_sentence_length > MOST_TOKENS:
         raise ValueError(f"max_sentence_length must be at most {MOST_TOKENS}, got {max_sentence_length}")
     if max_sentence_length < 3:

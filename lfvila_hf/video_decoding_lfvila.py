@@ -349,9 +349,9 @@ class VideoSession:
     def note_oddities(self, table: FrameTable) -> None:
         """Note damage, gaps, and what the header promises and the file does not hold."""
         if self.corrupt_packets:
-            self.notes.append(f"damaged: {self.corrupt_packets} packets are marked as broken")
+            self.notes.append(f"damaged: {_number(self.corrupt_packets, 'broken packet')}")
         if self.retries:
-            self.notes.append(f"damaged: the demuxer lost its place {self.retries} times")
+            self.notes.append(f"damaged: the demuxer lost its place {_number(self.retries, 'time')}")
         name = self.container.format.name
         if name.startswith(("matroska", "flv", "asf", "mov")) and not self.stream.frames and table.origin != "header":
             track, whole = _seconds_of(self.stream.metadata.get("DURATION", "")), (self.container.duration or 0) / 1e6
@@ -371,7 +371,7 @@ class VideoSession:
         if seconds > GAP_SECONDS and steps[place] > GAP_STEPS * usual:
             count = int((steps > max(GAP_SECONDS / float(table.time_base), GAP_STEPS * usual)).sum())
             self.notes.append(
-                f"{count} gap{'s' if count > 1 else ''} in time, the longest of {seconds:.2f} s after "
+                f"{_number(count, 'gap')} in time, the longest of {seconds:.2f} s after "
                 f"{table.seconds(place):.2f} s (frames are usually {usual * float(table.time_base):.3f} s apart)"
             )
 
@@ -865,6 +865,10 @@ def _interpolated(good: list[int], ticks: np.ndarray, count: int, time_base: Fra
     known = np.asarray([ticks[0] - count * step, *ticks, ticks[-1] + count * step]) * FINER
     pts = np.interp(np.arange(count), positions, known).round().astype(np.int64)
     return FrameTable(pts, time_base / FINER, int(pts[-1]) + step * FINER, "frames")
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _seconds_of(text: str) -> float:

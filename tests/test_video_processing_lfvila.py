@@ -282,7 +282,7 @@ def test_bad_input_names_what_is_wrong(videos: list[Path], tmp_path: Path) -> No
         processor(videos, limits=VideoLimits(max_pixels=10))
     with pytest.raises(ValueError, match="crop_scale"):
         LFVilaVideoProcessor(crop_scale=(0.9, 0.8))
-    for count, reason in ((10**5, "max_output_bytes"), (10**6, "max_output_bytes"), (10**12, "at most 1000000")):
+    for count, reason in ((10**6, "max_output_bytes"), (10**12, "at most 1000000")):
         with pytest.raises(ValueError, match=reason):
             processor(videos[0], num_frames=count)
     with pytest.raises(ValueError, match="size must be of 1 to 67108864 pixels"):

@@ -95,7 +95,8 @@ def test_sound_beside_the_pictures_changes_nothing(tmp_path: Path, ending: str) 
     read = read_frames(path, num_frames=8)
     assert read_barcodes(read.frames) == uniform_indices(30, 8)
     assert torch.equal(read.frames, read_frames(silent, num_frames=8).frames)
-    assert read.times == pytest.approx([index / 25 for index in read.indices], abs=2e-3)
+    late = 1024 / 48000 if ending == "ts" else 0  # the encoder delay of AAC, which a transport stream cannot skip
+    assert read.times == pytest.approx([late + index / 25 for index in read.indices], abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["variable.mp4", "variable.mkv", "late.mp4", "plain.mp4"])
