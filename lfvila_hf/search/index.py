@@ -288,7 +288,7 @@ class Index:
     @classmethod
     def exists(cls, address: str | os.PathLike[str]) -> bool:
         """Whether there is a table."""
-        return _connect(os.fspath(address)) is not None and _open(os.fspath(address)) is not None
+        return _open(os.fspath(address)) is not None
 
     @classmethod
     def open(cls, address: str | os.PathLike[str]) -> Index:
@@ -518,8 +518,10 @@ def _open(address: str) -> Any:
     database = _connect(address)
     if database is None:
         return None
-    if "://" not in address and not os.path.isdir(os.path.join(address, f"{TABLE}.lance")):
-        return None
+    if "://" not in address:
+        versions = os.path.join(address, f"{TABLE}.lance", "_versions")
+        if not os.path.isdir(versions) or not os.listdir(versions):
+            return None  # a run that was killed before its first commit leaves a folder without versions
     try:
         with _plain_errors(address):
             return database.open_table(TABLE)

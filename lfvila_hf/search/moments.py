@@ -9,10 +9,10 @@ itself, nearly all of which does not show a sentence. For one video, a sentence'
 ranked among its largest cosines in the segments of all other videos (a conformal p-value). A library with fewer than
 `MIN_SEGMENTS` others has no ranks to speak of; there the robust z-score of the cosine among all clips is used.
 
-**Nowhere.** The best segment of a whole library is the best of many, so its rank says nothing. There a sentence
-counts as
-found if its largest cosine stands out from the tail of all segments: the excesses over the 90 % quantile are taken as
-exponential, with the median excess as its scale, so that the segments that do show it hardly matter.
+**Nowhere.** The best segment of a whole library is the best of many, so its rank says nothing. There a sentence counts
+as found if its largest cosine stands out from the tail of all segments (the excesses over the 90 % quantile are taken as
+exponential, with the median excess as its scale, so that the segments that do show it hardly matter), or if it ranks high
+in the segment that the *other* sentences of the story choose.
 
 **Places.** Sentences go to cells by the monotone alignment with a null clip: a cell below a sentence's threshold is
 worth
@@ -129,7 +129,8 @@ class Calibration:
             level = (1 - alpha) ** (1 / self.clips_per_segment)
             quantile = float(torch.special.ndtri(torch.tensor(level, dtype=torch.float64)))
             self.threshold = self.median + self.spread * quantile
-        self.nowhere = self._library_p_values() > alpha  # (M,)
+        # Two ways to be somewhere share the false rate.
+        self.nowhere = (self._library_p_values() > alpha / 2) & (self._company_p_values() > alpha / 2)  # (M,)
 
     def p_values(self, largest: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """How often a foreign segment would be as similar.
@@ -152,6 +153,15 @@ class Calibration:
             median, spread = self.median, self.spread
         below = torch.special.ndtr(((values - median) / spread).double())
         return (1 - below**tries).float()
+
+    def _company_p_values(self) -> torch.Tensor:
+        """Rank of each sentence in the segment that the other sentences choose, which knows nothing of the sentence."""
+        count, sentences = self.largest.shape
+        if sentences < 2 or not self.by_rank:
+            return torch.ones(sentences)
+        rows = (self.largest.sum(1, keepdim=True) - self.largest).argmax(0)  # (M,)
+        own = self.largest[rows, torch.arange(sentences)]
+        return (self.largest >= own).sum(0) / count
 
     def _library_p_values(self) -> torch.Tensor:
         best = self.largest.max(0).values

@@ -212,3 +212,15 @@ def test_a_sentence_that_is_not_there_does_not_hold_the_others_back() -> None:
         ("foreign", "there"), np.arange(5.0), cosines, torch.full((2,), 0.5), torch.tensor([False, True]), torch.ones(2)
     )
     assert moments[1].spans == ((0.0, 1.0),) and not moments[0].found
+
+
+def test_a_sentence_is_found_by_the_company_of_the_others_and_noise_is_not() -> None:
+    generator = np.random.default_rng(11)
+    there, foreign = [], []
+    for _ in range(300):
+        cosines = torch.from_numpy(generator.normal(0.2, 0.02, (300, 8, 4)).astype(np.float32))
+        cosines[5, [1, 3, 5], [0, 1, 2]] += 0.08  # three sentences, each weak, in one segment; the fourth is foreign
+        calibration = Calibration(cosines.amax(1), cosines.flatten(0, 1))
+        there.append(float((~calibration.nowhere[:3]).float().mean()))
+        foreign.append(float(~calibration.nowhere[3]))
+    assert np.mean(there) > 0.8 and np.mean(foreign) <= 0.14, (np.mean(there), np.mean(foreign))
