@@ -29,6 +29,7 @@ demo: $(VENV)/.installed-demo  ## train on generated stories and search them; DA
 	GOMP_SPINCOUNT=$(SPIN) $(BIN)/python examples/demo/run_demo.py --output outputs/demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-test  ## the fast tests, with the core dependencies; ARGS=... goes to pytest
+	@echo "Fast tests in $(TEST_JOBS) processes; the slow, browser and extras tests are in make test-full."
 	$(PYTEST) $(ARGS)
 
 test-min: $(VENV)-min/.installed  ## the fast tests with the oldest supported transformers

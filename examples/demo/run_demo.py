@@ -46,8 +46,9 @@ from lfvila_hf import (
     LFVilaVideoProcessor,
 )
 from lfvila_hf.data.collating import LFVilaCollator
-from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset
+from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset, SegmentReader, VideoTextDataset
 from lfvila_hf.data.frame_store import FrameStore
+from lfvila_hf.data.skipping import SkipLog
 from lfvila_hf.processing_lfvila import merge_sentences
 from lfvila_hf.search.plots import plot_losses
 
@@ -66,8 +67,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for everything it writes")
     parser.add_argument("--data", type=Path, help="folder of your own videos with paragraphs.jsonl")
     parser.add_argument("--stories", type=int, default=800, help="ShapeTales training stories")
-    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 500, own footage 240")
-    parser.add_argument("--fusion-steps", type=int, default=100, help="steps of the second phase")
+    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 600, own footage 240")
+    parser.add_argument("--fusion-steps", type=int, default=150, help="steps of the second phase")
     parser.add_argument("--batch-size", type=int, default=32, help="videos in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="highest learning rate of both phases")
     parser.add_argument("--mtc-weight", type=float, default=0.5, help="weight of MTC; 0 switches it off (paper: 0.25)")
@@ -76,7 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     own = options.data is not None
     if options.contrastive_steps is None:
-        options.contrastive_steps = 240 if own else 500
+        options.contrastive_steps = 240 if own else 600
     if own and not options.data.is_dir():
         parser.error(f"--data {options.data} is no folder")
     return options
@@ -122,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
     # 2. model and processor
     transformers.set_seed(options.seed)
     model, processor = build(data, options)
-    train = training_set(data, processor, store, options)
+    train = training_set("contrastive", data, processor, store, options)
     train.fill_frame_cache(num_workers=options.workers, progress=False)
     lap("data")
     millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -144,6 +145,7 @@ def run(options: argparse.Namespace) -> None:
 
     # 5. fusion phase
     print("4/5 fusion phase", flush=True)
+    train = training_set("fusion", data, processor, store, options)
     fusion = make_trainer("fusion", options.fusion_steps, model, processor, train, options)
     data_wait += run_phase(fusion)
     heads = evaluate_heads(fusion, data)
@@ -250,14 +252,19 @@ def sentences_to_keep(lengths: list[int], most: int = 4) -> int:
     return min(statistics.median_high(lengths), most)
 
 
-def training_set(data: DemoData, processor: LFVilaProcessor, store: FrameStore, options: Any) -> Any:
-    """Make the training set of both phases: segments if sentences have times, else whole videos."""
-    if data.has_times:
-        fewest = min(len(sentences) for sentences in data.train["sentences"])
-        return PreTrainingDataset(
-            data.train, processor, training=True, seed=options.seed, frame_cache=store, min_clips=fewest
-        )
-    return RetrievalDataset(data.train, processor, training=True, seed=options.seed, frame_cache=store)
+def training_set(phase: str, data: DemoData, processor: LFVilaProcessor, store: FrameStore, options: Any) -> Any:
+    """Make the training set of a phase, whose frames come out of the store.
+
+    If sentences have times, the contrastive phase takes two frames of each segment. The fusion phase needs 16 frames of
+    every video and spreads them over the same frames. Otherwise both take jittered frames of whole videos.
+    """
+    chosen: dict[str, Any] = {"training": True, "seed": options.seed, "frame_cache": store}
+    if not data.has_times:
+        return RetrievalDataset(data.train, processor, **chosen)
+    fewest = min(len(sentences) for sentences in data.train["sentences"])
+    if phase == "contrastive":
+        return PreTrainingDataset(data.train, processor, min_clips=fewest, **chosen)
+    return VideoTextDataset(data.train, SegmentReader(processor, is_spread=True, **chosen), SkipLog("raise"))
 
 
 def make_trainer(

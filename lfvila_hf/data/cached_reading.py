@@ -54,12 +54,15 @@ class VideoSegments:
         borders: Seconds where its segments begin, all of them, and the end of the last one: one more than segments.
         start: Number of the first segment to read.
         count: Number of segments to read.
+        is_spread: Read T frames, evenly spread, of those that the segments to read have, instead of T / K frames of
+            each. A video with fewer segments than K repeats frames.
     """
 
     path: str
     borders: tuple[float, ...]
     start: int
     count: int
+    is_spread: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -245,7 +248,9 @@ class CachedVideoReader:
         video, seconds = self._segments(source)
         share = len(seconds) // (len(source.borders) - 1)
         wanted = seconds[source.start * share : (source.start + source.count) * share]
-        # Every wanted second has a stored frame, which is the nearest one.
+        if source.is_spread:
+            wanted = np.linspace(wanted[0], wanted[-1], self.video_processor.num_frames).tolist()
+        # The nearest stored frame is the wanted one, unless frames are spread.
         places = np.abs(np.asarray(video.seconds)[None, :] - np.asarray(wanted)[:, None]).argmin(axis=1)
         frames = video.take(video.indices[places].tolist())
         begin, end = source.borders[source.start], source.borders[source.start + source.count]

@@ -132,7 +132,7 @@ class RowReader:
             number=number,
             epoch=epoch,
             row=row,
-            num_clips=None if isinstance(source, str) else len(source),
+            num_clips=None if isinstance(source, str) or getattr(source, "is_spread", False) else len(source),
         )
 
 
@@ -223,17 +223,22 @@ class SegmentReader(PreTrainingReader):
 
     Args:
         processor: `LFVilaProcessor`.
+        is_spread: Take a video as a whole: T frames, evenly spread, of those that its segments have, and all sentences.
+            The fusion phase needs T frames of every video, however many segments it has.
         options: As for `PreTrainingReader`, without `shuffle_clips`.
     """
 
     columns = (*RowReader.columns, "video", "seconds", "duration")
 
-    def __init__(self, processor: Any, *, min_clips: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, processor: Any, *, min_clips: int | None = None, is_spread: bool = False, **options: Any
+    ) -> None:
         super().__init__(processor, min_clips=min_clips, **options)
+        self.is_spread = is_spread
 
     def select(self, row: dict[str, Any], key: int) -> tuple[VideoSegments, Sequence[str]]:
         """Choose K segments from a random start on (in evaluation from the first one) and their sentences."""
-        start, count = self._part(row, key)
+        start, count = (0, len(row["sentences"])) if self.is_spread else self._part(row, key)
         return self._segments(row, start, count), row["sentences"][start : start + count]
 
     def files(self, row: dict[str, Any]) -> VideoSegments:
@@ -248,7 +253,7 @@ class SegmentReader(PreTrainingReader):
                 f"'seconds' and 'duration' must rise, with one second for each of {len(row['sentences'])} sentences, "
                 f"got {list(borders)}",
             )
-        return VideoSegments(row["video"], borders, start, count)
+        return VideoSegments(row["video"], borders, start, count, self.is_spread)
 
 
 class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):

@@ -63,6 +63,7 @@ def test_quantiles_are_those_of_sorting(width: float) -> None:
     assert Distribution("nothing", 1).quantile(0.5) == 0
 
 
+@pytest.mark.extras
 def test_the_command_prints_the_table_and_writes_json_and_pictures(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_the_command_prints_the_table_and_writes_json_and_pictures(
     assert all(content.startswith(b"\x89PNG") and len(content) > 3000 for content in pictures.values())
 
 
+@pytest.mark.extras
 def test_bars_hold_what_is_counted(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = pytest.importorskip("matplotlib.figure", reason="pictures need the extra plots")
     drawn = []

@@ -23,6 +23,7 @@ from lfvila_hf.data.datasets import (
     PreTrainingReader,
     RetrievalDataset,
     RetrievalReader,
+    SegmentReader,
     StreamedDataset,
     VideoTextSample,
 )
@@ -255,6 +256,9 @@ def test_timed_sentences_make_segments_of_a_whole_video_that_are_read_like_clips
         assert sample.duration == pytest.approx(0.68 if first == 0 else 0.8)
         seen.add(sample.sentences)
     assert seen == {("One.", "Two."), ("Two.", "Three.")}
+    spread = SegmentReader(plain_processor, training=True, is_spread=True, **options)(rows[0], 0)
+    assert (spread.sentences, spread.num_clips) == (("One.", "Two.", "Three."), None)
+    assert read_barcodes(spread.pictures) == [100, 110, 117, 123]  # of 100, 105, 110, 113, 117, 123
     if options:
         dataset.fill_frame_cache(num_workers=0, progress=False)
         assert (options["frame_cache"].misses, len(options["frame_cache"])) == (1, 1)

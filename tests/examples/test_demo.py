@@ -30,6 +30,8 @@ PARAGRAPHS = [
 
 pytest.importorskip("matplotlib", reason="the demo needs the demo extra")
 
+pytestmark = pytest.mark.extras
+
 
 def run_demo(output: Path, *words: str) -> str:
     command = [sys.executable, str(DEMO / "run_demo.py"), "--output", str(output), *words]

@@ -29,6 +29,8 @@ from lfvila_hf.search.ranking import Hit, Hits
 pytest.importorskip("gradio", reason="Gradio is not installed (extra app)")
 uvicorn = pytest.importorskip("uvicorn")
 
+pytestmark = pytest.mark.extras
+
 from starlette.testclient import TestClient  # noqa: E402 -- comes with Gradio
 
 from lfvila_hf.search import app as app_module  # noqa: E402

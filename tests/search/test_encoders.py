@@ -23,7 +23,7 @@ from lfvila_hf import LFVilaForVideoClassification, encode_paragraphs, encode_vi
 from lfvila_hf.search.encoder_families import FrameSettings, load
 from lfvila_hf.search.encoders import StoryEncoder, as_encoder, load_encoder
 
-ALL = ["lfvila", *FAMILIES, "sentence-transformers", "own"]
+ALL = ["lfvila", *FAMILIES, pytest.param("sentence-transformers", marks=pytest.mark.extras), "own"]
 SENTENCES = ["a man rides", "the ball is red", "then it is blue"]
 LONG = " ".join(["a man"] * 40)
 

@@ -15,6 +15,8 @@ from lfvila_hf.search import plots
 
 pytest.importorskip("matplotlib", reason="plots need the plots extra")
 
+pytestmark = pytest.mark.extras
+
 CONTRASTIVE = [
     {"loss": 6.0, "global_loss": 4.0, "mtc_loss": 8.0, "step": 10, "learning_rate": 1e-3},
     {"eval_loss": 9.0, "step": 10},
