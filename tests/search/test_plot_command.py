@@ -11,10 +11,10 @@ from small_library import make_checkpoint, make_videos
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plots)")
 
-pytestmark = pytest.mark.extras
-
 from lfvila_hf.search.plot_command import main, training_log
 from lfvila_hf.search.plots import plot_attention, plot_similarity
+
+pytestmark = pytest.mark.extras
 
 PNG, SVG = b"\x89PNG", b"<?xml"
 
