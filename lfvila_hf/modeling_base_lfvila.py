@@ -311,7 +311,13 @@ class LFVilaPreTrainedModel(PreTrainedModel):
             resize_model(model, num_frames, temporal_windows, image_size, spatial_window)
         align_weights(model)
         flatten_int8_inputs(model)
+        for module in model.modules():  # loaded parameters are new objects, which learn
+            if isinstance(module, LFVilaPreTrainedModel):
+                module.freeze_unread()
         return loaded
+
+    def freeze_unread(self) -> None:
+        """Freeze parameters that this model never reads; there are none by default."""
 
     def load_adapter(
         self,

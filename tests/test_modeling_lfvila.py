@@ -411,11 +411,15 @@ def test_a_pretraining_checkpoint_loads_as_joined_model_and_as_head(tmp_path: Pa
 # -- heads in the ecosystem ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("loaded", [False, True])
 @pytest.mark.parametrize("name", ["question answering", "multiple choice", "classification", "joined, no alignment"])
-def test_every_parameter_that_can_learn_gets_a_gradient(name: str) -> None:
-    model, inputs = EXAMPLES[name].model().train(), EXAMPLES[name].inputs(4)
+def test_every_parameter_that_can_learn_gets_a_gradient(name: str, loaded: bool, tmp_path: Path) -> None:
+    model, inputs = EXAMPLES[name].model(), EXAMPLES[name].inputs(4)
+    if loaded:
+        model.save_pretrained(tmp_path)
+        model = type(model).from_pretrained(tmp_path)
     inputs.pop("span_targets", None)  # a batch without spans
-    model(**inputs).loss.backward()
+    model.train()(**inputs).loss.backward()
     assert not [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     assert not any(one.requires_grad for name, one in model.named_parameters() if ".clip_" in f".{name}")
 

@@ -508,7 +508,6 @@ def test_task_heads_train_in_two_processes(name: str, checkpointing: bool, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-@pytest.mark.xfail(strict=True, reason="the heads hold parameters that their losses do not read")
 @pytest.mark.parametrize("name", ["question answering", "multiple choice", "classification"])
 def test_checkpointed_task_heads_train_in_two_processes_of_the_stock_trainer(name: str, tmp_path: Path) -> None:
     """With checkpointing the Trainer does not let DDP look for unused parameters."""
