@@ -8,7 +8,7 @@ question is not. Map-style: `VideoTextDataset(rows, reader, skips)`; streamed: `
 
 **Temporal views.** With `views=(v, V)` a reader takes the v-th of V interleaved sets of T frames: frames v, v + V, ...
 of `uniform_indices(n, V * T)`. Each set spans the whole video, V = 1 is the released sampling, and the answers of all
-views are averaged (`recipes.evaluating`). Without a frame store every view decodes V * T frames and keeps its T.
+views are averaged (`recipes.recipe_evaluation`). Without a frame store every view decodes V * T frames and keeps its T.
 
 Letters: T frames, V views.
 """

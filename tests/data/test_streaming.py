@@ -1,6 +1,6 @@
 """Rows from Parquet and tar shards: what comes out, who reads what, and where a resumed stream goes on.
 
-Streams of annotation files are tested in test_datasets.py; the trainer on a stream in tests/training/test_loading.py.
+Streams of annotation files are tested in test_datasets.py; the trainer on a stream in tests/training/test_trainer.py.
 """
 
 from __future__ import annotations
