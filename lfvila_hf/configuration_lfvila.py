@@ -666,12 +666,12 @@ class LFVilaConfig(LFVilaBaseConfig):
 
     @property
     def num_frames(self) -> int:
-        """T; the video-classification pipeline of transformers reads it here."""
+        """T, which is `video_config.num_frames`; pipelines of transformers read it here."""
         return self.video_config.num_frames
 
     @property
     def num_clips(self) -> int:
-        """K."""
+        """K, which is `video_config.num_clips`."""
         return self.video_config.num_clips
 
 

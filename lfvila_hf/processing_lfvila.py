@@ -23,7 +23,7 @@ from .video_processing_lfvila import LFVilaVideoMetadata
 
 # Sentences of a paragraph and tokens of a sentence that may be asked for; a typing error must not fill the memory.
 MOST_SENTENCES = MOST_TOKENS = 4096
-# Arguments of tokenizers, with the values that ask for what sentences get anyway: one length for all of them.
+# Arguments of tokenizers, with the values that ask for what sentences get anyway: one length for all.
 AS_ALWAYS = {"padding": (True, "max_length"), "truncation": (True, "longest_first")}
 
 
@@ -116,8 +116,7 @@ class LFVilaProcessor(ProcessorMixin):
         """
         if text is None and videos is None:
             raise ValueError("LFVilaProcessor needs text, videos or both, got neither")
-        for modality in ("images_kwargs", "audio_kwargs"):  # generic callers name every modality there is
-            kwargs.pop(modality, None)  # type: ignore[misc]  # one of its keys
+        kwargs = self._without_idle_arguments(kwargs)  # type: ignore[assignment]  # some of its keys
         self._check_arguments(kwargs)
         own: Any = self.valid_processor_kwargs  # 5.17 wants a class here, 5.23 is annotated with an instance
         merged = self._merge_kwargs(own, tokenizer_init_kwargs={}, **kwargs)
@@ -182,6 +181,13 @@ class LFVilaProcessor(ProcessorMixin):
             moments.append(row)
         return moments
 
+    def _without_idle_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Drop what generic callers add: modalities that are not there, and values that ask for what happens anyway."""
+        idle = {"images_kwargs", "audio_kwargs"}
+        idle |= {name for name in ("images", "audio") if kwargs.get(name) is None}
+        idle |= {name for name, values in AS_ALWAYS.items() if kwargs.get(name) in values}
+        return {name: value for name, value in kwargs.items() if name not in idle}
+
     def _check_arguments(self, kwargs: Mapping[str, Any]) -> None:
         known = {"text_kwargs", "videos_kwargs", "common_kwargs", "return_tensors", "max_length"}
         known |= set(self.video_processor.valid_kwargs.__annotations__)
@@ -218,6 +224,7 @@ class LFVilaProcessor(ProcessorMixin):
             padding="max_length",
             truncation=True,
             max_length=length,
+            padding_side="right",  # what the model reads, whatever the tokenizer's own side
             return_attention_mask=True,
             return_token_type_ids=False,
             return_tensors="pt",
@@ -276,9 +283,10 @@ def _as_paragraphs(text: Any) -> tuple[list[list[str]], int | None]:
 
 
 def _items(value: Any, name: str) -> list[Any]:
-    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+    is_sequence = isinstance(value, Sequence) or getattr(value, "ndim", None) == 1  # an array or a data frame's column
+    if isinstance(value, (str, bytes)) or not is_sequence:
         raise ValueError(f"{name} must be a list, as the rest of the batch is, got {value!r:.80}")
-    if not value:
+    if len(value) == 0:
         raise ValueError(f"{name} is an empty list: at least one sentence is needed")
     return list(value)
 

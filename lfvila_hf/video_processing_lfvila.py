@@ -321,7 +321,9 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
 
 
 def _is_clip_list(source: Any) -> bool:
-    return isinstance(source, (list, tuple)) and not is_frame_source(source)
+    """Return whether a value is a sequence of sources (a list, a column of `datasets`), not one source."""
+    is_bytes = isinstance(source, (str, bytes, bytearray, memoryview))
+    return isinstance(source, Sequence) and not is_bytes and not is_frame_source(source)
 
 
 def batch_of_videos(videos: Any) -> list[Any]:

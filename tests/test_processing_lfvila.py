@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertTokenizer
+from transformers import AutoConfig, AutoProcessor, BertTokenizer
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from video_files import write_video
 
@@ -176,6 +176,51 @@ def test_saving_and_loading_give_the_same_processor(processor: LFVilaProcessor, 
 
 
 # Alignment.
+
+
+# -- calls as generic code makes them --------------------------------------------------------------------------------
+
+
+def test_generic_keywords_that_ask_for_what_happens_anyway_are_accepted(processor: LFVilaProcessor) -> None:
+    plain = processor(text=["a man"])
+    generic = processor(text=["a man"], padding=True, truncation=True, images=None, audio=None, max_length=6)
+    assert torch.equal(plain["input_ids"], generic["input_ids"])
+    for keywords in ({"padding": False}, {"truncation": "only_second"}, {"images": [1]}):
+        with pytest.raises(TypeError, match="does not know the arguments"):
+            processor(text=["a man"], **keywords)
+
+
+def test_columns_of_data_sets_and_arrays_are_batches(processor: LFVilaProcessor, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    paths = [str(tmp_path / f"{name}.mp4") for name in "ab"]
+    for path in paths:
+        write_video(path, 8)
+    rows = datasets.Dataset.from_dict({"text": [["a man", "he"], ["then"]], "title": ["a", "he falls"], "video": paths})
+    expected = processor(text=[["a man", "he"], ["then"]], videos=paths)
+    found = processor(text=rows["text"], videos=rows["video"])
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    titles = processor(text=["a", "he falls"])["input_ids"]
+    assert torch.equal(processor(text=rows["title"])["input_ids"], titles)
+    assert torch.equal(processor(text=np.array(["a", "he falls"]))["input_ids"], titles)
+
+
+def test_sentences_are_padded_on_the_right_whatever_the_tokenizer_does(processor: LFVilaProcessor) -> None:
+    expected = processor(text=["a man"])
+    processor.tokenizer.padding_side = "left"
+    for name, value in processor(text=["a man"]).items():
+        assert torch.equal(value, expected[name])
+
+
+def test_sizes_are_given_to_the_processor_and_the_configuration_says_where_they_live(
+    processor: LFVilaProcessor, tmp_path: Path
+) -> None:
+    processor.save_pretrained(tmp_path)
+    LFVilaConfig.tiny().save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path, num_frames=4, max_sentences=2)
+    assert (loaded.video_processor.num_frames, loaded.max_sentences) == (4, 2)
+    with pytest.raises(ValueError, match=r"num_frames follows from .* `video_config.num_frames`"):
+        AutoConfig.from_pretrained(tmp_path, num_frames=4)
 
 
 def _metadata(times: list[float] | None, duration: float | None) -> LFVilaVideoMetadata:
