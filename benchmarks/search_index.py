@@ -2,7 +2,8 @@
 
     python benchmarks/search_index.py --videos FOLDER --model NAME
 
-A new index is made in a temporary folder. The last line is one JSON object; `decode_and_model` is their part of the whole.
+A new index is made in a temporary folder. The last line is one JSON object; `decode_and_model` is their part of the
+whole.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ FLAT_FILES = sorted(PACKAGE.glob("*_lfvila.py"))
 FLAT_FILE_PACKAGES = {"torch", "numpy", "transformers", "huggingface_hub"}
 TEXT_SUFFIXES = {"", ".cfg", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 
-
 def is_generated(path: Path) -> bool:
     parts = path.relative_to(ROOT).parts
     return any(part in ("__pycache__", "outputs", "build", "dist") or part.startswith(".venv") for part in parts)
