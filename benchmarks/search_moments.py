@@ -6,10 +6,11 @@
    its twin (the same events in another order).
 2. `not_here`: in every video, sentences of other stories are searched; `foreign_found` is the share reported as
    found, `own_found` that of the video's own sentences.
-3. `spans`: films of five stories, about a minute long, are cut into overlapping segments; each story is searched in its
-   film. `mean_iou` and `r1_iou_0.5` of the best place of every sentence, `right` (its middle lies in the sentence's
-   seconds) and `far` (more than five seconds away); `cell` takes the one cell of the alignment instead, as the library
-   did before.
+3. `spans`: five stories one behind the other are films of about a minute, cut into overlapping segments; each story is
+   searched in its film. `mean_iou` and `r1_iou_0.5` of the best place of every sentence, `right` (its middle lies
+   in the
+   seconds told) and `far` (more than five seconds away); `cell` takes the one cell of the alignment instead, as the
+   library did before.
 
 The last line is one JSON object.
 """

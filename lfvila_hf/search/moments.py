@@ -10,9 +10,10 @@ ranked among its largest cosines in the segments of all other videos (a conforma
 `MIN_SEGMENTS` others has no ranks to speak of; there the robust z-score of the cosine among all clips is used.
 
 **Nowhere.** The best segment of a whole library is the best of many, so its rank says nothing. There a sentence counts
-as found if its largest cosine stands out from the tail of all segments, or if it ranks high in the segment that the
-*other* sentences of the story choose. The tail is modelled as exponential excesses over the 90 % quantile with the
-median excess as their scale, so that the segments that do show the sentence hardly matter.
+as found if its largest cosine stands out from the tail of all segments (the excesses over the 90 % quantile are
+taken as
+exponential, with the median excess as its scale, so that the segments that do show it hardly matter), or if it
+ranks high in the segment that the *other* sentences of the story choose.
 
 **Places.** Sentences go to cells by the monotone alignment with a null clip: a cell below a sentence's threshold is
 worth
@@ -121,8 +122,10 @@ class Calibration:
         self.by_rank = count >= MIN_SEGMENTS
         self.clips_per_segment = max(len(cosines) / max(count, 1), 1.0)
         if self.by_rank:
+            # (M, N); several times faster than the sort of torch
+            self.ordered = torch.from_numpy(np.sort(np.ascontiguousarray(largest.numpy().T), axis=1))
             place = min(max(math.ceil((count + 1) * (1 - alpha)), 1), count)
-            self.threshold = largest.kthvalue(place, dim=0).values  # (M,)
+            self.threshold = self.ordered[:, place - 1]  # (M,)
         else:
             self.median = cosines.median(0).values
             self.spread = (1.4826 * (cosines - self.median).abs().median(0).values).clamp(min=1e-6)
@@ -132,21 +135,26 @@ class Calibration:
         # Two ways to be somewhere share the false rate.
         self.nowhere = (self._library_p_values() > alpha / 2) & (self._company_p_values() > alpha / 2)  # (M,)
 
-    def p_values(self, largest: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """How often a foreign segment would be as similar.
+    def p_values(self, row: int, own: range) -> torch.Tensor:
+        """How often a foreign segment would be as similar, `(M,)`.
 
         Args:
-            largest: Largest cosine of each sentence in the segment of a hit, `(M,)`.
-            others: Mask `(N,)` of the segments of other videos.
+            row: Segment of a hit.
+            own: All segments of its video.
         """
-        if self.by_rank and int(others.sum()) >= MIN_SEGMENTS:
-            above = (self.largest[others] >= largest).sum(0)
-            return (above + 1) / (others.sum() + 1)
-        return self._normal_p(largest, self.clips_per_segment)
+        values, count = self.largest[row], len(self.largest) - len(own)
+        if not self.by_rank or count < MIN_SEGMENTS:
+            return self._normal_p(values, self.clips_per_segment)
+        of_own = (self.largest[own.start : own.stop] >= values).sum(0)
+        return (self._above(values) - of_own + 1) / (count + 1)
+
+    def _above(self, values: torch.Tensor) -> torch.Tensor:
+        """Number of segments that are at least as similar to each sentence, `(M,)`."""
+        return len(self.largest) - torch.searchsorted(self.ordered, values[:, None].contiguous())[:, 0]
 
     def _normal_p(self, values: torch.Tensor, tries: float) -> torch.Tensor:
         if self.by_rank:  # nearly all segments are of one video: their own spread
-            median = self.largest.median(0).values
+            median = self.ordered.median(1).values
             spread = (1.4826 * (self.largest - median).abs().median(0).values).clamp(min=1e-6)
             tries = 1.0
         else:
@@ -161,16 +169,15 @@ class Calibration:
             return torch.ones(sentences)
         rows = (self.largest.sum(1, keepdim=True) - self.largest).argmax(0)  # (M,)
         own = self.largest[rows, torch.arange(sentences)]
-        return (self.largest >= own).sum(0) / count
+        return self._above(own) / count
 
     def _library_p_values(self) -> torch.Tensor:
-        best = self.largest.max(0).values
         count = len(self.largest)
         if not self.by_rank:
-            return self._normal_p(best, self.clips_per_segment * count)
-        tail = self.largest.topk(math.ceil(TAIL * count) + 1, dim=0).values  # (R + 1, M)
-        scale = ((tail[:-1] - tail[-1]).median(0).values / math.log(2)).clamp(min=1e-6)
-        return 1 - (1 - torch.exp(-(best - tail[-1]) / scale)) ** (len(tail) - 1)
+            return self._normal_p(self.largest.max(0).values, self.clips_per_segment * count)
+        tail = self.ordered[:, -math.ceil(TAIL * count) - 1 :]  # (M, R + 1)
+        scale = ((tail[:, 1:] - tail[:, :1]).median(1).values / math.log(2)).clamp(min=1e-6)
+        return 1 - (1 - torch.exp(-(tail[:, -1] - tail[:, 0]) / scale)) ** (tail.shape[1] - 1)
 
 
 def place_sentences(

@@ -368,9 +368,7 @@ def _with_moments(scan: Scan, calibration: Calibration, hit: Hit, words: tuple[s
     cosines = [scan.cosines[view.offsets[row] : view.offsets[row + 1]].T for row in rows]
     bounds = cells_of_clips(times)
     cells = cell_cosines(times, cosines, bounds)  # (M, n)
-    others = torch.ones(len(view.rows), dtype=torch.bool)
-    others[own.start : own.stop] = False
-    p_values = calibration.p_values(scan.largest[hit.row], others)
+    p_values = calibration.p_values(hit.row, own)
     found = p_values <= calibration.alpha
     if everywhere:  # the best of a whole library is no surprise; see `lfvila_hf.search.moments`
         found &= ~calibration.nowhere

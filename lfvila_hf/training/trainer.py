@@ -33,9 +33,9 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, seed_worker
 from transformers.utils import logging
 
+from lfvila_hf.data.batch_samplers import EqualLengthSampler, ShareBatchSampler
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset
-from lfvila_hf.data.sampling import EqualLengthSampler, ShareBatchSampler
 from lfvila_hf.data.streaming import PASSED_OVER, ResumableStream
 from lfvila_hf.evaluation import RetrievalFeatures, evaluate_features
 from lfvila_hf.hub.publishing import add_code_files

@@ -14,9 +14,9 @@ import torch
 from small_corpus import make_processor, write_pretraining
 
 from lfvila_hf.data.annotations import AnnotationError, load_pretraining
+from lfvila_hf.data.batch_samplers import EqualLengthSampler, ShareBatchSampler
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset
-from lfvila_hf.data.sampling import EqualLengthSampler, ShareBatchSampler
 
 LENGTHS = [4, 5, 4, 6, 5, 4, 4, 5, 5, 6, 4, 6, 6]
 
