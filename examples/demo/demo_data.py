@@ -6,13 +6,13 @@ Both come out as a `DemoData`: rows to train on, validation and test rows, a tok
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import BertTokenizer
 
 from lfvila_hf import LFVilaVideoProcessor
@@ -66,7 +66,6 @@ class DecodeStory:
     def __call__(self, row: dict[str, Any], video: Path) -> None:
         """Put the frames of a training story into the store."""
         if row["clip_id"].startswith("train"):
-            torch.set_num_threads(1)  # a fork must not touch the threads of its parent
             borders = (*map(float, row["seconds"]), float(row["duration"]))
             segments = VideoSegments(str(video), borders, 0, len(borders) - 1)
             CachedVideoReader(self.video_processor, self.store).fill(segments)
@@ -77,7 +76,14 @@ def shapetales(
 ) -> DemoData:
     """Make ShapeTales (or finish making it) in `folder`, decode its training frames into `store`, and read it."""
     decode = DecodeStory(video_processor, store)
-    tales = make_shapetales(folder, train_stories=stories, clip_files=False, num_workers=workers, after_story=decode)
+    tales = make_shapetales(
+        folder,
+        train_stories=stories,
+        clip_files=False,
+        num_workers=workers,
+        progress=sys.stderr.isatty(),
+        after_story=decode,
+    )
     rows = {
         split: load_retrieval(tales.annotations(split), tales.videos)
         for split in ("train", "validation", "test", "query")

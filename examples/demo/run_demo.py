@@ -67,7 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for everything it writes")
     parser.add_argument("--data", type=Path, help="folder of your own videos with paragraphs.jsonl")
     parser.add_argument("--stories", type=int, default=800, help="ShapeTales training stories")
-    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 600, own footage 240")
+    parser.add_argument("--contrastive-steps", type=int, help="steps of the first phase; 500, own footage 240")
     parser.add_argument("--fusion-steps", type=int, default=150, help="steps of the second phase")
     parser.add_argument("--batch-size", type=int, default=32, help="videos in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="highest learning rate of both phases")
@@ -77,7 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     own = options.data is not None
     if options.contrastive_steps is None:
-        options.contrastive_steps = 240 if own else 600
+        options.contrastive_steps = 240 if own else 500
     if own and not options.data.is_dir():
         parser.error(f"--data {options.data} is no folder")
     return options
@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
 
     options.output.mkdir(parents=True, exist_ok=True)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     forget_other_training(options)
 
     # 1. data
@@ -283,8 +284,8 @@ def make_trainer(
         per_device_train_batch_size=min(options.batch_size, most),
         per_device_eval_batch_size=32,
         dataloader_drop_last=True,
+        # Not persistent: Trainer would keep the loader of the first rows that it evaluates, and use it for all others.
         dataloader_num_workers=1,
-        dataloader_persistent_workers=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=min(10, steps),
         save_strategy="steps",

@@ -24,19 +24,17 @@ benchmark can and cannot show.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import string
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tqdm.auto import tqdm
@@ -56,7 +54,6 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """A fork begins at once, where a fresh process imports torch first. The workers use neither its threads nor a GPU."""
 
-_STORIES_PER_TASK = 8
 _STORIES_PER_WORKER = 64  # a new process needs seconds before its first story; fewer stories are done sooner without
 
 
@@ -157,11 +154,12 @@ def make_shapetales(
     missing = [story for story in stories if story.clip_id not in done]
     bar = tqdm(total=len(stories), initial=len(done), desc="ShapeTales", unit="story", disable=not progress)
     with bar, (data.root / "files.jsonl").open("a", encoding="utf-8") as ledger:
-        with _rendered(missing, _Worker(StoryRenderer(data.root, wanted), after_story), num_workers) as results:
-            for result in results:
-                ledger.write(json.dumps(asdict(result)) + "\n")
-                ledger.flush()
-                bar.update()
+        for result in _rendered(missing, _Worker(StoryRenderer(data.root, wanted), after_story), num_workers):
+            if isinstance(result, OSError):
+                raise result
+            ledger.write(json.dumps(asdict(result)) + "\n")
+            ledger.flush()
+            bar.update()
     shutil.rmtree(unfinished_folder(data.root), ignore_errors=True)
     _write_annotations(data)
     return data
@@ -304,18 +302,35 @@ class _Worker:
         return files
 
 
-@contextmanager
-def _rendered(stories: list[Story], render: _Worker, num_workers: int) -> Iterator[Iterator[StoryFiles]]:
-    """Render stories here or in worker processes; an error cancels the stories that have not begun."""
+class _Rendering(torch.utils.data.Dataset[StoryFiles | OSError]):
+    """Stories that are rendered when they are asked for; a full disk is returned, so that its one line stays one."""
+
+    def __init__(self, stories: list[Story], render: _Worker) -> None:
+        self.stories = stories
+        self.render = render
+
+    def __len__(self) -> int:
+        return len(self.stories)
+
+    def __getitem__(self, index: int) -> StoryFiles | OSError:
+        try:
+            return self.render(self.stories[index])
+        except OSError as error:
+            return OSError(error.errno, error.strerror, error.filename)
+
+
+def _rendered(stories: list[Story], render: _Worker, num_workers: int) -> Iterable[StoryFiles | OSError]:
+    """Render stories here or in loader workers, which end when this process is killed."""
     num_workers = min(num_workers, len(stories) // _STORIES_PER_WORKER)
     if num_workers <= 1:
-        yield map(render, stories)
-        return
-    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context(START_METHOD))
-    try:
-        yield pool.map(render, stories, chunksize=_STORIES_PER_TASK)
-    finally:
-        pool.shutdown(cancel_futures=True)
+        return map(render, stories)
+    return torch.utils.data.DataLoader(
+        _Rendering(stories, render),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=8,
+        multiprocessing_context=START_METHOD,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
