@@ -21,6 +21,7 @@ import operator
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +103,15 @@ class RowReader:
         """Return the file, all clip files or all segments of a row."""
         return row["video"]
 
+    def fill(self, row: dict[str, Any]) -> None:
+        """Put all frames of a row into the frame store.
+
+        Raises:
+            LFVilaVideoError: Names the video, and the row it belongs to.
+        """
+        with _named_row(row):
+            self.pictures.fill(self.files(row))
+
     def __call__(self, row: dict[str, Any], epoch: int) -> VideoTextSample:
         """Decode one row.
 
@@ -117,11 +127,8 @@ class RowReader:
         keys = random_keys(self.seed, epoch, torch.tensor([number]), 3, SAMPLE_STREAM)
         high, low, key = keys[0].tolist()
         source, sentences = self.select(row, key)
-        try:
+        with _named_row(row):
             read = self.pictures.read(source, training=self.training, seed=high << 30 ^ low)
-        except LFVilaVideoError as error:
-            reason = f"{error.reason} (sample {row['id']!r} of {row['place']})"
-            raise LFVilaVideoError(error.source, reason, error.position) from error
         return VideoTextSample(
             id=row["id"],
             place=row["place"],
@@ -337,12 +344,11 @@ class VideoTextDataset(torch.utils.data.Dataset[VideoTextSample | None]):
             LFVilaVideoError: A video cannot be used and the policy is to raise.
             ValueError: The data set has no frame store, or too many samples are skipped.
         """
-        reader = self.reader
-        if reader.pictures.frame_cache is None:
+        if self.reader.pictures.frame_cache is None:
             raise ValueError("this data set has no frame store to fill, pass frame_cache=FrameStore(folder)")
         rank, processes = _place_among_processes()
         mine = range(rank, len(self.rows), processes)
-        self._try_rows(mine, lambda row: reader.pictures.fill(reader.files(row)), num_workers, progress)
+        self._try_rows(mine, self.reader.fill, num_workers, progress)
 
     def _try_rows(
         self, indices: range, work: Callable[[dict[str, Any]], Any], num_workers: int | None, progress: bool = False
@@ -519,6 +525,16 @@ class StreamedDataset(torch.utils.data.IterableDataset[VideoTextSample]):
     def skip_report(self) -> SkipReport:
         """Return what was skipped so far, in this process and its workers."""
         return self.skips.report()
+
+
+@contextmanager
+def _named_row(row: dict[str, Any]) -> Iterator[None]:
+    """Add the row to an error of its video."""
+    try:
+        yield
+    except LFVilaVideoError as error:
+        reason = f"{error.reason} (sample {row['id']!r} of {row['place']})"
+        raise LFVilaVideoError(error.source, reason, error.position) from error
 
 
 def _place_among_processes() -> tuple[int, int]:
