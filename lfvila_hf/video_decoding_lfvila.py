@@ -153,7 +153,7 @@ class VideoSession:
         self.stream = pick_stream(container, source.name)
         self.context = self.stream.codec_context
         self.listed = len(getattr(self.stream, "index_entries", None) or ())  # reading may add to them
-        self.packets_read = 0
+        self.packets_read = self.shown_packets = 0
         self.newest_dts: int | None = None
         self.corrupt_packets = 0
         self.retries = 0
@@ -197,6 +197,7 @@ class VideoSession:
         if self.packets_read == 0 and _is_encrypted(self.stream, packet):
             raise LFVilaVideoError(self.source.name, "its video track is encrypted: no picture can be decoded")
         self.packets_read += 1
+        self.shown_packets += not packet.is_discard
         self.corrupt_packets += packet.is_corrupt
         if packet.dts is not None and (self.newest_dts is None or packet.dts > self.newest_dts):
             self.newest_dts = packet.dts
@@ -520,6 +521,8 @@ def _judge_missing(
         accept_truncated: Note a missing end as well.
     """
     promised, seconds, is_cut = session.missing()
+    if not promised and session.corrupt_packets and len(found) < session.shown_packets == session.stream.frames:
+        promised, seconds = session.shown_packets, float((session.stream.duration or 0) * session.time_base)
     if not promised and claimed is not None and len(found) < len(claimed):
         promised, seconds, is_cut = len(claimed), claimed.duration, session.packets_read < len(claimed)
     if not promised:
