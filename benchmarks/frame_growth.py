@@ -2,7 +2,7 @@ r"""Growth of the video tower's time and memory with the number of frames and wi
 
     python benchmarks/frame_growth.py                                             # tiny, up to 128 frames
     python benchmarks/frame_growth.py --preset base --image-size 96 160 --frames 8 16 32 64 128 256 512 1024 \
-        --full-up-to 64 --rounds 3 --plot docs/images/frame_growth.png
+        --full-up-to 64 --rounds 3 --plot docs/images/growth.png
     python benchmarks/frame_growth.py --preset base --frames 32 --sizes 96 160 192 320 288 480 --full-up-to 0
     python benchmarks/frame_growth.py --preset base --device cuda --dtype bf16 --training
 

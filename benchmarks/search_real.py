@@ -5,9 +5,8 @@
 Needs the two packages of examples/custom_encoder/requirements.txt and the real clips of `CAPTIONS` (their captions were
 written for this benchmark). One vector a clip, from four frames. Films are five clips one behind the other: which of 60
 films a story tells, by mean-pooled vectors, by MaxSim and by the ordered alignment; and how often the right order is
-preferred to a permutation of the film. Then the whole way: the files are indexed in segments of 8 s, and every
-caption is
-searched in every file; `foreign_found` is the share of files that are said to show a caption of another file.
+preferred to a permutation of the film. Then the whole way: the files are indexed in segments of 8 s, and every caption
+is searched in every file; `foreign_found` is the share of files that are said to show a caption of another file.
 """
 
 from __future__ import annotations

@@ -4,11 +4,10 @@
     python benchmarks/search_speed.py --vectors clips.npy --clips 8        # real clip vectors (C, D), 8 a segment
 
 Stories are four clips of one segment with noise on them. `exact` is the whole `rank_by_story`: product, bound,
-alignment,
-calibration and moments of ten hits; `scan` is the product and the bound alone. Recall is the part of the exact ten best
-segments by the aligned score that are among the candidates of another index: per sentence the 200 nearest clips
-from FAISS
-(8-bit codes; inverted lists with 8-bit codes), or LanceDB's multivector search. The last line is one JSON object.
+alignment, calibration and moments of ten hits; `scan` is the product and the bound alone. Recall is the part of the
+exact ten best segments by the aligned score that are among the candidates of another index: per sentence the 200
+nearest clips from FAISS (8-bit codes; inverted lists with 8-bit codes), or LanceDB's multivector search. The last line
+is one JSON object.
 """
 
 from __future__ import annotations

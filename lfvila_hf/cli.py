@@ -52,10 +52,13 @@ class Command(NamedTuple):
     Args:
         function: `module:function`, imported when the sub-command runs.
         summary: Line of `lfvila-hf --help`, lower case, without a full stop.
+        has_parts: Whether its first argument is a sub-command of its own, which error lines then name. Defaults to
+            False.
     """
 
     function: str
     summary: str
+    has_parts: bool = False
 
     def load(self) -> CommandFunction:
         """Import the module and return the function."""
@@ -84,17 +87,19 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "convert": Command("lfvila_hf.conversion.convert_command:main", "convert a released checkpoint"),
-    "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, report unusable ones"),
-    "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora"),
-    "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files"),
-    "push": Command("lfvila_hf.hub.push_command:main", "publish a checkpoint folder on the Hub, with a card"),
-    "index": Command("lfvila_hf.search.index_command:main", "embed a folder of videos, to be searched by a story"),
-    "app": Command("lfvila_hf.search.app_command:main", "search an index in the browser"),
-    "plot": Command("lfvila_hf.search.plot_command:main", "draw training, alignments, attention, an evaluation set"),
+    "index": Command("lfvila_hf.search.index_command:main", "embed a folder of videos, so that it can be searched"),
     "search": Command("lfvila_hf.search.search_command:main", "find videos and moments of an index by a story"),
-    "version": Command("lfvila_hf.cli:run_version", "print the version of this package"),
+    "app": Command("lfvila_hf.search.app_command:main", "search an index in the browser"),
+    "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, report unusable ones"),
+    "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files for training"),
+    "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora", True),
+    "convert": Command("lfvila_hf.conversion.convert_command:main", "convert a released checkpoint"),
+    "push": Command("lfvila_hf.hub.push_command:main", "publish a checkpoint folder on the Hub, with a card"),
+    "plot": Command(
+        "lfvila_hf.search.plot_command:main", "draw training, alignments, attention, an evaluation set", True
+    ),
     "env": Command("lfvila_hf.cli:run_env", "print the versions and devices that a bug report needs"),
+    "version": Command("lfvila_hf.cli:run_version", "print the version of this package"),
 }
 
 
@@ -109,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {package_version('lfvila_hf')}")
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("--traceback", action="store_true", help="before COMMAND: show where an error came from")
     parser.add_argument("command", metavar="COMMAND", help="one of the list below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
     return parser
@@ -128,8 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options = parser.parse_args(words)
     if options.command not in COMMANDS:
-        parser.error(f"unknown command {options.command!r}.{did_you_mean(options.command, list(COMMANDS))}")
+        parser.error(f"unknown command {options.command!r}{did_you_mean(options.command, list(COMMANDS))}")
     name, command = f"{PROGRAM} {options.command}", COMMANDS[options.command]
+    if command.has_parts and options.arguments:
+        name += f" {options.arguments[0]}"
     try:
         check_arguments(command, options.arguments)
         status = command.load()(options.arguments)
@@ -157,25 +164,45 @@ def check_arguments(command: Command, arguments: list[str]) -> None:
     if module is None:
         return
     parser = module.build_parser()
-    standard_error = parser.error
-
-    def error(message: str) -> Any:
-        """Add the most similar option to the message about an unknown one."""
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        known = [option for action in parser._actions for option in action.option_strings]
-        standard_error(message + (did_you_mean(unknown[1], known) if unknown else ""))
-
-    parser.error = error
+    improve_errors(parser)
     options = parser.parse_args(arguments)
     check: Callable[[Any], None] | None = getattr(module, "check", None)
     if check is not None:
         check(options)
 
 
+def improve_errors(parser: argparse.ArgumentParser) -> None:
+    """Make a parser, and those of its sub-commands, name the most similar known word in errors."""
+    parts = [part for action in parser._actions for part in _parsers_of(action)]
+    known = [option for one in (parser, *parts) for action in one._actions for option in action.option_strings]
+    standard_error = parser.error
+
+    def error(message: str) -> Any:
+        """Print the message with a suggestion, and exit."""
+        unknown = re.search(r"unrecognized arguments: (?:.* )?(--[\w-]+)", message)
+        choice = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if unknown and unknown[1] == "--traceback":
+            message = f"--traceback goes before the command: {PROGRAM} --traceback {parser.prog.split()[1]} ..."
+        elif unknown:
+            message += did_you_mean(unknown[1], known)
+        elif choice:
+            message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        standard_error(message)
+
+    parser.error = error  # type: ignore[method-assign]
+    for part in parts:
+        improve_errors(part)
+
+
+def _parsers_of(action: argparse.Action) -> list[argparse.ArgumentParser]:
+    """List the parsers of the sub-commands that an action chooses from."""
+    return list(action.choices.values()) if isinstance(action, argparse._SubParsersAction) else []
+
+
 def did_you_mean(word: str, known: list[str]) -> str:
-    """Return a sentence that names the most similar known word; empty if none is similar."""
+    """Return the end of an error that names the most similar known word; empty if none is similar."""
     similar = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {similar[0]!r}?" if similar else ""
+    return f". Did you mean {similar[0]!r}?" if similar else ""
 
 
 def explanation(error: Exception) -> str | None:
@@ -249,6 +276,7 @@ def run_env(arguments: list[str]) -> int:
 def _parse_no_arguments(command: str, arguments: list[str]) -> None:
     """Parse the arguments of a sub-command that takes none."""
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {command}", description=f"{COMMANDS[command].summary}.")
+    improve_errors(parser)
     parser.parse_args(arguments)
 
 

@@ -17,8 +17,6 @@ import lfvila_hf.cli as cli
 CLI_FILE = Path(cli.__file__)
 # Seconds of processor time; 0.09 was measured, 6 to 8 with the package imported.
 AT_ONCE = 0.3
-# Commands whose module imports more than the standard library at its top.
-HEAVY = {"index", "plot", "search"}
 
 
 @pytest.fixture
@@ -166,15 +164,46 @@ def run_script(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
         (("push", "no-such-folder", "org/name"), 1, "lfvila-hf push: error: no-such-folder is not a folder"),
         (("push", ".", "org/name", "--licence", "mit"), 2, "Did you mean '--license'?"),
         (("push", "."), 2, "required: REPO"),
-        *(((name, "--help"), 0, f"usage: lfvila-hf {name}") for name in sorted(set(cli.COMMANDS) - HEAVY)),
+        (("corpus", "sttas"), 2, "Did you mean 'stats'?"),
+        (("corpus", "build", "--overlaps", "dorp"), 2, "lfvila-hf corpus build: error: argument --overlaps"),
+        (("prepare", "didmo"), 2, ". Did you mean 'didemo'?"),
+        (("version", "--traceback"), 2, "--traceback goes before the command: lfvila-hf --traceback version"),
+        (("check-videos", "nowhere"), 1, "lfvila-hf check-videos: error: there is no file or folder nowhere\n"),
+        (("search", "nowhere", "A man rides."), 1, "there is no index in nowhere; `lfvila-hf index"),
+        (("search", ".", "A man rides."), 1, "there is no index in .; `lfvila-hf index"),
+        (("search", ".", "..."), 1, "the story is empty"),
+        (("search", ".", "A man rides.", "--top", "0"), 1, "--top must be at least 1, got 0"),
+        (("search", ".", "--video", "a.mp4", "--texts", "nowhere"), 1, "--texts nowhere: no such file"),
+        (("app", "."), 1, "there is no index in .; `lfvila-hf index"),
+        (("index", "nowhere", "--model", "m", "--output", "o"), 1, "there is no folder nowhere"),
+        (("index", ".", "--model", "./nowhere", "--output", "o"), 1, "--model ./nowhere: there is no such folder"),
+        (("index", ".", "--model", "m", "--output", "o", "--workers", "0"), 1, "--workers must be at least 1, got 0"),
+        (("plot", "losses", "nowhere", "--output", "a.png"), 1, "lfvila-hf plot losses: error: there is no file"),
+        (
+            tuple("convert --checkpoint a --original-config nowhere.yaml --task retrieval --output-dir o".split()),
+            1,
+            "--original-config nowhere.yaml: no such file",
+        ),
+        (("corpus", "build", "--metadata", "no-*.jsonl", "--output-dir", "o"), 1, "there is no input file no-*.jsonl"),
+        (("corpus", "cut", "nowhere", "--output-dir", "o"), 1, "there is no corpus or metadata file nowhere"),
+        (("corpus", "cut", ".", "--output-dir", "o"), 1, "no videos were given"),
+        (("corpus", "from-subtitles", "nowhere", "--output-dir", "o"), 1, "there is no folder nowhere"),
+        (("corpus", "stats", "nowhere"), 1, "lfvila-hf corpus stats: error: there is no corpus in nowhere"),
+        (("prepare", "lvu", "--source", ".", "--videos", "nowhere", "--output", "o"), 1, "there is no such folder"),
+        *(((name, "--help"), 0, f"usage: lfvila-hf {name}") for name in sorted(cli.COMMANDS)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_help_and_wrong_arguments_are_answered_at_once(words: tuple[str, ...], status: int, message: str) -> None:
+def test_help_and_wrong_arguments_are_answered_at_once(
+    words: tuple[str, ...], status: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     run, seconds = run_script(*words)
     assert run.returncode == status, run.stderr
     assert message in run.stdout + run.stderr
+    assert status != 1 or run.stderr.count("\n") == 1
     assert seconds < AT_ONCE
+    assert not list(tmp_path.iterdir()), "a wrong argument left a file behind"
 
 
 @pytest.mark.usefixtures("failing_command")

@@ -7,10 +7,16 @@ r"""Questions with four answers to choose from, subtitles and a span loss (How2Q
     torchrun --nproc_per_node 8 run_multiple_choice.py configs/how2qa.yaml ...
 
 The yaml holds the released hyper-parameters; options win over it. `--smoke` runs every step on generated videos in
-under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. `predictions.jsonl` gets one row per sample.
+under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. Results go to `--output_dir`, by default
+`outputs/TASK` in the current folder: the model, `eval_results.json` and, with `--do_predict`, `predictions.jsonl` with
+one row per sample, or the reason why it was skipped.
 
 Steps: 1. arguments 2. data 3. model and processor 4. datasets and collator 5. trainer 6. training 7. evaluation and
 predictions. To use it in another project, copy it and change the steps. Data, hardware and numbers are in the README.
+
+To add a task, add a row to `TASKS` of lfvila_hf/recipes/tasks.py, or in a copy of this script write
+`TASKS["my_task"] = Task("multiple_choice", my_loader, 4)` before step 1. A yaml with `task: my_task` selects it.
+`--smoke` generates data for the tasks of the paper only.
 """
 
 from __future__ import annotations
@@ -20,7 +26,6 @@ from typing import Any
 
 from lfvila_hf import LFVilaForMultipleChoice, LFVilaTrainer
 from lfvila_hf.data.datasets import VideoTextDataset
-from lfvila_hf.data.task_annotations import load_how2qa
 from lfvila_hf.data.task_collating import MultipleChoiceCollator
 from lfvila_hf.data.task_datasets import MultipleChoiceReader
 from lfvila_hf.evaluation.answers import answer_metrics, mean_of_views, right_probability, span_accuracy
@@ -34,7 +39,7 @@ from lfvila_hf.recipes.recipe_evaluation import (
     write_results,
 )
 from lfvila_hf.recipes.recipe_models import build_model
-from lfvila_hf.recipes.tasks import tasks_of
+from lfvila_hf.recipes.tasks import TASKS, tasks_of
 
 
 def main(words: list[str] | None = None) -> dict[str, float]:
@@ -48,18 +53,20 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     # 2. Data: a row is a video with a question, four answers, subtitles, and the span that the question is about.
     files = recipe_files(arguments, training.output_dir)
     train_skips, test_skips = skip_log(arguments), skip_log(arguments)
+    load = TASKS[arguments.task].load
     train_rows = test_rows = None
     if training.do_train:
-        train_rows = load_how2qa(files.train, files.videos, streaming=arguments.streaming, skips=train_skips)
+        train_rows = load(files.train, files.videos, streaming=arguments.streaming, skips=train_skips)
         if arguments.shuffle_labels:
             train_rows = shuffled_labels(train_rows, training.seed)
     if is_evaluated:
-        test_rows = load_how2qa(files.test, files.videos, skips=test_skips)
+        test_rows = load(files.test, files.videos, skips=test_skips)
 
     # 3. Model and processor.
     model, processor = build_model(arguments, LFVilaForMultipleChoice, files.tokenizer)
 
-    # 4. Datasets and collator. Training has jittered frames, random crops and flips; view v of V has every V-th frame.
+    # 4. Datasets and collator. A reader turns a row into a sample: decoded frames and sentences. Training has jittered
+    # frames, random crops and flips. Evaluation may read V views of a video: view v has every V-th frame, from frame v.
     options: dict[str, Any] = {"seed": training.seed, "frame_cache": frame_cache(arguments)}
     train_dataset = None
     if training.do_train:
@@ -73,7 +80,8 @@ def main(words: list[str] | None = None) -> dict[str, float]:
 
     collator = MultipleChoiceCollator(processor)
 
-    # 5. Trainer.
+    # 5. Trainer. It has no eval_dataset, because step 7 evaluates all views after training. For a loss during training,
+    # pass eval_dataset=test_dataset(0) and --eval_strategy.
     trainer = LFVilaTrainer(
         model=model,
         args=training,

@@ -7,13 +7,19 @@ r"""Both phases of LF-VILA's pre-training: contrastive (global loss and MTC), th
     torchrun --nproc_per_node 8 run_pretraining.py configs/contrastive.yaml ...
 
 The yaml holds the released hyper-parameters; options win over it. `--smoke` runs every step on generated videos in
-under a minute on a CPU. DATA is what `lfvila-hf corpus` writes. `predictions.jsonl` gets one row per sample.
+under a minute on a CPU. DATA is what `lfvila-hf corpus` writes. Results go to `--output_dir`, by default
+`outputs/TASK` in the current folder: the model, `eval_results.json` and, with `--do_predict`, `predictions.jsonl` with
+one row per sample, or the reason why it was skipped.
 
 The contrastive phase starts from `--swin` and `--bert`, the fusion phase from the contrastive phase's checkpoint
 (`--model_name_or_path`).
 
 Steps: 1. arguments 2. data 3. model and processor 4. datasets and collator 5. trainer 6. training 7. evaluation and
 predictions. To use it in another project, copy it and change the steps. Data, hardware and numbers are in the README.
+
+To add a task, add a row to `TASKS` of lfvila_hf/recipes/tasks.py, or in a copy of this script write
+`TASKS["my_task"] = Task("contrastive", my_loader)` before step 1. A yaml with `task: my_task` selects it.
+`--smoke` generates data for the tasks of the paper only.
 """
 
 from __future__ import annotations
@@ -24,7 +30,6 @@ from typing import Any
 import torch
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaTrainer
-from lfvila_hf.data.annotations import load_pretraining
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset, PreTrainingReader, VideoTextDataset
 from lfvila_hf.evaluation import RetrievalFeatures
@@ -39,7 +44,7 @@ from lfvila_hf.recipes.recipe_evaluation import (
     write_results,
 )
 from lfvila_hf.recipes.recipe_models import build_model
-from lfvila_hf.recipes.tasks import tasks_of
+from lfvila_hf.recipes.tasks import TASKS, tasks_of
 
 
 def main(words: list[str] | None = None) -> dict[str, float]:
@@ -54,18 +59,20 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     # 2. Data: a row is a long video as a run of clip files, with one sentence per clip.
     files = recipe_files(arguments, training.output_dir)
     train_skips, test_skips = skip_log(arguments), skip_log(arguments)
+    load = TASKS[arguments.task].load
     train_rows = test_rows = None
     if training.do_train:
-        train_rows = load_pretraining(files.train, files.videos, streaming=arguments.streaming, skips=train_skips)
+        train_rows = load(files.train, files.videos, streaming=arguments.streaming, skips=train_skips)
         if arguments.shuffle_labels:
             train_rows = shuffled_labels(train_rows, training.seed)
     if is_evaluated:
-        test_rows = load_pretraining(files.test, files.videos, skips=test_skips)
+        test_rows = load(files.test, files.videos, skips=test_skips)
 
     # 3. Model and processor.
     model, processor = build_model(arguments, LFVilaForPreTraining, files.tokenizer)
 
-    # 4. Datasets and collator. Training takes K clips from a random start on; the fusion phase masks tokens.
+    # 4. Datasets and collator. A dataset decodes samples, through a reader that turns a row into frames and sentences.
+    # Training takes K clips from a random start on; the fusion phase masks tokens.
     options: dict[str, Any] = {"seed": training.seed, "frame_cache": frame_cache(arguments)}
     policy: dict[str, Any] = {"on_error": arguments.on_error, "max_skip_fraction": arguments.max_skip_fraction}
     train_dataset: Any = None
@@ -78,7 +85,10 @@ def main(words: list[str] | None = None) -> dict[str, float]:
         processor, mlm_probability=arguments.mlm_probability if phase == "fusion" else 0.0, seed=training.seed
     )
 
-    # 5. Trainer. A smaller last batch has fewer negatives, so the contrastive phase drops it, as in the release.
+    # 5. Trainer. Two training arguments follow from the task and replace what was given: the phase, and that the
+    # contrastive phase drops a smaller last batch, which has fewer negatives, as in the release. There is no
+    # eval_dataset: step 7 evaluates after training. For metrics during training, pass the test_dataset of step 7 as
+    # eval_dataset, and --eval_strategy.
     training.training_phase = phase
     if phase == "contrastive":
         training.dataloader_drop_last = True

@@ -7,13 +7,19 @@ r"""Paragraph-to-video retrieval: ActivityNet, DiDeMo, QuerYD, Condensed Movie; 
     torchrun --nproc_per_node 8 run_retrieval.py configs/activitynet.yaml ...
 
 The yaml holds the released hyper-parameters; options win over it. `--smoke` runs every step on generated videos in
-under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. `predictions.jsonl` gets one row per sample.
+under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. Results go to `--output_dir`, by default
+`outputs/TASK` in the current folder: the model, `eval_results.json` and, with `--do_predict`, `predictions.jsonl` with
+one row per sample, or the reason why it was skipped.
 
 `--eval_views 3` averages three temporal views, `--paragraph_max_sentences 8` keeps eight sentences apart,
 `--dual_softmax_temperature 0.05` and `--rerank_top_k 50` add metrics labelled `dsl_` and `vtm_`.
 
 Steps: 1. arguments 2. data 3. model and processor 4. datasets and collator 5. trainer 6. training 7. evaluation and
 predictions. To use it in another project, copy it and change the steps. Data, hardware and numbers are in the README.
+
+To add a task, add a row to `TASKS` of lfvila_hf/recipes/tasks.py, or in a copy of this script write
+`TASKS["my_task"] = Task("retrieval", my_loader)` before step 1. A yaml with `task: my_task` selects it.
+`--smoke` generates data for the tasks of the paper only.
 """
 
 from __future__ import annotations
@@ -27,7 +33,6 @@ import torch
 from torch.nn import functional as F
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaTrainer
-from lfvila_hf.data.annotations import load_retrieval
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import VideoTextDataset
 from lfvila_hf.data.task_datasets import ViewedRetrievalReader
@@ -45,7 +50,7 @@ from lfvila_hf.recipes.recipe_evaluation import (
     write_results,
 )
 from lfvila_hf.recipes.recipe_models import build_model
-from lfvila_hf.recipes.tasks import tasks_of
+from lfvila_hf.recipes.tasks import TASKS, tasks_of
 
 
 def main(words: list[str] | None = None) -> dict[str, float]:
@@ -59,13 +64,14 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     # 2. Data: a row is a video with the sentences of its paragraph.
     files = recipe_files(arguments, training.output_dir)
     train_skips, test_skips = skip_log(arguments), skip_log(arguments)
+    load = TASKS[arguments.task].load
     train_rows = test_rows = None
     if training.do_train:
-        train_rows = load_retrieval(files.train, files.videos, streaming=arguments.streaming, skips=train_skips)
+        train_rows = load(files.train, files.videos, streaming=arguments.streaming, skips=train_skips)
         if arguments.shuffle_labels:
             train_rows = shuffled_labels(train_rows, training.seed)
     if is_evaluated:
-        test_rows = load_retrieval(files.test, files.videos, skips=test_skips)
+        test_rows = load(files.test, files.videos, skips=test_skips)
 
     # 3. Model and processor. As released, the global loss alone is trained. Reranking needs the class with a VTM head.
     model, processor = build_model(
@@ -77,7 +83,8 @@ def main(words: list[str] | None = None) -> dict[str, float]:
         mtc_loss_weight=0.0,
     )
 
-    # 4. Datasets and collator. Training has jittered frames, random crops and flips; view v of V has every V-th frame.
+    # 4. Datasets and collator. A reader turns a row into a sample: decoded frames and sentences. Training has jittered
+    # frames, random crops and flips. Evaluation may read V views of a video: view v has every V-th frame, from frame v.
     options: dict[str, Any] = {"seed": training.seed, "frame_cache": frame_cache(arguments)}
     train_dataset = None
     if training.do_train:
@@ -91,7 +98,10 @@ def main(words: list[str] | None = None) -> dict[str, float]:
 
     collator = LFVilaCollator(processor, seed=training.seed)
 
-    # 5. Trainer. A smaller last batch has fewer negatives, so it is dropped, as in the release.
+    # 5. Trainer. Two training arguments follow from the task and replace what was given: a smaller last batch, which
+    # has fewer negatives, is dropped, as in the release; a model with a VTM head trains the contrastive phase alone.
+    # There is no eval_dataset, because step 7 evaluates all views after training. For metrics during training, pass
+    # eval_dataset=test_dataset(0) and --eval_strategy.
     training.dataloader_drop_last = True
     if arguments.rerank_top_k:
         training.training_phase = "contrastive"
@@ -156,7 +166,10 @@ def mean_features(views: list[RetrievalFeatures]) -> RetrievalFeatures:
 def rerank(
     trainer: LFVilaTrainer, dataset: VideoTextDataset, collator: LFVilaCollator, features: RetrievalFeatures, top_k: int
 ) -> Mapping[str, float]:
-    """Rerank the first k of every query by the VTM head, on a store of the towers' outputs."""
+    """Rerank the first k of every query by the VTM head.
+
+    A `FusionStore` keeps the outputs of both towers in files, so that each is computed once and not once per pair.
+    """
     processor: Any = trainer.processing_class
     model: Any = trainer.model
     model.eval()

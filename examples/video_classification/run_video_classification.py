@@ -7,10 +7,16 @@ r"""Classes of long videos: COIN (180 tasks), LVU (relationship, scene, way of s
     torchrun --nproc_per_node 8 run_video_classification.py configs/coin.yaml ...
 
 The yaml holds the released hyper-parameters; options win over it. `--smoke` runs every step on generated videos in
-under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. `predictions.jsonl` gets one row per sample.
+under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. Results go to `--output_dir`, by default
+`outputs/TASK` in the current folder: the model, `eval_results.json` and, with `--do_predict`, `predictions.jsonl` with
+one row per sample, or the reason why it was skipped.
 
 Steps: 1. arguments 2. data 3. model and processor 4. datasets and collator 5. trainer 6. training 7. evaluation and
 predictions. To use it in another project, copy it and change the steps. Data, hardware and numbers are in the README.
+
+To add a task, add a row to `TASKS` of lfvila_hf/recipes/tasks.py, or in a copy of this script write
+`TASKS["my_task"] = Task("classification", my_loader, 12)` before step 1. A yaml with `task: my_task` selects it. The
+loader gets `num_labels` too. `--smoke` generates data for the tasks of the paper only.
 """
 
 from __future__ import annotations
@@ -20,7 +26,6 @@ from typing import Any
 
 from lfvila_hf import LFVilaForVideoClassification, LFVilaTrainer
 from lfvila_hf.data.datasets import VideoTextDataset
-from lfvila_hf.data.task_annotations import load_classification
 from lfvila_hf.data.task_collating import VideoClassificationCollator
 from lfvila_hf.data.task_datasets import ClassificationReader
 from lfvila_hf.evaluation.answers import answer_metrics, mean_of_views, right_probability
@@ -48,21 +53,22 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     # 2. Data: a row is a video with a class.
     files = recipe_files(arguments, training.output_dir)
     train_skips, test_skips = skip_log(arguments), skip_log(arguments)
-    num_labels: Any = arguments.num_labels or TASKS[arguments.task].num_labels
+    load, num_labels = TASKS[arguments.task].load, arguments.num_labels or TASKS[arguments.task].num_labels
     train_rows = test_rows = None
     if training.do_train:
-        train_rows = load_classification(
+        train_rows = load(
             files.train, files.videos, num_labels=num_labels, streaming=arguments.streaming, skips=train_skips
         )
         if arguments.shuffle_labels:
             train_rows = shuffled_labels(train_rows, training.seed)
     if is_evaluated:
-        test_rows = load_classification(files.test, files.videos, num_labels=num_labels, skips=test_skips)
+        test_rows = load(files.test, files.videos, num_labels=num_labels, skips=test_skips)
 
     # 3. Model and processor.
     model, processor = build_model(arguments, LFVilaForVideoClassification, files.tokenizer, num_labels=num_labels)
 
-    # 4. Datasets and collator. Training has jittered frames, random crops and flips; view v of V has every V-th frame.
+    # 4. Datasets and collator. A reader turns a row into a sample: decoded frames and sentences. Training has jittered
+    # frames, random crops and flips. Evaluation may read V views of a video: view v has every V-th frame, from frame v.
     options: dict[str, Any] = {"seed": training.seed, "frame_cache": frame_cache(arguments)}
     train_dataset = None
     if training.do_train:
@@ -76,7 +82,8 @@ def main(words: list[str] | None = None) -> dict[str, float]:
 
     collator = VideoClassificationCollator(processor)
 
-    # 5. Trainer.
+    # 5. Trainer. It has no eval_dataset, because step 7 evaluates all views after training. For a loss during training,
+    # pass eval_dataset=test_dataset(0) and --eval_strategy.
     trainer = LFVilaTrainer(
         model=model,
         args=training,

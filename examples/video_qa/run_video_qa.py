@@ -7,14 +7,21 @@ r"""Open questions about videos (ActivityNet-QA) and statements to be judged (VI
     torchrun --nproc_per_node 8 run_video_qa.py configs/activitynet_qa.yaml ...
 
 The yaml holds the released hyper-parameters; options win over it. `--smoke` runs every step on generated videos in
-under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. `predictions.jsonl` gets one row per sample.
+under a minute on a CPU. DATA is what `lfvila-hf prepare` writes. Results go to `--output_dir`, by default
+`outputs/TASK` in the current folder: the model, `eval_results.json` and, with `--do_predict`, `predictions.jsonl` with
+one row per sample, or the reason why it was skipped.
 
 Steps: 1. arguments 2. data 3. model and processor 4. datasets and collator 5. trainer 6. training 7. evaluation and
 predictions. To use it in another project, copy it and change the steps. Data, hardware and numbers are in the README.
+
+To add a task, add a row to `TASKS` of lfvila_hf/recipes/tasks.py, or in a copy of this script write
+`TASKS["my_task"] = Task("question_answering", my_loader, 12)` before step 1. A yaml with `task: my_task` selects it.
+`--smoke` generates data for the tasks of the paper only.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -64,7 +71,8 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     # 3. Model and processor.
     model, processor = build_model(arguments, LFVilaForQuestionAnswering, files.tokenizer, num_labels=num_labels)
 
-    # 4. Datasets and collator. Training has jittered frames, random crops and flips; view v of V has every V-th frame.
+    # 4. Datasets and collator. A reader turns a row into a sample: decoded frames and sentences. Training has jittered
+    # frames, random crops and flips. Evaluation may read V views of a video: view v has every V-th frame, from frame v.
     options: dict[str, Any] = {"seed": training.seed, "frame_cache": frame_cache(arguments)}
     train_dataset = None
     if training.do_train:
@@ -78,7 +86,8 @@ def main(words: list[str] | None = None) -> dict[str, float]:
 
     collator = QuestionAnsweringCollator(processor)
 
-    # 5. Trainer.
+    # 5. Trainer. It has no eval_dataset, because step 7 evaluates all views after training. For a loss during training,
+    # pass eval_dataset=test_dataset(0) and --eval_strategy.
     trainer = LFVilaTrainer(
         model=model,
         args=training,
@@ -102,7 +111,10 @@ def main(words: list[str] | None = None) -> dict[str, float]:
         labels = views[-1].label_ids  # (B,)
         metrics = answer_metrics(probabilities, labels)
         metrics["right_probability"] = right_probability(probabilities, labels)
-        predictions = rows_with_skipped(test_rows, skipped, answer_rows(probabilities, labels))
+        # ActivityNet-QA: `lfvila-hf prepare` writes the texts of the classes beside the rows.
+        file = files.test.with_name("answers.json")
+        answers = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        predictions = rows_with_skipped(test_rows, skipped, answer_rows(probabilities, labels, answers))
         write_results(trainer, metrics, predictions, started, trained)
     log_skipped(trainer, **{arguments.train_split: train_skips, arguments.eval_split: test_skips})
     if trainer.is_world_process_zero():

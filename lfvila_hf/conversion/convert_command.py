@@ -6,6 +6,7 @@ It prints the report of `report.py` and nothing else.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 # Those of `conversion.released` and `conversion.checkpoints`, which import more than `--help` should wait for.
 TASKS = ("pretraining", "retrieval", "question_answering", "multiple_choice", "video_classification")
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH_OR_REPO",
         help="Swin that pre-training started from; shows whether the clip projection was trained",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="dtype to write (default: the checkpoint's)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype to write (default: that of the checkpoint)")
     parser.add_argument(
         "--temporal-alignment",
         action="store_true",
@@ -56,10 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-sentences",
         type=int,
         metavar="M",
-        help="sentences that the processor keeps apart (default: the released data set's)",
+        help="sentences that the processor keeps apart (default: as in the released data set)",
     )
     parser.add_argument(
-        "--max-sentence-length", type=int, metavar="L", help="tokens of a sentence (default: the released data set's)"
+        "--max-sentence-length",
+        type=int,
+        metavar="L",
+        help="tokens of a sentence (default: as in the released data set)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of new parts (default: 0)")
     parser.add_argument("--push-to-hub", metavar="REPO", help="also upload the folder to this repository of the Hub")
@@ -67,9 +71,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check(options: argparse.Namespace) -> None:
+    """Check that the files that the arguments name exist, and that the output folder is new or empty.
+
+    Raises:
+        ValueError: One does not exist, or the output folder holds files.
+    """
+    for name in ("original_config", "checkpoint", "bert_config"):
+        path = getattr(options, name)
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"--{name.replace('_', '-')} {path}: no such file")
+    output = Path(options.output_dir)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output}: exists and is not empty, nothing was written; pass a new or empty folder")
+
+
 def main(arguments: list[str]) -> int:
     """Run the command: convert, print the report, upload if asked."""
     options = build_parser().parse_args(arguments)
+    check(options)
     import torch
 
     from lfvila_hf.conversion.checkpoints import convert_checkpoint, push_folder

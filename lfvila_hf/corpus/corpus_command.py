@@ -7,6 +7,7 @@ It prints a few lines for people; everything else is in the files of the corpus.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import sys
@@ -35,9 +36,35 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check(options: argparse.Namespace) -> None:
+    """Check that the inputs of a sub-command exist, before the package is imported and a folder is made.
+
+    Raises:
+        ValueError: One does not.
+    """
+    if options.command == "build":
+        for given in (*options.metadata, *options.transcripts, *options.clip_ids):
+            if not os.path.exists(given) and not glob.glob(given):
+                raise ValueError(f"there is no input file {given}")
+    elif options.command == "cut":
+        if not os.path.exists(options.corpus):
+            raise ValueError(f"there is no corpus or metadata file {options.corpus}")
+        if options.videos is None and options.sources is None:
+            raise ValueError("no videos were given: pass --videos FOLDER, or --sources JSONL")
+        if options.sources is not None and not os.path.isfile(options.sources):
+            raise ValueError(f"--sources {options.sources}: no such file")
+    elif options.command == "stats" and not glob.glob(os.path.join(glob.escape(options.corpus), "data", "*.parquet")):
+        raise ValueError(f"there is no corpus in {options.corpus}: expected Parquet files in its folder data")
+    for name in ("videos", "subtitles"):  # of cut and from-subtitles
+        folder = getattr(options, name, None)
+        if folder is not None and not os.path.isdir(folder):
+            raise ValueError(f"there is no folder {folder}")
+
+
 def main(arguments: list[str]) -> int:
     """Run a sub-command."""
     options = build_parser().parse_args(arguments)
+    check(options)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
 
@@ -92,9 +119,9 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
     rows.add_argument("--max-clips", type=int, metavar="N", help="most clips; longer runs are cut evenly")
     rows.add_argument("--max-seconds", type=float, metavar="S", help="longest video")
     words = parser.add_argument_group("text")
-    words.add_argument("--min-words", type=int, default=1, metavar="N", help="of a clip (default: 1)")
-    words.add_argument("--max-words", type=int, default=512, metavar="N", help="of a clip (default: 512)")
-    words.add_argument("--keep-sound-tags", action="store_true", help="keep [Music] and the like")
+    words.add_argument("--min-words", type=int, default=1, metavar="N", help="fewest words of a clip (default: 1)")
+    words.add_argument("--max-words", type=int, default=512, metavar="N", help="most words of a clip (default: 512)")
+    words.add_argument("--keep-sound-tags", action="store_true", help="keep tags such as [Music]")
     words.add_argument(
         "--near-duplicates",
         choices=("mark", "leaks", "drop", "off"),
@@ -115,15 +142,19 @@ def add_build_options(parser: argparse.ArgumentParser, max_gap: float) -> None:
         type=float,
         default=0.005,
         metavar="SHARE",
-        help="share of the videos (default: 0.005)",
+        help="share of the videos for validation (default: 0.005)",
     )
     split.add_argument(
-        "--test", type=float, default=0.005, metavar="SHARE", help="share of the videos (default: 0.005)"
+        "--test", type=float, default=0.005, metavar="SHARE", help="share of the videos for the test (default: 0.005)"
     )
-    split.add_argument("--split-seed", type=int, default=0, metavar="N", help="(default: 0)")
-    split.add_argument("--rows-per-file", type=int, default=20_000, metavar="N", help="(default: 20000)")
+    split.add_argument("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
+    split.add_argument(
+        "--rows-per-file", type=int, default=20_000, metavar="N", help="most rows in one file (default: 20000)"
+    )
     machines = parser.add_argument_group("machines")
-    machines.add_argument("--engine", choices=["local", "ray"], default="local", help="where tasks run")
+    machines.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="where tasks run (default: local)"
+    )
     machines.add_argument("--workers", type=int, metavar="N", help="processes of the local engine (default: all cores)")
     machines.add_argument("--ray-address", metavar="ADDRESS", help="cluster to join, such as auto")
 
@@ -227,7 +258,7 @@ def _add_cut(commands: Any) -> None:
         type=float,
         default=3600.0,
         metavar="S",
-        help="time limit (default: 3600)",
+        help="time limit for one video (default: 3600)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="end with status 1 if a clip could not be cut")
@@ -275,9 +306,9 @@ def _add_from_subtitles(commands: Any) -> None:
     parser.add_argument("--subtitles", metavar="DIR", help="folder of the subtitles (default: beside the videos)")
     parser.add_argument("--language", metavar="TAG", help="take NAME.TAG.vtt or NAME.TAG-*.vtt (.srt, .ass)")
     clips = parser.add_argument_group("clips")
-    clips.add_argument("--min-seconds", type=float, default=5.0, metavar="S", help="(default: 5)")
-    clips.add_argument("--max-clip-seconds", type=float, default=20.0, metavar="S", help="(default: 20)")
-    clips.add_argument("--max-clip-words", type=int, default=40, metavar="N", help="(default: 40)")
+    clips.add_argument("--min-seconds", type=float, default=5.0, metavar="S", help="shortest clip (default: 5)")
+    clips.add_argument("--max-clip-seconds", type=float, default=20.0, metavar="S", help="longest clip (default: 20)")
+    clips.add_argument("--max-clip-words", type=int, default=40, metavar="N", help="most words of a clip (default: 40)")
     clips.add_argument(
         "--pause", type=float, default=1.5, metavar="S", help="silence that ends a sentence (default: 1.5)"
     )

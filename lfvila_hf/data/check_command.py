@@ -24,21 +24,27 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", metavar="FILE", help="also write all rows as JSON; - writes them instead of the table"
     )
-    parser.add_argument("--all", action="store_true", help="also list the files that nothing is wrong with")
-    parser.add_argument("--every-file", action="store_true", help="not only files whose names end as videos do")
-    parser.add_argument("--full", action="store_true", help="decode every frame (32 spread over the video by default)")
-    parser.add_argument("--workers", metavar="N", type=int, help="files read at the same time (default: the cores)")
-    parser.add_argument("--max-seconds", metavar="S", type=float, default=300.0, help="for one file (default: 300)")
+    parser.add_argument("--all", action="store_true", help="also list files without faults")
+    parser.add_argument(
+        "--every-file", action="store_true", help="read every file (default: those with the suffix of a video)"
+    )
+    parser.add_argument("--full", action="store_true", help="decode every frame (default: 32 spread over the video)")
+    parser.add_argument("--workers", metavar="N", type=int, help="files read at the same time (default: all cores)")
+    parser.add_argument(
+        "--max-seconds", metavar="S", type=float, default=300.0, help="time limit for one file (default: 300)"
+    )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser
 
 
 def check(options: argparse.Namespace) -> None:
-    """Check that the folder of the JSON file exists.
+    """Check that the videos and the folder of the JSON file exist.
 
     Raises:
-        ValueError: It does not.
+        ValueError: One does not.
     """
+    if not options.folder.exists():
+        raise ValueError(f"there is no file or folder {options.folder}")
     if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
         raise ValueError(f"--json {options.json}: there is no such folder")
 
@@ -80,7 +86,8 @@ def main(arguments: list[str]) -> int:
         listed = [row for row in rows if options.all or row.status != "ok"]
         if listed:
             print(table(listed))
-        print(f"{found['files']} files: {found['ok']} ok, {found['odd']} odd, {found['broken']} broken")
+        files = "1 file" if found["files"] == 1 else f"{found['files']} files"
+        print(f"{files}: {found['ok']} ok, {found['odd']} odd, {found['broken']} broken")
     if options.json:
         text = json.dumps(found, indent=1)
         if options.json == "-":

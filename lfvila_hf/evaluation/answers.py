@@ -42,9 +42,7 @@ def answer_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     known = labels != NO_CLASS
     if not ((labels >= 0) & (labels < scores.shape[1]))[known].all():
         raise ValueError(f"labels must be 0 to {scores.shape[1] - 1} or {NO_CLASS}, got {sorted(set(labels.tolist()))}")
-    best = scores == scores.max(axis=1, keepdims=True)  # (B, N)
-    shared = best / best.sum(axis=1, keepdims=True)
-    right = np.where(known, shared[np.arange(len(labels)), np.where(known, labels, 0)], 0.0)
+    right = right_shares(scores, labels)
     frequent = Counter(labels[known].tolist()).most_common(1)
     return {
         "accuracy": float(right.mean()),
@@ -53,6 +51,22 @@ def answer_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "num_rows": float(len(labels)),
         "outside_vocabulary": float(1 - known.mean()),
     }
+
+
+def right_shares(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Compute each row's part in the accuracy: 1, 0, or 1 / (e + 1) if e other answers share the highest score.
+
+    Args:
+        scores: `(B, N)`, higher is better.
+        labels: `(B,)`, `NO_CLASS` if no class is right.
+
+    Returns:
+        `(B,)`.
+    """
+    known = labels != NO_CLASS
+    best = scores == scores.max(axis=1, keepdims=True)  # (B, N)
+    shared = best / best.sum(axis=1, keepdims=True)
+    return np.where(known, shared[np.arange(len(labels)), np.where(known, labels, 0)], 0.0)
 
 
 def right_probability(probabilities: np.ndarray, labels: np.ndarray) -> float:

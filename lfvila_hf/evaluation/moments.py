@@ -3,8 +3,8 @@
 
 Spans are `(start, end)` in seconds. A query has predicted spans with scores, best first or not, and the spans that are
 right; a query without right spans counts only for AUROC. As in moment retrieval (QVHighlights), average precision
-matches
-predictions in falling order of score, each to the free right span with the highest IoU, and interpolates precision.
+matches predictions in falling order of score, each to the free right span with the highest IoU, and interpolates
+precision.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
+
+warnings.warn("lfvila_hf.library has moved to lfvila_hf.search", DeprecationWarning, stacklevel=2)
 
 __all__ = ["Hit", "VideoLibrary"]
 

@@ -37,7 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--list", action="append", default=[], metavar="SPLIT=FILE", help="ids of a split, one per line; repeatable"
     )
     parser.add_argument(
-        "--order", choices=("file", "time"), default="file", help="order of sentences (default: as annotated)"
+        "--order",
+        choices=("file", "time"),
+        default="file",
+        help="order of sentences, as in the file or by their times (default: file)",
     )
     parser.add_argument(
         "--subtitles", type=Path, help="How2QA: folder of VIDEO.vtt, .srt or .ass, or a JSON lines file"
@@ -66,6 +69,10 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--workers={options.workers} and --num-answers={options.num_answers} must be at least 1")
     if not options.source.exists():
         raise ValueError(f"there is no annotation at {options.source}")
+    if not options.videos.is_dir():
+        raise ValueError(f"--videos {options.videos}: there is no such folder")
+    if options.subtitles and not options.subtitles.exists():
+        raise ValueError(f"--subtitles {options.subtitles}: no such file or folder")
 
 
 def main(arguments: list[str]) -> int:

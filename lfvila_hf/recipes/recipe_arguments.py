@@ -93,6 +93,12 @@ class RecipeArguments:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.generated_videos and not (self.data_dir and self.video_dir):
             raise ValueError("give --data_dir and --video_dir, or --smoke for generated videos")
+        if self.generated_videos and (self.data_dir or self.video_dir):
+            given = self.data_dir or self.video_dir
+            raise ValueError(
+                f"{self.generated_videos} generated videos would replace the data in {given}: "
+                "leave --data_dir and --video_dir out, or add --generated_videos 0 to use them under --smoke"
+            )
         if self.model_name_or_path and self.preset:
             raise ValueError("give --model_name_or_path or --preset, not both: a checkpoint has its configuration")
         if self.shuffle_labels and self.streaming:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ import torch
 from transformers.utils import logging
 
 from lfvila_hf.data.datasets import VideoTextDataset
+from lfvila_hf.evaluation.answers import right_shares
 
 logger = logging.get_logger("lfvila_hf")
 
@@ -117,25 +118,30 @@ def batches_of(dataset: VideoTextDataset, collator: Any, size: int) -> Iterator[
         yield collator([dataset[number] for number in range(start, min(start + size, len(dataset)))])
 
 
-def answer_rows(probabilities: np.ndarray, labels: np.ndarray) -> Rows:
+def answer_rows(probabilities: np.ndarray, labels: np.ndarray, answers: Sequence[str] | None = None) -> Rows:
     """Describe predicted answers.
 
     Args:
         probabilities: `(B, N)`.
         labels: `(B,)`, the right answers.
+        answers: Texts of the N answers. Defaults to none.
 
     Returns:
-        One dict per sample: `label`, `prediction`, its `probability`, and `right`.
+        One dict per sample: `label`, `prediction`, its `probability`, and `right`, the sample's part in the accuracy
+        (1, 0, or a share between equal probabilities). With `answers` also `label_text` and `prediction_text`, which
+        are `None` for a number without a text.
     """
-    return [
-        {
-            "label": int(label),
-            "prediction": int(row.argmax()),
-            "probability": round(float(row.max()), 6),
-            "right": bool(row.argmax() == label),
-        }
-        for row, label in zip(probabilities, labels, strict=True)
-    ]
+    rows: Rows = []
+    for row, label, right in zip(probabilities, labels, right_shares(probabilities, labels), strict=True):
+        found = {"label": int(label), "prediction": int(row.argmax())}
+        texts = {}
+        if answers is not None:
+            texts = {
+                f"{name}_text": answers[number] if 0 <= number < len(answers) else None
+                for name, number in found.items()
+            }
+        rows.append({**found, **texts, "probability": round(float(row.max()), 6), "right": float(right)})
+    return rows
 
 
 def rows_with_skipped(rows: Any, skipped: Mapping[Key, str], predictions: Rows) -> Rows:

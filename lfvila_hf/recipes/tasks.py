@@ -8,6 +8,10 @@
 | `question_answering` | `LFVilaForQuestionAnswering` | questions, subtitles | accuracy |
 | `multiple_choice` | `LFVilaForMultipleChoice` | questions, four answers, subtitles, spans | accuracy |
 | `classification` | `LFVilaForVideoClassification` | videos with a class | accuracy |
+
+To add a task, add a row to `TASKS` with a kind of this table, here or in a copy of a script, and write a yaml that
+names it. Its loader returns rows like those of the other tasks of its kind; loaders of `classification` get
+`num_labels` too.
 """
 
 from __future__ import annotations

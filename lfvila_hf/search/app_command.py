@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import socket
 import sys
 
@@ -12,12 +13,16 @@ import sys
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(prog="lfvila-hf app", description="Search an index in the browser.")
-    parser.add_argument("index", metavar="INDEX", help="what `lfvila-hf index` wrote")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen at (7860)")
-    parser.add_argument("--model", metavar="NAME", help="the model that made the index, where it was moved to")
+    parser.add_argument("index", metavar="INDEX", help="folder or address that `lfvila-hf index` wrote")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port to listen at (default: %(default)s)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="model of the index, if it has moved (default: as stored in the index)"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")
-    parser.add_argument("--videos", metavar="FOLDER", help="the folder of the videos, where it was moved to")
+    parser.add_argument("--videos", metavar="FOLDER", help="folder of the videos, if it has moved (default: as stored)")
     return parser
 
 
@@ -45,10 +50,28 @@ def check_port(host: str, port: int) -> None:
         raise ValueError(f"port {port} of {host} cannot be used ({reason}): give another --port") from error
 
 
+def check(options: argparse.Namespace) -> None:
+    """Check the index, the folder of the videos and the port, before the package is imported.
+
+    Raises:
+        ValueError: One of the folders does not exist, or the port cannot be used.
+    """
+    # As in search_command.py. This module must load without the package, so it cannot import it from there.
+    known = ("segments.lance", "library.json")
+    if "://" not in options.index and not any(os.path.exists(os.path.join(options.index, name)) for name in known):
+        raise ValueError(
+            f"there is no index in {options.index}; `lfvila-hf index FOLDER --model NAME --output {options.index}` "
+            "makes one"
+        )
+    if options.videos and not os.path.isdir(options.videos):
+        raise ValueError(f"--videos {options.videos}: there is no such folder")
+    check_port(options.host, options.port)
+
+
 def main(arguments: list[str]) -> int:
     """Run the command: open the index, serve the page until it is stopped."""
     options = build_parser().parse_args(arguments)
-    check_port(options.host, options.port)
+    check(options)
     print(f"opening {options.index} and its model ...", file=sys.stderr, flush=True)
     from lfvila_hf.search.app import build_app
     from lfvila_hf.search.app_guard import LOOPBACK_NAMES

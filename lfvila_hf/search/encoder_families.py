@@ -17,6 +17,7 @@ Letters: M sentences, N clips or segments, F frames of a clip, T frames of a seg
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -425,7 +426,8 @@ def load(checkpoint: str, trust_remote_code: bool, with_fusion: bool) -> StoryEn
                 "(trust_remote_code=True) if you trust it"
             ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the checkpoint {checkpoint} cannot be used: {first}") from error
+        absent = "" if os.path.isdir(checkpoint) else f"there is no folder {checkpoint}, and as a name on the Hub: "
+        raise ValueError(f"the checkpoint {checkpoint} cannot be used: {absent}{first}") from error
 
 
 def _load_sentence_transformer(checkpoint: str, trust_remote_code: bool) -> StoryEncoder:

@@ -1,9 +1,8 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Hits as text, JSON, CSV, WebVTT chapters, and an edit decision list (CMX 3600).
 
-JSON is a list of hits. CSV has one line a span, and one without seconds for a sentence that is not found. WebVTT
-holds the
-chapters of the best hit's video, to be used as its track. An EDL cuts the found spans of all hits together, in
+JSON is a list of hits. CSV has one line a span, and one without seconds for a sentence that is not found. WebVTT holds
+the chapters of the best hit's video, to be used as its track. An EDL cuts the found spans of all hits together, in
 order of the hits, at `EDL_RATE` frames per second, non-drop.
 """
 

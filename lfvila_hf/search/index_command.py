@@ -20,10 +20,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lfvila-hf index",
         description="Embed the videos of a folder, so that they can be searched by a story.",
-        epilog="Stop it at any time and run it again: it goes on. Run it again later: new, changed and deleted files "
-        "are picked up. Files that cannot be used are listed at the end and do not stop it.",
+        epilog="A stopped run resumes when the same command is run again. Later runs pick up new, changed and deleted "
+        "files. Files that cannot be used are listed at the end and do not stop the run.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="videos, in subfolders too")
+    parser.add_argument("folder", metavar="FOLDER", help="folder of the videos, with subfolders")
     parser.add_argument(
         "--model",
         required=True,
@@ -31,32 +31,57 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder or repository on the Hub: LF-VILA, CLIP, SigLIP, X-CLIP, ...; or module:name of your own encoder",
     )
     parser.add_argument("--output", required=True, metavar="INDEX", help="folder or address (s3://...) of the index")
-    parser.add_argument("--segment-seconds", type=float, default=60.0, metavar="S", help="length of a segment (60)")
-    parser.add_argument("--overlap", type=float, default=0.5, help="part that two segments share (0.5)")
-    parser.add_argument("--clip-seconds", type=float, default=0.0, metavar="S", help="length of a clip (the encoder's)")
-    parser.add_argument("--batch-size", type=int, default=8, help="segments or clips in one pass of the model (8)")
-    parser.add_argument("--workers", type=int, default=2, help="videos decoded ahead at the same time (2)")
     parser.add_argument(
-        "--isolated", action="store_true", help="decode in processes of their own: for files of strangers"
+        "--segment-seconds", type=float, default=60.0, metavar="S", help="length of a segment (default: 60)"
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=0.5, help="share of a segment that overlaps the next (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--clip-seconds", type=float, default=0.0, metavar="S", help="length of a clip (default: the encoder's)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="segments or clips in one pass of the model (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="videos decoded at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--isolated", action="store_true", help="decode in separate processes, for files from untrusted sources"
     )
     parser.add_argument("--device", help="where the model runs (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the model (default: the checkpoint's)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")
-    parser.add_argument("--rebuild", action="store_true", help="begin anew, whatever made the index that is there")
-    parser.add_argument("--retry", action="store_true", help="read unusable files again, though they have not changed")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where it runs (local)")
+    parser.add_argument("--rebuild", action="store_true", help="embed all videos again and replace the index")
+    parser.add_argument("--retry", action="store_true", help="read unusable files again, even if they have not changed")
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="where it runs (default: %(default)s)"
+    )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster (default: the running one, or a new one)")
-    parser.add_argument("--actors", type=int, default=1, help="models at work with --engine ray (1)")
+    parser.add_argument("--actors", type=int, default=1, help="models at work with --engine ray (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
 
+def check(options: argparse.Namespace) -> None:
+    """Check the folders and the numbers before the package is imported.
+
+    Raises:
+        ValueError: A folder does not exist, or a number is below 1.
+    """
+    if not os.path.isdir(options.folder):
+        raise ValueError(f"there is no folder {options.folder}")
+    # A Hub repository is NAME or OWNER/NAME.
+    if options.model.startswith((".", "/", "~")) and not os.path.isdir(options.model):
+        raise ValueError(f"--model {options.model}: there is no such folder")
+    for name in ("batch_size", "workers", "actors"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+
+
 def main(arguments: list[str]) -> int:
     """Run the command: embed new files, commit them, print the report."""
     options = build_parser().parse_args(arguments)
-    if not os.path.isdir(options.folder):
-        raise ValueError(f"there is no folder {options.folder}")
+    check(options)
     import torch
     from transformers.utils import logging
 

@@ -10,15 +10,13 @@ ranked among its largest cosines in the segments of all other videos (a conforma
 `MIN_SEGMENTS` others has no ranks to speak of; there the robust z-score of the cosine among all clips is used.
 
 **Nowhere.** The best segment of a whole library is the best of many, so its rank says nothing. There a sentence counts
-as found if its largest cosine stands out from the tail of all segments (the excesses over the 90 % quantile are
-taken as
-exponential, with the median excess as its scale, so that the segments that do show it hardly matter), or if it
-ranks high in the segment that the *other* sentences of the story choose.
+as found if its largest cosine stands out from the tail of all segments (the excesses over the 90 % quantile are taken
+as exponential, with the median excess as its scale, so that the segments that do show it hardly matter), or if it ranks
+high in the segment that the *other* sentences of the story choose.
 
 **Places.** Sentences go to cells by the monotone alignment with a null clip: a cell below a sentence's threshold is
-worth
-as much as none. A place grows from its cell to both sides while the cosine stays above halfway between its peak and the
-sentence's median in the hit, and never past the neighbours' places. Spans are all places above the threshold.
+worth as much as none. A place grows from its cell to both sides while the cosine stays above halfway between its peak
+and the sentence's median in the hit, and never past the neighbours' places. Spans are all places above the threshold.
 
 Letters: S overlapping segments, N segments of the library, K clips of each, M sentences, n cells.
 """

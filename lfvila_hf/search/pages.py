@@ -2,8 +2,7 @@
 """HTML of the page: hits with a player, a band for every moment, and a table of similarities.
 
 Plain strings. Bands and cells are buttons with `data-start` and `data-end`; one script (`SCRIPT`) plays them, walks
-through
-them by the arrow keys and keeps the story in the address. Everything that comes from a file name or a person is
+through them by the arrow keys and keeps the story in the address. Everything that comes from a file name or a person is
 escaped. Videos are named by salted ids, never by a path.
 
 Letters: M sentences, n cells.

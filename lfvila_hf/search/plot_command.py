@@ -31,24 +31,40 @@ def build_parser() -> argparse.ArgumentParser:
     alignment.add_argument("--model", required=True, metavar="CKPT", help="checkpoint")
     alignment.add_argument("--video", required=True, metavar="FILE", help="video")
     alignment.add_argument("--story", required=True, help="sentences")
-    attention = kind("attention", "where each level of the video tower looks, frame by frame")
+    attention = kind("attention", "attention of each level of the video tower, frame by frame")
     attention.add_argument("--model", required=True, metavar="CKPT", help="checkpoint")
     attention.add_argument("--video", required=True, metavar="FILE", help="video")
-    attention.add_argument("--frames", type=int, default=8, help="frames drawn (8)")
+    attention.add_argument("--frames", type=int, default=8, help="frames drawn (default: %(default)s)")
     similarity = kind("similarity", "score of every text with every video of an evaluation set")
     similarity.add_argument("--model", required=True, metavar="CKPT", help="checkpoint")
     similarity.add_argument("--annotations", required=True, metavar="JSONL", help="lines with clip_id and text")
     similarity.add_argument("--videos", required=True, metavar="FOLDER", help="folder of the videos")
-    similarity.add_argument("--score", choices=SCORES, default="global", help="which score (global)")
+    similarity.add_argument("--score", choices=SCORES, default="global", help="score to draw (default: %(default)s)")
     return parser
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check the suffix of the picture and that the files exist, before the package is imported.
+
+    Raises:
+        ValueError: The suffix is unknown, or a file does not exist.
+    """
+    if Path(options.output).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--output must end in {' or '.join(SUFFIXES)}, got {options.output}")
+    for name in ("video", "annotations", "videos"):
+        path = getattr(options, name, None)
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"--{name} {path}: no such file or folder")
+    for run in getattr(options, "runs", []):
+        if not Path(run).exists():
+            raise ValueError(f"there is no file or folder {run}")
 
 
 def main(arguments: list[str]) -> int:
     """Run the command: compute, draw, say where the picture is."""
     options = build_parser().parse_args(arguments)
+    check(options)
     output = Path(options.output)
-    if output.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--output must end in {' or '.join(SUFFIXES)}, got {options.output}")
     output.parent.mkdir(parents=True, exist_ok=True)
     draw = {"losses": _losses, "alignment": _alignment, "attention": _attention, "similarity": _similarity}
     print(draw[options.kind](options, output))

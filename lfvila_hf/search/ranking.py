@@ -1,10 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """The scan and the ranking: exact best segments for a story.
 
-One matrix product gives the cosine of every sentence with every clip. The mean over sentences of the largest cosine
-in a
-segment (MaxSim) is an upper bound of its aligned score, so segments are aligned in falling order of the bound until the
-next bound is below the score of the last hit: the top k of the aligned score is exact. For *both* the global score
+One matrix product gives the cosine of every sentence with every clip. The mean over sentences of the largest cosine in
+a segment (MaxSim) is an upper bound of its aligned score, so segments are aligned in falling order of the bound until
+the next bound is below the score of the last hit: the top k of the aligned score is exact. For *both* the global score
 (paragraph with segment vector) is added to score and bound.
 
 Letters: N segments, C clips of all segments, M sentences, K clips of a segment, D width, n cells.

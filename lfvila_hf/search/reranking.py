@@ -1,10 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """The video-text matching head of LF-VILA as a second opinion on the first few hits.
 
-The towers score a story and a segment apart from each other. The cross-modal encoder reads both together: too slow
-for a
-whole library, but not for a handful of hits. Their segments are decoded again, because the index keeps features and not
-the tokens that the encoder reads.
+The towers score a story and a segment apart from each other. The cross-modal encoder reads both together: too slow for
+a whole library, but not for a handful of hits. Their segments are decoded again, because the index keeps features and
+not the tokens that the encoder reads.
 """
 
 from __future__ import annotations

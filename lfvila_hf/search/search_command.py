@@ -1,10 +1,11 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""`lfvila-hf search`: videos and moments of a story; videos like a video; the text that tells a video."""
+"""`lfvila-hf search`: videos and moments of a story; videos like a video; texts ranked for a video."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,33 +22,92 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lfvila-hf search",
         description="Search an index by a story in sentences, or by a video.",
-        epilog='example: lfvila-hf search INDEX "First a man rides. Then he falls."',
+        epilog='Example: lfvila-hf search INDEX "First a man rides. Then he falls."',
     )
-    parser.add_argument("index", metavar="INDEX", help="what `lfvila-hf index` wrote")
+    parser.add_argument("index", metavar="INDEX", help="folder or address that `lfvila-hf index` wrote")
     parser.add_argument("story", nargs="?", metavar="STORY", help="sentences, in the order in which they happen")
-    parser.add_argument("--video", metavar="VIDEO", help="videos like this one: one of the index, or any file")
-    parser.add_argument("--texts", metavar="FILE", help="with --video: which of these texts (one a line) tells it")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="answers wanted (5)")
-    parser.add_argument("--per-video", type=int, default=1, metavar="N", help="places of one video at most (1)")
-    parser.add_argument("--score", choices=SCORES, help="what the order follows (both, or the one that the index has)")
+    parser.add_argument("--video", metavar="VIDEO", help="find videos like this one, a video of the index or any file")
+    parser.add_argument(
+        "--texts", metavar="FILE", help="with --video: rank these texts, one a line, by how well they describe it"
+    )
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of hits (default: %(default)s)")
+    parser.add_argument(
+        "--per-video", type=int, default=1, metavar="N", help="most hits in one video (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--score", choices=SCORES, help="score that hits are ordered by (default: both, or the only one of the index)"
+    )
     parser.add_argument(
         "--candidates",
         type=int,
         metavar="N",
-        help="segments that are aligned at most (as many as an exact answer takes)",
+        help="most segments that are aligned (default: as many as an exact answer needs)",
     )
     parser.add_argument(
-        "--false-rate", type=float, default=0.1, metavar="P", help="foreign sentences that may count as found (0.1)"
+        "--false-rate",
+        type=float,
+        default=0.1,
+        metavar="P",
+        help="share of sentences that do not occur and may still count as found (default: %(default)s)",
     )
-    parser.add_argument("--rerank", type=int, default=0, metavar="N", help="let the VTM head order the first N")
-    parser.add_argument("--model", metavar="NAME", help="the model that made the index, where it was moved to")
+    parser.add_argument(
+        "--rerank", type=int, default=0, metavar="N", help="rerank the first N hits by the VTM head (default: off)"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="model of the index, if it has moved (default: as stored in the index)"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")
-    parser.add_argument("--videos", metavar="FOLDER", help="the folder of the videos, where it was moved to")
+    parser.add_argument("--videos", metavar="FOLDER", help="folder of the videos, if it has moved (default: as stored)")
     parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="text, a list in json, csv, chapters (vtt), cuts (edl)"
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="print text, the hits as json or csv, chapters as vtt, or cuts as edl (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object: sentences, notes, missing, hits")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object with the sentences, notes, missing sentences and hits with their files; "
+        "--format json prints the hits alone",
+    )
     return parser
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check arguments before the package is imported.
+
+    Raises:
+        ValueError: They contradict each other, the story is empty, a number is below 1, or a file does not exist.
+    """
+    if options.texts and not options.video:
+        raise ValueError("--texts are ranked for a video: give --video too")
+    if options.story is None and not options.video:
+        raise ValueError("say what to search for: a story, or --video")
+    if options.story is not None and options.video:
+        raise ValueError("a story and --video were given: search for one of them")
+    for name in ("top", "per_video"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if options.story is not None and not any(character.isalnum() for character in options.story):
+        raise ValueError('the story is empty: write at least one sentence, such as "A man rides. Then he falls."')
+    if options.texts and not os.path.isfile(options.texts):
+        raise ValueError(f"--texts {options.texts}: no such file")
+    check_index(options.index)
+    if options.videos and not os.path.isdir(options.videos):
+        raise ValueError(f"--videos {options.videos}: there is no such folder")
+
+
+def check_index(index: str) -> None:
+    """Check that a local index exists; `Index.open` checks what it holds.
+
+    Raises:
+        ValueError: It does not.
+    """
+    known = ("segments.lance", "library.json")  # the second is that of an older version, which `Index.open` names
+    if "://" not in index and not any(os.path.exists(os.path.join(index, name)) for name in known):
+        raise ValueError(
+            f"there is no index in {index}; `lfvila-hf index FOLDER --model NAME --output {index}` makes one"
+        )
 
 
 def open_library(
@@ -85,15 +145,7 @@ def open_library(
 def main(arguments: list[str]) -> int:
     """Run the command: search, print."""
     options = build_parser().parse_args(arguments)
-    if options.texts and not options.video:
-        raise ValueError("--texts are ranked for a video: give --video too")
-    if options.story is None and not options.video:
-        raise ValueError("say what to search for: a story, or --video")
-    if options.story is not None and options.video:
-        raise ValueError("a story and --video were given: search for one of them")
-    for name in ("top", "per_video"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    check(options)
     from lfvila_hf.search.formats import FORMATTERS
     from lfvila_hf.search.stories import check_sentences
 

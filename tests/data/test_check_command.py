@@ -48,7 +48,7 @@ def test_what_is_wrong_is_a_table_and_the_exit_status(folder: Path, capsys: pyte
     assert lines[1] == "2 files: 1 ok, 0 odd, 1 broken"
     (folder / "text.mp4").unlink()
     assert cli.main(["check-videos", str(folder)]) == 0
-    assert capsys.readouterr().out == "1 files: 1 ok, 0 odd, 0 broken\n"
+    assert capsys.readouterr().out == "1 file: 1 ok, 0 odd, 0 broken\n"
     assert cli.main(["check-videos", str(folder / "good.mp4"), "--all", "--full"]) == 0
     assert "h264 96 x 64, 10 frames, 0.40 s" in capsys.readouterr().out
 
@@ -77,7 +77,7 @@ def test_wrong_arguments_are_one_line(folder: Path, tmp_path: Path, capsys: pyte
     assert cli.main(["check-videos", str(empty)]) == 1
     assert "no video file was found" in capsys.readouterr().err
     assert cli.main(["check-videos", str(tmp_path / "absent.mp4")]) == 1
-    assert "no such file" in capsys.readouterr().out
+    assert "there is no file or folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ def test_the_output_folder_is_named_after_the_task() -> None:
         ([VIOLIN, *DATA, "--eval_views", "0"], "eval_views must be at least 1"),
         ([VIOLIN, *DATA, "--preset", "tiny", "--model_name_or_path", "x"], "not both"),
         ([VIOLIN, *DATA, "--warmup_epochs", "100"], "warmup_epochs < epochs"),
+        ([VIOLIN, "--smoke", *DATA], "would replace the data in data: .*--generated_videos 0"),
         (["nowhere.yaml", *DATA], "there is no recipe at nowhere.yaml"),
         ([VIOLIN, *DATA, "--shuffle_labels", "True", "--streaming", "True"], "leave --streaming out"),
     ],

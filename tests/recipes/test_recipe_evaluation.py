@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from lfvila_hf.data.skipping import SkippedSample, SkipReport
-from lfvila_hf.recipes.recipe_evaluation import predict_views, rows_with_skipped
+from lfvila_hf.evaluation.answers import answer_metrics
+from lfvila_hf.recipes.recipe_evaluation import answer_rows, predict_views, rows_with_skipped
 
 ROWS = [{"id": name, "place": f"test.jsonl:{number}"} for number, name in enumerate("abcd", start=1)]
 
@@ -67,6 +68,17 @@ def test_several_processes_try_the_rows_first_where_they_may_skip() -> None:
     assert run(("", ""), world_size=2)[2] == [True, True]
     assert run(("",), world_size=2, on_error="raise")[2] == [False]
     assert run(("",), world_size=1)[2] == [False]
+
+
+def test_answers_have_their_share_of_the_accuracy_and_their_texts() -> None:
+    probabilities, labels = np.array([[0.25, 0.5, 0.25], [0.4, 0.4, 0.2], [0.1, 0.1, 0.8]]), np.array([1, 1, -100])
+    found = answer_rows(probabilities, labels)
+    assert found[0] == {"label": 1, "prediction": 1, "probability": 0.5, "right": 1.0}
+    shares = [row["right"] for row in found]
+    assert shares == [1.0, 0.5, 0.0] and np.mean(shares) == answer_metrics(probabilities, labels)["accuracy"]
+    named = answer_rows(probabilities, labels, ["yes", "no"])
+    assert [row["prediction_text"] for row in named] == ["no", "yes", None]
+    assert [row["label_text"] for row in named] == ["no", "no", None]
 
 
 def test_another_number_of_predictions_than_of_rows_is_an_error() -> None:

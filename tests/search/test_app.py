@@ -187,7 +187,7 @@ def test_on_the_loopback_it_answers_to_its_own_names_only(
 
     served: list[Any] = []
     monkeypatch.setattr(search_command, "open_library", lambda *_, **__: library)
-    monkeypatch.setattr(app_command, "check_port", lambda *_: None)
+    monkeypatch.setattr(app_command, "check", lambda *_: None)
     monkeypatch.setattr(uvicorn, "run", lambda app, **_: served.append(app))
     for host in ("127.0.0.1", "::1", "0.0.0.0"):
         assert app_command.main(["index", "--host", host]) == 0

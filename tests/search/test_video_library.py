@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ def test_the_five_lines_of_the_documentation(folder: Path, tmp_path: Path, tiny_
     assert again == hits and len(hits) == 6
     assert all(os.path.isabs(hit.path) and os.path.isfile(hit.path) for hit in hits)
     assert [moment.text for moment in hits[0].moments] == ["First a man rides.", "Then the ball is red."]
-    import lfvila_hf.library
-
+    sys.modules.pop("lfvila_hf.library", None)
+    with pytest.warns(DeprecationWarning, match="has moved to lfvila_hf.search"):
+        import lfvila_hf.library
     assert lfvila_hf.library.VideoLibrary is VideoLibrary, "the former name, for one version"
 
 
