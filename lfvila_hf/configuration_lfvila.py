@@ -129,26 +129,28 @@ def fields_of_transformers() -> frozenset[str]:
     return frozenset(GenerationConfig().to_dict()) | TRANSFORMERS_FIELDS
 
 
-def refuse_name(config: type[PreTrainedConfig], name: str) -> None:
-    """Refuse an attribute that is a misspelt field of a configuration, or follows from its fields.
+def check_name(config: type[PreTrainedConfig], name: str) -> None:
+    """Check the name of an attribute that is set on a configuration; an unknown one is a warning.
 
     Raises:
-        ValueError: It is; a correct name is suggested.
+        ValueError: It is a misspelt field, or follows from the fields.
     """
     derived = getattr(config, name, None)
     if isinstance(derived, property) and derived.fset is None:
         raise ValueError(
             f"{name} follows from the other fields of {config.__name__} and cannot be set: {derived.__doc__}"
         )
-    names = config.__dataclass_fields__
-    if name.startswith("_") or name in names or name in fields_of_transformers():
+    fields = config.__dataclass_fields__
+    if name.startswith("_") or name in fields or name in fields_of_transformers():
         return
-    if meant := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
+    properties = [key for key in dir(config) if isinstance(getattr(config, key, None), property)]
+    if meant := difflib.get_close_matches(name, [*fields, *properties], n=1, cutoff=0.85):
         raise ValueError(f"{config.__name__} has no field {name!r}; did you mean {meant[0]!r}?")
+    logger.warning(f"{config.__name__} has no field {name!r}; kept, but nothing reads it")
 
 
 def check_extra_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> None:
-    """Check keywords that are no field of `config`: unknown ones are kept, with a warning, as in transformers.
+    """Check keywords that are no field of `config`, before they are set as attributes.
 
     Args:
         config: The configuration under construction.
@@ -163,10 +165,7 @@ def check_extra_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> N
     if model_type != own.model_type:
         raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
     for name in fields:
-        refuse_name(own, name)
-    unknown = [name for name in fields if not name.startswith("_") and name not in fields_of_transformers()]
-    if unknown:
-        logger.warning(f"{own.__name__} has no field {', '.join(map(repr, unknown))}; kept, but nothing reads it")
+        check_name(own, name)
 
 
 def check_range(config: PreTrainedConfig, low: int, high: float, *names: str) -> None:
@@ -186,8 +185,9 @@ class LFVilaBaseConfig(PreTrainedConfig):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a misspelt field is an error now, not when a trained model is saved."""
-        refuse_name(type(self), name)
+        """Set an attribute; a misspelt name is an error now, not when a trained model is saved."""
+        if name not in vars(self):
+            check_name(type(self), name)
         if name in ("auto_map", "custom_pipelines", *TRUST_FIELDS):
             refuse_code(type(self).__name__, {name: value})
         super().__setattr__(name, value)

@@ -541,15 +541,17 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
 
         Raises:
-            ValueError: `input_ids` is not four-dimensional, or the numbers of questions and videos differ.
+            ValueError: `input_ids` is not four-dimensional, the numbers of questions and videos differ, or
+                `config.problem_type` asks for anything but one right choice.
         """
         if self.config.problem_type not in (None, "single_label_classification"):
             raise ValueError(
                 f'problem_type="{self.config.problem_type}" is not supported: one choice is right. Use '
                 '"single_label_classification" or LFVilaForQuestionAnswering'
             )
-        if input_ids.ndim != 4:
-            raise ValueError(f"input_ids of a multiple choice must be (B, N, M, L), got {tuple(input_ids.shape)}")
+        if input_ids is None or input_ids.ndim != 4:
+            got = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(f"input_ids of a multiple choice must be (B, N, M, L), got {got}")
         choices = input_ids.shape[1]
         mask = None if attention_mask is None else attention_mask.flatten(0, 1)
         text, video = self.encode(input_ids.flatten(0, 1), mask, pixel_values_videos, **kwargs)

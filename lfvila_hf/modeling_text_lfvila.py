@@ -43,8 +43,8 @@ from .modeling_base_lfvila import (
 class LFVilaTextSelfAttention(nn.Module):
     """Multi-head attention of BERT; keys and values may come from another sequence (co-attention).
 
-    `always_eager` overrules the backend: fused kernels compute a wrong gradient for a row that is all padding, because
-    the large mask absorbs the number of tokens in their log-sum-exp.
+    With `pool_padded_sentences`, rows that are all padding are read, and the backend is eager: fused kernels compute a
+    wrong gradient for such a row, because the large mask absorbs the number of tokens in their log-sum-exp.
     """
 
     def __init__(self, config: LFVilaTextConfig) -> None:
@@ -53,7 +53,6 @@ class LFVilaTextSelfAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.always_eager = False
         self.attention_dropout = config.attention_probs_dropout_prob
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
@@ -82,7 +81,7 @@ class LFVilaTextSelfAttention(nn.Module):
         query, key, value = (
             one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in projected
         )  # (B, A, L, d)
-        backend = "eager" if self.always_eager else self.config._attn_implementation
+        backend = "eager" if self.config.pool_padded_sentences else self.config._attn_implementation
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         out, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs)
@@ -296,9 +295,6 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         self.sentence_layers = nn.ModuleList(LFVilaTextLayer(config) for _ in range(config.num_sentence_layers))
         self.paragraph_embeddings = LFVilaParagraphEmbeddings(config)
         self.paragraph_layers = nn.ModuleList(LFVilaTextLayer(config) for _ in range(config.num_paragraph_layers))
-        layer: Any
-        for layer in self.sentence_layers:  # in released models, only these see rows that are all padding
-            layer.attention.self.always_eager = config.pool_padded_sentences
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -332,7 +328,8 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
             None if input_ids is None else input_ids.flatten(0, 1),
             None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
         )  # (B*M, L, D)
-        hidden = self._run(self.sentence_layers, hidden, attention_mask.flatten(0, 1), **kwargs)
+        mask, keep_columns = attention_mask.flatten(0, 1), self.records_layers(kwargs)
+        hidden = run_layers(self.sentence_layers, self.config, hidden, mask, keep_columns, **kwargs)
         return hidden.unflatten(0, (batch, -1))
 
     def encode_paragraph(
@@ -359,13 +356,8 @@ class LFVilaTextModel(LFVilaPreTrainedModel):
         hidden = torch.cat([paragraph, hidden], dim=1)  # (B, 1 + M*L, D)
         tokens = attention_mask.flatten(1)  # (B, M*L)
         full_mask = torch.cat([tokens.new_ones((tokens.shape[0], 1)), tokens], dim=1)  # (B, 1 + M*L)
-        return self._run(self.paragraph_layers, hidden, full_mask, **kwargs), full_mask
-
-    def _run(
-        self, layers: nn.ModuleList, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any
-    ) -> torch.Tensor:
-        """Run layers on `(B, L, D)`; see `run_layers`."""
-        return run_layers(layers, self.config, hidden_states, attention_mask, self.records_layers(kwargs), **kwargs)
+        keep_columns = self.records_layers(kwargs)
+        return run_layers(self.paragraph_layers, self.config, hidden, full_mask, keep_columns, **kwargs), full_mask
 
     @merge_with_config_defaults
     @capture_outputs

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from training_runs import OnStep, TensorRows, arguments, changed, dropout_config, logged, pairs, state
 
 from lfvila_hf import LFVilaModel, LFVilaTrainer
-from lfvila_hf.modeling_base_lfvila import unsharded_class
+from lfvila_hf.loading_lfvila import unsharded_class
 from lfvila_hf.training.training_checkpoints import (
     MANIFEST,
     UNFINISHED,
