@@ -76,6 +76,9 @@ class LFVilaModel(LFVilaPreTrainedModel):
             and loss (question answering).
     """
 
+    # Heads and the encoder of the fusion phase, which a checkpoint of another class holds besides.
+    _keys_to_ignore_on_load_unexpected = [r"^(cross_modal_encoder|mlm_head|vtm_head|classifier|span_classifier)\."]
+
     def __init__(self, config: LFVilaConfig, add_text_tower: bool = True, add_projections: bool = True) -> None:
         super().__init__(config)
         width = config.hidden_size

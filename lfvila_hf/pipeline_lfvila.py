@@ -35,7 +35,7 @@ class LFVilaPipeline(Pipeline):
 
 
 class LFVilaVideoTextRetrievalPipeline(LFVilaPipeline):
-    """Ranks videos by paragraphs, and says which clip of a video tells each sentence.
+    """Pipeline that ranks videos by paragraphs and locates each sentence in a clip.
 
     ```python
     pipe = pipeline("video-text-retrieval", model="org/lfvila-...")

@@ -64,7 +64,7 @@ def main(checkpoint: str, request_file: str) -> int:
         [*starts, metadata.duration],
         [round(starts.index(moment["start"])) for moment in best[0]["moments"]],
         Path(request_file).with_name("alignment.png"),
-        title=f"{names[first]}: which clip tells which sentence",
+        title=f"{names[first]}: which clip matches which sentence",
     )
     expected = request["expected"]
     result = {

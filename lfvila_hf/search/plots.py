@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 TERM_NAMES = {
@@ -55,7 +56,8 @@ def plot_losses(phases: Mapping[str, Sequence[Mapping[str, float]]], path: str |
             points = [(entry["step"], entry[name]) for entry in history if name in entry]
             if points:
                 steps, values = zip(*points, strict=True)
-                axis.plot(steps, values, label=label, linewidth=2.0 if name == "loss" else 1.2)
+                marker = "o" if len(points) == 1 else ""  # one point makes no line
+                axis.plot(steps, values, label=label, linewidth=2.0 if name == "loss" else 1.2, marker=marker)
         axis.set(title=title, xlabel="step", ylabel="loss")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
@@ -95,8 +97,10 @@ def plot_alignment(
         raise ValueError(f"chosen clips must be numbers from 0 to {columns - 1}, got {list(chosen)}")
     figure, (axis,) = _figure(3.6 + 1.3 * columns, 1.2 + 0.62 * rows)
     cosines = similarity.detach().cpu().float().numpy()
-    image = axis.imshow(cosines, cmap="viridis", aspect="auto")
-    axis.scatter(list(chosen), range(rows), s=170, facecolors="none", edgecolors="white", linewidths=2.2)
+    low, high = np.percentile(cosines, (2, 98))  # one outlier must not take the whole scale
+    image = axis.imshow(cosines, cmap="viridis", aspect="auto", vmin=low, vmax=max(high, low + 1e-6))
+    for colour, width in (("black", 4.0), ("white", 1.8)):  # a ring that stands out from dark and light cells
+        axis.scatter(list(chosen), range(rows), s=170, facecolors="none", edgecolors=colour, linewidths=width)
     for row in range(rows):
         for column in range(columns):
             ink = "black" if image.norm(cosines[row, column]) > LIGHT else "white"
