@@ -206,7 +206,7 @@ def timed_words(cues: Iterable[Cue]) -> list[TimedWord]:
 
 
 def spoken_cues(cues: Sequence[Cue]) -> list[Cue]:
-    """Cut the text from each cue that it repeats of the one before, and leave out cues without a rest.
+    """Cut from each cue the text that repeats the one before, and drop cues that are then empty.
 
     Args:
         cues: In order of time.
