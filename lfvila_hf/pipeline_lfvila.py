@@ -23,7 +23,7 @@ from .processing_lfvila import merge_sentences
 
 
 class LFVilaPipeline(Pipeline):
-    """What both pipelines share: a processor, and nothing else beside the model."""
+    """Base of both pipelines, which need a processor beside the model."""
 
     model: Any
     processor: Any
@@ -60,13 +60,13 @@ class LFVilaVideoTextRetrievalPipeline(LFVilaPipeline):
         Args:
             texts: paragraphs: strings (one sentence each) or lists of sentences; a bare string is one paragraph.
             videos: a list of sources as the processor takes them; a bare path is one video.
-            score: `"global"`, `"aligned"` or `"both"`; by default both where the model has sentence and clip features.
-            top_k: videos kept for every text; all where not given.
+            score: `"global"`, `"aligned"` or `"both"`; defaults to both if the model has sentence and clip features.
+            top_k: videos kept for every text; defaults to all.
             **kwargs: for the processor (`num_frames`, `fps`, ...).
 
         Returns:
             For every text the videos, best first: `video` (its number in `videos`), `score`, and `sentences`: for every
-            sentence its best clip under the order of the story, with `clip`, `score` (a cosine) and, where the video's
+            sentence its best clip under the order of the story, with `clip`, `score` (a cosine) and, if the video's
             seconds are known, `start` and `end`. Without sentence and clip features `sentences` is empty.
 
         Raises:
@@ -112,7 +112,7 @@ class LFVilaVideoTextRetrievalPipeline(LFVilaPipeline):
         return ranking
 
     def preprocess(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # another input
-        """One paragraph, or one video, to tensors."""
+        """Turn one paragraph, or one video, into tensors."""
         if "video" in inputs:
             made = self.processor(videos=[inputs["video"]], return_metadata=True, **kwargs)
             return {"pixel_values_videos": made["pixel_values_videos"], "metadata": made["video_metadata"][0]}
@@ -134,7 +134,7 @@ class LFVilaVideoTextRetrievalPipeline(LFVilaPipeline):
         return outputs
 
     def _moments(self, text: dict[str, Any], video: dict[str, Any]) -> list[dict[str, Any]]:
-        """The best clip of every sentence, with its seconds where they are known."""
+        """Find the best clip of every sentence, with its seconds if they are known."""
         similarity = torch.einsum("bmd,bkd->bmk", text["sentence_embeds"], video["clip_embeds"])  # (1, M, K)
         clips = monotone_alignment(similarity, text["sentence_mask"])[1][0].tolist()
         found = [
@@ -156,8 +156,8 @@ class LFVilaVideoQuestionAnsweringPipeline(LFVilaPipeline):
     pipe("a.mp4", "what is the man doing?")        # [{"answer": "riding", "label": 17, "score": 0.8}, ...]
     ```
 
-    With an `LFVilaForMultipleChoice` (hand over the model itself) `answers` are to be given, and `start` and `end` say
-    where in the video the best one is seen.
+    An `LFVilaForMultipleChoice` (pass the model itself) needs `answers`. `start` and `end` are then the span in the
+    video that shows the best one.
     """
 
     def _sanitize_parameters(
@@ -182,17 +182,17 @@ class LFVilaVideoQuestionAnsweringPipeline(LFVilaPipeline):
             video: a source as the processor takes it.
             question: one sentence.
             subtitles: further sentences, in the order of the video.
-            answers: what to choose from, for a multiple-choice model; not for others.
+            answers: candidates, for a multiple-choice model; not for others.
             top_k: answers returned.
             **kwargs: for the processor.
 
         Returns:
             The best answers, best first: `answer`, `label` (its number) and `score` (a probability); of multiple choice
-            also `start` and `end` in seconds, where the video's are known and a frame shows the answer.
+            also `start` and `end` in seconds, if the video's are known and a frame shows the answer.
 
         Raises:
-            ValueError: answers for a model that has its own, or none for one that has not; a string where a list is
-                expected, or the other way round.
+            ValueError: answers for a model that has its own, or none for one that has not; a string instead of a list,
+                or a list instead of a string.
             LFVilaVideoError: the video cannot be used.
         """
         chooses = hasattr(self.model, "span_classifier")
@@ -208,7 +208,7 @@ class LFVilaVideoQuestionAnsweringPipeline(LFVilaPipeline):
         return super().__call__(inputs, top_k=top_k, **kwargs)
 
     def preprocess(self, inputs: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # another input
-        """One question about one video to tensors."""
+        """Turn one question about one video into tensors."""
         question, subtitles, answers = inputs["question"], inputs["subtitles"], inputs["answers"]
         choices = None if answers is None else [[question, answer, *subtitles] for answer in answers]
         text = [choices] if choices is not None else [[question, *subtitles]]
@@ -244,13 +244,13 @@ class LFVilaVideoQuestionAnsweringPipeline(LFVilaPipeline):
 
 
 def shown_span(probabilities: torch.Tensor) -> tuple[int, int] | None:
-    """The run of frames, each more likely than not to show the answer, around the likeliest frame.
+    """Find the run of frames around the likeliest one that each show the answer more likely than not.
 
     Args:
         probabilities: `(T,)`.
 
     Returns:
-        First frame and the one after the last; `None` where no frame is likelier than not.
+        First frame and the one after the last; `None` if no frame is likelier than not.
     """
     likely = (probabilities > 0.5).tolist()
     best = int(probabilities.argmax())

@@ -44,7 +44,7 @@ class SentenceMoment(NamedTuple):
 
 
 class LFVilaProcessor(ProcessorMixin):
-    """A video processor and a tokenizer as one.
+    """Video processor and tokenizer in one.
 
     Args:
         video_processor: `LFVilaVideoProcessor`.
@@ -70,7 +70,7 @@ class LFVilaProcessor(ProcessorMixin):
         super().__init__(video_processor, tokenizer, **kwargs)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        """Accept our video processor where the library's own base class is a placeholder (without torchvision)."""
+        """Accept our video processor if the library's own base class is a placeholder (without torchvision)."""
         if argument_name == "video_processor":
             return type(argument)
         return super().check_argument_for_proper_class(argument_name, argument)
@@ -96,7 +96,7 @@ class LFVilaProcessor(ProcessorMixin):
             text: A string (one sentence of one video), a list of strings (a batch of one-sentence paragraphs), a list
                 of lists (a batch of paragraphs), or one level deeper (the answers of multiple choice questions).
             videos: One source, a list of sources (a batch), or a list of lists of sources (a batch of videos given as
-                clip files); what a source can be is said at `read_frames`.
+                clip files); `read_frames` lists the kinds of source.
             max_sentences: The stored one if left out.
             max_sentence_length: The stored one if left out.
             pad_to_max_sentences: The stored one if left out.
@@ -143,22 +143,22 @@ class LFVilaProcessor(ProcessorMixin):
     def post_process_alignment(
         self, outputs: Any, metadata: Sequence[LFVilaVideoMetadata]
     ) -> list[list[SentenceMoment]]:
-        """When each sentence of each pair happens.
+        """Locate each sentence of each pair in its video.
 
         The sentences of a paragraph are mapped to the clips of its video in order, so that the mean cosine is
         highest. A clip lasts from its first sampled frame to the first frame of the next clip, the last one to the
         end of the video.
 
         Args:
-            outputs: With `sentence_embeds (B, M, D)`, `clip_embeds (B, K, D)` and, where sentences are padded,
-                `sentence_mask (B, M)`, as attributes or keys: what `LFVilaModel` returns.
+            outputs: With `sentence_embeds (B, M, D)`, `clip_embeds (B, K, D)` and, if sentences are padded,
+                `sentence_mask (B, M)`, as attributes or keys, such as the output of `LFVilaModel`.
             metadata: `video_metadata` of the same B videos.
 
         Returns:
             For each pair one `SentenceMoment` per real sentence, in order.
 
         Raises:
-            ValueError: where the numbers of texts, videos and metadata differ, T is no multiple of K, or a video's
+            ValueError: if the numbers of texts, videos and metadata differ, T is no multiple of K, or a video's
                 seconds are not known.
         """
         sentence_embeds, clip_embeds = _field(outputs, "sentence_embeds"), _field(outputs, "clip_embeds")
@@ -182,7 +182,7 @@ class LFVilaProcessor(ProcessorMixin):
         return moments
 
     def _without_idle_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Drop what generic callers add: modalities that are not there, and values that ask for what happens anyway."""
+        """Drop arguments of generic callers: absent modalities, and values that ask for the default."""
         idle = {"images_kwargs", "audio_kwargs"}
         idle |= {name for name in ("images", "audio") if kwargs.get(name) is None}
         idle |= {name for name, values in AS_ALWAYS.items() if kwargs.get(name) in values}
@@ -245,7 +245,7 @@ def merge_sentences(sentences: Sequence[str], max_sentences: int) -> list[str]:
 
     Args:
         sentences: The paragraph.
-        max_sentences: How many may stay.
+        max_sentences: Most sentences that stay.
     """
     merged = list(sentences)
     while len(merged) > max_sentences:
@@ -256,7 +256,7 @@ def merge_sentences(sentences: Sequence[str], max_sentences: int) -> list[str]:
 
 
 def _as_paragraphs(text: Any) -> tuple[list[list[str]], int | None]:
-    """Any allowed nesting as a flat list of paragraphs, and the number of answers N where it is multiple choice."""
+    """Flatten any allowed nesting to a list of paragraphs; also return the number of answers N of multiple choice."""
     if isinstance(text, str):
         return [[_sentence(text, "text")]], None
     batch = _items(text, "text")

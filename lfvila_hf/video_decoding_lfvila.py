@@ -19,7 +19,7 @@ last wanted packet the decoder is drained and nothing more is read. Nothing is d
 out as planned is never replaced by a neighbour: `StaleTableError` asks for the next, dearer table. So frames equal
 those of a full sequential decode, or there is an error.
 
-Memory: 8 bytes per frame of the video, what the decoder holds, and the frame that is given out.
+Memory: 8 bytes per frame of the video, the decoder's own, and the frame that is given out.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class FrameTable:
 
 
 class VideoSession:
-    """One open container and its best video stream.
+    """Open container and its best video stream.
 
     Args:
         source: The video.
@@ -142,7 +142,7 @@ class VideoSession:
         deadline: Checked between packets.
 
     Raises:
-        LFVilaVideoError: where there is no video stream, no picture size or one above the limit, or no clock.
+        LFVilaVideoError: if there is no video stream, no picture size or one above the limit, or no clock.
     """
 
     def __init__(self, source: VideoSource, container: Any, deadline: Deadline) -> None:
@@ -163,7 +163,7 @@ class VideoSession:
         self.stream.thread_type = "NONE"
         for other in container.streams:
             if other is not self.stream:
-                other.discard = av.stream.Discard.all  # neither read nor taken apart, where the container allows
+                other.discard = av.stream.Discard.all  # neither read nor parsed, if the container allows it
         self.time_base = self.stream.time_base
         if not self.time_base:
             raise LFVilaVideoError(source.name, "the video stream has no time base")
@@ -263,7 +263,7 @@ class VideoSession:
             if packet.pts is None:
                 trusted = False
                 continue
-            # AVI stores no presentation order, so its time stamps are only right where nothing is reordered
+            # AVI stores no presentation order, so its time stamps are only right if nothing is reordered
             trusted &= packet.pts == packet.dts or self.container.format.name != "avi"
             trusted &= packet.dts is None or packet.dts >= newest_dts
             newest_dts = newest_dts if packet.dts is None else packet.dts
@@ -292,7 +292,7 @@ class VideoSession:
     def counted_table(self) -> FrameTable:
         """Make the table from decoding everything.
 
-        A few time stamps that are missing or out of order are made up from their neighbours; where they are many, all
+        A few time stamps that are missing or out of order are made up from their neighbours; if they are many, all
         come from the frame rate. Either is noted.
         """
         stamps: list[int | None] = []
@@ -348,7 +348,7 @@ class VideoSession:
         return 0, 0.0, False
 
     def note_oddities(self, table: FrameTable) -> None:
-        """Note damage, gaps, and what the header promises and the file does not hold."""
+        """Note damage, gaps, and frames that the header promises and the file does not hold."""
         if self.corrupt_packets:
             self.notes.append(f"damaged: {_number(self.corrupt_packets, 'broken packet')}")
         if self.retries:
@@ -491,7 +491,7 @@ class _KnownTables:
             return self._tables.get(identity)
 
     def put(self, identity: Any, table: FrameTable, notes: list[str]) -> None:
-        """Keep the table of a file in place of an earlier one; forget the oldest where they have too many frames."""
+        """Keep the table of a file in place of an earlier one; forget the oldest if they have too many frames."""
         if identity is None:
             return
         with self._lock:
@@ -538,7 +538,7 @@ def _judge_missing(
 
 
 class DecodingPlan:
-    """An open video, the table of its frames, and the decode that this table allows.
+    """Open video, the table of its frames, and the decode that this table allows.
 
     Args:
         session: The open video.
@@ -862,7 +862,7 @@ def _longest_ascent(stamps: list[int | None]) -> list[int]:
 
 
 def _interpolated(good: list[int], ticks: np.ndarray, count: int, time_base: Fraction) -> FrameTable:
-    """The table of `count` frames whose time stamps are known at the positions `good`, on a finer clock."""
+    """Make the table of `count` frames with time stamps known at the positions `good`, on a finer clock."""
     step = max(round((ticks[-1] - ticks[0]) / max(good[-1] - good[0], 1)), 1)
     positions = np.asarray([good[0] - count, *good, good[-1] + count])
     known = np.asarray([ticks[0] - count * step, *ticks, ticks[-1] + count * step]) * FINER
@@ -908,5 +908,5 @@ def _units_fit(packet: Any, length: int) -> bool:
 
 
 def _is_hidden(codec: str, packet: Any) -> bool:
-    """Whether a VP8 packet is an alternate reference that is never shown (bit 4 of its first byte is 0)."""
+    """Tell whether a VP8 packet is an alternate reference that is never shown (bit 4 of its first byte is 0)."""
     return codec == "vp8" and not memoryview(packet)[0] & 0x10

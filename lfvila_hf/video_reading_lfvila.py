@@ -81,12 +81,12 @@ class VideoInfo:
         width: Pixels of the upright picture.
         height: Pixels of the upright picture.
         rotation: Degrees counter-clockwise by which the stored pictures were turned.
-        variable_rate: Whether the time between frames changes by more than a tick of rounding.
+        variable_rate: True if the time between frames changes by more than a tick of rounding.
         codec: Name of the codec, "" for an array.
         container: Name of the container format, "" for an array.
         pixel_format: Name of the stored pixel format, "" for an array.
-        backend: What decoded it, "pyav" or "torchcodec", "" for an array.
-        notes: What is odd about it, in words (damage, made up time stamps); empty for a sound file.
+        backend: Decoder, "pyav" or "torchcodec", "" for an array.
+        notes: Oddities, in words (damage, made up time stamps); empty for a sound file.
     """
 
     source: str
@@ -113,8 +113,8 @@ class VideoFrames:
         times: The second of each frame, counted from the container's start, which is that of the sound if the pictures
             begin later; `None` for an array whose rate is not known.
         indices: The number of each frame in a full sequential decode.
-        metadata: What is known of the video.
-        decoded_frames: How many frames the decoder had to give out, wanted or not.
+        metadata: Properties of the video.
+        decoded_frames: Number of frames that the decoder had to give out, wanted or not.
     """
 
     frames: torch.Tensor
@@ -151,7 +151,7 @@ def read_frames(
         source: A path, bytes, an open binary file, an address, a `datasets` video value (`{"path": ..., "bytes":
             ...}`), an array or tensor `(T, 3, H, W)` or `(T, H, W, 3)` (uint8, or float in 0 ... 1), or a list of
             pictures (arrays `(H, W, 3)` or `(3, H, W)`, or PIL images).
-        num_frames: How many frames, T, chosen by `sampling`.
+        num_frames: Number of frames, T, chosen by `sampling`.
         indices: Or: which frames, as numbers in a full sequential decode.
         times: Or: the frames on screen at these seconds, counted from the container's start.
         sampling: "uniform", "jittered" or "clip": the rule of `uniform_indices`, `jittered_indices`, `clip_indices`.
@@ -161,19 +161,19 @@ def read_frames(
         transform: Called with each kept `(3, H, W)` uint8 picture, so that only its result is held in memory.
         fps: Frames per second of an array or a list; without it such a source has no times.
         input_data_format: "channels_first" or "channels_last" for an array of which both could be true.
-        limits: What the video may cost; `VideoLimits()` if left out.
+        limits: Limits of the cost. Defaults to `VideoLimits()`.
         num_threads: Decoders at work at once, for one long video.
         accept_truncated: Take a file whose end is missing for the part that is there (noted in the metadata).
-        backend: "pyav", or "torchcodec" where that is installed (then without `times`).
+        backend: "pyav", or "torchcodec" if that is installed (then without `times`).
         isolated: Decode in a process of its own, which may crash, hang or run out of memory without harm to this one.
 
     Returns:
         The frames in the order asked for, with their seconds and numbers.
 
     Raises:
-        LFVilaVideoError: where the video cannot be used.
+        LFVilaVideoError: if the video cannot be used.
         ValueError: for arguments that make no sense, or a frame that the video does not have.
-        ImportError: where a file has to be decoded and PyAV (or torchcodec) is missing.
+        ImportError: if a file has to be decoded and PyAV (or torchcodec) is missing.
     """
     limits = limits or VideoLimits()
     if num_threads < 1:
@@ -213,8 +213,8 @@ def read_clips(sources: Sequence[Any], *, num_frames: int, **options: Any) -> Vi
         video.
 
     Raises:
-        ValueError: where T is not a multiple of K, or there is no clip.
-        LFVilaVideoError: where a clip cannot be used, or the clips' pictures differ in size.
+        ValueError: if T is not a multiple of K, or there is no clip.
+        LFVilaVideoError: if a clip cannot be used, or the clips' pictures differ in size.
     """
     if not sources:
         raise ValueError("a video given as clip files needs at least one clip, got none")
@@ -260,10 +260,10 @@ def probe_video(source: Any, *, limits: VideoLimits | None = None) -> VideoInfo:
 
     Args:
         source: Anything that `read_frames` takes.
-        limits: What the video may cost.
+        limits: Limits of the cost. Defaults to `VideoLimits()`.
 
     Raises:
-        LFVilaVideoError: where the video cannot be used.
+        LFVilaVideoError: if the video cannot be used.
     """
     return read_frames(source, indices=[0], limits=limits).metadata
 
@@ -328,14 +328,14 @@ def draw_jitter(generator: torch.Generator | None = None) -> tuple[float, float]
 
 @dataclass(frozen=True)
 class FrameSelection:
-    """A choice of frames, as numbers, seconds or a sampling rule.
+    """Choice of frames, as numbers, seconds or a sampling rule.
 
     Args:
-        num_frames: How many, by `sampling`.
+        num_frames: Number of frames, by `sampling`.
         indices: Or: these.
         times: Or: those on screen at these seconds. None of the three: all.
         sampling: "uniform", "jittered" or "clip".
-        jitter: What "jittered" was drawn to, from `draw_jitter`, so that every table gives the same choice.
+        jitter: Random draw of "jittered", from `draw_jitter`, so that every table gives the same choice.
     """
 
     num_frames: int | None = None

@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Where a video comes from, what makes it unusable, and how much of a machine it may take.
+"""Sources of videos, the error of an unusable one, and limits of what reading may cost.
 
 A *source* is anything one video can be read from: a path, bytes, an open file, an `http(s)`/`hf`/`s3` address (through
 fsspec), or the dictionary `{"path": ..., "bytes": ...}` that a `datasets` video column holds when it is not decoded.
@@ -11,7 +11,7 @@ containers may open them (`FORMATS`), so that a play list that is called `clip.m
 files or the network. And `VideoLimits` bounds bytes, pixels, frames, memory and seconds; every bound has a default
 that a real video does not meet.
 
-There is one exception, `LFVilaVideoError`, for "this video cannot be used"; it names the source, the reason and, where
+There is one exception, `LFVilaVideoError`, for "this video cannot be used"; it names the source, the reason and, if
 there is one, the position.
 """
 
@@ -41,7 +41,7 @@ FORMATS = (
     "dv,mxf,nut,rm,swf,vob,wtv,gif,apng,webp_anim,y4m,yuv4mpegpipe,h263,mpjpeg,mp3,aac,wav,flac"
 )
 ATTACHED_PICTURE = 0x400
-# Endings of file names that are taken for videos where a folder is looked through, the likeliest first.
+# Endings of file names that are taken for videos when a folder is searched, the likeliest first.
 VIDEO_EXTENSIONS = tuple(
     ".mp4 .mkv .webm .avi .mov .m4v .mpg .mpeg .3gp .3g2 .flv .f4v .wmv .asf .ts .mts .m2ts .m2v .vob .ogv .ogg .divx "
     ".dv .mxf .nut .rm .rmvb .qt .y4m .ivf .obu .h264 .hevc .gif".split()
@@ -51,14 +51,14 @@ STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
 class LFVilaVideoError(ValueError):
-    """This video cannot be used; the message says which one, why, and where in it.
+    """Error of a video that cannot be used, with its source, the reason and the position.
 
     Args:
         source: The video, as a person would name it: the path, the address, or "bytes (1234)".
-        reason: What is wrong and, where it helps, what was expected. Without it `source` is the text of another such
+        reason: The fault and, if it helps, the expectation. Without it `source` is the text of another such
             error with words around it, of which the three parts are read: torch makes an error of a loader worker
             again from its traceback.
-        position: Where in the video, such as "frame 812 (27.1 s)"; `None` where the whole video is meant.
+        position: Place in the video, such as "frame 812 (27.1 s)"; `None` for the whole video.
     """
 
     def __init__(self, source: str, reason: str | None = None, position: str | None = None) -> None:
@@ -91,7 +91,7 @@ def _last_error(text: str) -> str:
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """What one video may cost. A value of `None` lifts that limit.
+    """Limits of the cost of one video. A value of `None` lifts a limit.
 
     Args:
         max_bytes: Size of the file. The default, 64 GiB, is a day of 1080p at 6 Mbit/s.
@@ -100,7 +100,7 @@ class VideoLimits:
         max_frames: Frames in the video. The default, 10 million, is 92 hours at 30 frames per second.
         max_output_bytes: Bytes of the returned frames. 8 GiB.
         max_seconds: Wall seconds one call may read and decode, looked at between packets. 300.
-        max_memory_bytes: What decoding in a process of its own (`isolated=True`) may allocate there. 4 GiB.
+        max_memory_bytes: Memory that decoding in a separate process (`isolated=True`) may allocate there. 4 GiB.
         open_timeout: Seconds that opening or one read from a network address may take. 30.
         max_duration: Seconds that the video's time stamps may claim. The default is a day.
     """
@@ -123,7 +123,7 @@ class VideoLimits:
 
 
 class Deadline:
-    """The seconds that one call has left.
+    """Time limit of one call.
 
     Args:
         source: Name of the video for the error.
@@ -137,7 +137,7 @@ class Deadline:
         self._stop = STOP.get()
 
     def check(self, position: str | None = None) -> None:
-        """Raise `LFVilaVideoError` where the time is over, or nobody waits for the frames any more."""
+        """Raise `LFVilaVideoError` if the time is over, or nobody waits for the frames any more."""
         if self._stop is not None and self._stop.is_set():
             raise LFVilaVideoError(self.source, "reading was stopped", position)
         if self.end is not None and time.monotonic() > self.end:
@@ -145,7 +145,7 @@ class Deadline:
 
 
 class VideoSource:
-    """One video that can be opened, if need be by several decoders at once.
+    """Video that can be opened, if need be by several decoders at once.
 
     Args:
         source: A path (`str`, `os.PathLike`), `bytes`, an open binary file, an address with `://`, or a mapping with
@@ -190,7 +190,7 @@ class VideoSource:
 
     @property
     def shareable(self) -> bool:
-        """Whether several decoders can read this source at the same time."""
+        """True if several decoders can read this source at the same time."""
         return self.path is not None or self._data is not None
 
     @property
@@ -202,7 +202,7 @@ class VideoSource:
         return self.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def handle(self) -> Any:
-        """The path, the bytes, or the file at its start."""
+        """Return the path, the bytes, or the file at its start."""
         if self.path is not None:
             return self.path
         if self._data is not None:
@@ -211,7 +211,7 @@ class VideoSource:
         return self._file
 
     def portable(self) -> str | bytes:
-        """The path, or all bytes: what another process can read."""
+        """Return the path or all bytes, which another process can read."""
         if self._file is None:
             return self.path if self.path is not None else bytes(self._data or b"")
         with video_errors(self.name):
@@ -219,7 +219,7 @@ class VideoSource:
             return self._read_all(self._file)
 
     def close(self) -> None:
-        """Close what this object opened itself: the connection to an address."""
+        """Close the connection to an address. A file that the caller opened stays open."""
         if self._opened is not None:
             self._opened.close()
 
@@ -229,7 +229,7 @@ class VideoSource:
 
         Raises:
             ImportError: without PyAV.
-            LFVilaVideoError: where this is no video that FFmpeg knows.
+            LFVilaVideoError: if this is no video that FFmpeg knows.
         """
         require_av()
         handle = self.handle()
@@ -311,7 +311,7 @@ class VideoSource:
 
 
 def _seekable_size(file: Any) -> int | None:
-    """The size of a file that can go back to its start, else `None`."""
+    """Return the size of a file that can go back to its start, else `None`."""
     seekable = getattr(file, "seekable", None)
     if seekable is None or not seekable():
         return None
@@ -324,7 +324,7 @@ def _seekable_size(file: Any) -> int | None:
 
 
 def describe_source(source: Any) -> str:
-    """How messages and metadata name a source: the path, the address, or its kind and size."""
+    """Name a source for messages and metadata: the path, the address, or its kind and size."""
     source = _unwrap_mapping(source)
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(os.fspath(source))
@@ -340,13 +340,13 @@ def describe_source(source: Any) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether a string is an address such as `https://host/clip.mp4`, and not a path."""
+    """Tell whether a string is an address such as `https://host/clip.mp4`, and not a path."""
     scheme, separator, _ = text.partition("://")
     return bool(separator) and len(scheme) > 1 and scheme.replace("+", "").replace("::", "").isalnum()
 
 
 def require_av() -> None:
-    """Raise an `ImportError` that says what to install where PyAV is missing."""
+    """Raise an `ImportError` with the command to install PyAV if it is missing."""
     if av is None:
         raise ImportError("decoding a video file needs PyAV, which is not installed: `pip install av`")
 
@@ -385,7 +385,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _unwrap_mapping(source: Any) -> Any:
-    source = getattr(source, "_hf_encoded", source)  # where a decoded `datasets` video came from
+    source = getattr(source, "_hf_encoded", source)  # the source of a decoded `datasets` video
     if not isinstance(source, Mapping):
         return source
     for key in ("bytes", "path"):
@@ -395,7 +395,7 @@ def _unwrap_mapping(source: Any) -> Any:
 
 
 def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
-    """The address as an `fsspec` file that is yet to be opened; it has to live as long as what its `open` gives."""
+    """Make an unopened `fsspec` file of an address; it has to live as long as the file that its `open` returns."""
     try:
         import fsspec
     except ImportError as error:

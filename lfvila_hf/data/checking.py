@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from ..video_reading_lfvila import LFVilaVideoError, VideoLimits, read_frames
 from ..video_sources_lfvila import VIDEO_EXTENSIONS
 from .batch_decoding import decode_videos
@@ -134,8 +132,8 @@ def check_video(path: str | os.PathLike[str], **options: Any) -> CheckedVideo:
     except (OSError, ValueError):
         size = None
     try:
-        # Small pictures, because they come from another process; one pixel of them, because nobody looks at them.
-        info = read_frames(path, size=(8, 8), transform=_one_pixel, **options).metadata
+        # Small pictures, because they come from another process and nobody looks at them.
+        info = read_frames(path, size=(8, 8), **options).metadata
     except LFVilaVideoError as error:
         took = round(time.monotonic() - start, 3)
         return CheckedVideo(name, "broken", error.reason, error.position, bytes=size, took=took)
@@ -185,11 +183,6 @@ def _printable(text: str) -> str:
     """Escape a text to one line; names of files may hold anything."""
     readable = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in readable)
-
-
-def _one_pixel(picture: torch.Tensor) -> torch.Tensor:
-    """Keep one pixel of a picture that only had to be decoded."""
-    return picture[:, :1, :1].clone()
 
 
 __all__ = ["SUFFIXES", "CheckedVideo", "check_video", "check_videos", "find_videos", "summary", "table"]

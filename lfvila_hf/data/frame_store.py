@@ -2,7 +2,7 @@
 """Decoded frames on disk, in one memory-mapped file per data set: `FrameStore`.
 
     FOLDER/frames.u8      the pictures of all videos, one after the other
-    FOLDER/index.jsonl    a header, then one line per video: file, settings, place of its pictures
+    FOLDER/index.jsonl    a header, then one line per `put`: file, settings, place of its pictures
     FOLDER/lock           held while something is appended
 
 Decode each video once and train many epochs on it. An entry belongs to a path, to the size and the time of change (in
@@ -12,7 +12,8 @@ is not used and the video is decoded again.
 Safety. Pictures are appended with `write`, never through the map, so a full disk is an error and not a bus error. The
 line of the index follows its pictures. A killed run therefore leaves at most pictures without a line, which the next
 writer overwrites, and half a line, which the next writer cuts off. Every entry has a CRC-32, which each process checks
-when it first uses the entry. Any number of processes may read and fill one store at the same time.
+when it first uses the entry. Any number of processes and threads may read and fill one store at the same time. A
+process notices that the folder was deleted or made anew, and forgets the entries of the earlier files.
 
 A store does not forget: pictures of changed files and of other settings stay until the folder is deleted. When
 `max_bytes` is reached, further videos are decoded every time, and a warning says so once.
@@ -27,8 +28,10 @@ import logging
 import mmap
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,6 +148,7 @@ class FrameStore:
         self.hits = 0
         self.misses = 0
         self._writable = True
+        self._lock = threading.Lock()
         self._forget()
         try:
             self._create()
@@ -162,24 +166,26 @@ class FrameStore:
             Its frames, mapped from disk, or `None` if it is not stored, has changed since, or is damaged on disk.
         """
         key = _key(path, settings)
-        entry = self._entries.get(key)
-        if entry is None:
-            self._read_index()
+        with self._lock:
+            with suppress(OSError):  # then nothing is known
+                self._read_index()
             entry = self._entries.get(key)
-        if entry is None or entry.stamp != file_stamp(path):
-            self.misses += 1
-            return None
-        pictures = self._mapped(entry)
-        if pictures is None:
-            logger.warning("frame store %s: the frames of %s are damaged, decoding them again", self.folder, path)
-            del self._entries[key]
-            self.misses += 1
-            return None
-        self.hits += 1
-        return StoredVideo(pictures, entry.indices, entry.seconds, entry.info)
+            if entry is None or entry.stamp != file_stamp(path):
+                self.misses += 1
+                return None
+            pictures = self._mapped(entry)
+            if pictures is None:
+                logger.warning("frame store %s: the frames of %s are damaged, decoding them again", self.folder, path)
+                del self._entries[key]
+                self.misses += 1
+                return None
+            self.hits += 1
+            return StoredVideo(pictures, entry.indices, entry.seconds, entry.info)
 
     def put(self, path: str, settings: Mapping[str, Any], video: StoredVideo, stamp: Stamp) -> None:
-        """Append the frames of a video. A full disk is a warning, after which nothing more is written.
+        """Append the frames of a video, unless they are stored already.
+
+        A full disk, or a folder that was deleted, is a warning, after which nothing more is written.
 
         Args:
             path: File of the video.
@@ -192,8 +198,9 @@ class FrameStore:
         if not self._writable:
             return
         pictures = np.ascontiguousarray(video.pictures)
+        key = _key(path, settings)
         fields = {
-            "key": _key(path, settings),
+            "key": key,
             "stamp": stamp,
             "shape": pictures.shape,
             "crc": zlib.crc32(pictures.data),
@@ -202,8 +209,11 @@ class FrameStore:
             "info": asdict(video.info),
         }
         try:
-            with FileLock(self.folder / "lock"):
+            with self._lock, FileLock(self.folder / "lock"):
                 self._read_index()
+                stored = self._entries.get(key)
+                if stored is not None and stored.stamp == stamp:  # another process was faster
+                    return
                 offset = self._end
                 if offset + pictures.nbytes > self.max_bytes:
                     self._stop_writing(f"has reached max_bytes={self.max_bytes}")
@@ -222,16 +232,24 @@ class FrameStore:
 
     def size(self) -> int:
         """Return the number of bytes of stored pictures."""
-        self._read_index()
+        with self._lock, suppress(OSError):
+            self._read_index()
         return self._end
 
     def __len__(self) -> int:
-        self._read_index()
+        with self._lock, suppress(OSError):
+            self._read_index()
         return len(self._entries)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process that gets a copy maps the file itself.
-        return {**self.__dict__, "_entries": {}, "_map": None, "_read_to": 0, "_end": 0}
+        # A process that gets a copy reads the index and maps the files itself.
+        own = ("_lock", "_entries", "_map", "_index_map", "_identity", "_read_to", "_end")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+        self._forget()
 
     @property
     def _frames_file(self) -> Path:
@@ -244,6 +262,9 @@ class FrameStore:
     def _forget(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self._map: np.ndarray | None = None
+        # Never read. While it is mapped, no other file gets the number of a deleted index, so `_identity` tells.
+        self._index_map: mmap.mmap | None = None
+        self._identity: tuple[int, int] | None = None
         self._read_to = 0
         self._end = 0
 
@@ -259,10 +280,10 @@ class FrameStore:
         with FileLock(self.folder / "lock"):
             try:
                 with self._index_file.open("rb") as file:
-                    found = file.readline().rstrip(b"\n")
+                    found = file.readline()
             except FileNotFoundError:
                 found = b""
-            if found == HEADER and self._frames_file.exists():
+            if found == HEADER + b"\n" and self._frames_file.exists():
                 return
             if found:
                 logger.warning("frame store %s is of another version: it is made anew", self.folder)
@@ -280,19 +301,29 @@ class FrameStore:
         self._writable = False
 
     def _read_index(self) -> None:
-        """Take in the complete lines that were appended since the last time."""
+        """Take in the complete lines that were appended since the last time, or all lines of an index made anew.
+
+        Raises:
+            OSError: The index is gone, cannot be read, or is of another version. All entries are forgotten.
+        """
         try:
-            if os.stat(self._index_file).st_size <= self._read_to:
-                return
             with self._index_file.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if (status.st_dev, status.st_ino) != self._identity or status.st_size < self._read_to:
+                    self._forget()
+                header = file.readline()
+                if header != HEADER + b"\n":
+                    raise OSError(errno.EINVAL, "its index is of another version")
+                if self._identity is None:
+                    self._index_map = mmap.mmap(file.fileno(), len(header), access=mmap.ACCESS_READ)
+                    self._identity = (status.st_dev, status.st_ino)
+                    self._read_to = len(header)
                 file.seek(self._read_to)
                 new, newline, _ = file.read().rpartition(b"\n")
         except OSError:
-            return
-        lines = new.splitlines()
-        if self._read_to == 0 and lines[:1] != [HEADER]:  # another version in a folder that cannot be written
-            return
-        for line in lines[self._read_to == 0 :]:
+            self._forget()
+            raise
+        for line in new.splitlines():
             try:
                 fields = json.loads(line)
                 info = VideoInfo(**{**fields["info"], "notes": tuple(fields["info"]["notes"])})
@@ -309,7 +340,8 @@ class FrameStore:
                     raise ValueError("its parts differ in length")
             except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
                 logger.warning("frame store %s: a line of the index is damaged (%s)", self.folder, error)
-                self._end = max(self._end, os.stat(self._frames_file).st_size)  # nothing that it named is overwritten
+                with suppress(OSError):  # nothing that it named is overwritten
+                    self._end = max(self._end, os.stat(self._frames_file).st_size)
                 continue
             self._entries[fields["key"]] = entry
             self._end = max(self._end, entry.end)

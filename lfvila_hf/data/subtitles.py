@@ -1,7 +1,7 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Subtitle files (SubRip, WebVTT, SubStation Alpha) as cues and as timed words.
 
-pysubs2 cuts a file into events. This module adds what it lacks:
+pysubs2 cuts a file into events. This module adds:
 
 - the encoding: UTF-8, UTF-16, or a legacy one that charset-normalizer and the alphabets of Latin script agree on;
 - times without a fraction or without hours, and a report of times that cannot be read;
@@ -28,7 +28,7 @@ import pysubs2
 from pysubs2.formats.subrip import SubripFormat
 
 SUBTITLE_ENDINGS = (".vtt", ".srt", ".ass", ".ssa")
-"""In order of preference where a video has several: WebVTT may hold the times of words."""
+"""In order of preference if a video has several: WebVTT may hold the times of words."""
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_REPEATED_WORDS = 60
@@ -76,7 +76,7 @@ _PUNCTUATION = "¡¿«»‹›‘’‚“”„–—…·•©®™°ªº€£
 
 
 class Cue(NamedTuple):
-    r"""One subtitle.
+    r"""Subtitle.
 
     Attributes:
         start: Milliseconds.
@@ -90,7 +90,7 @@ class Cue(NamedTuple):
 
 
 class TimedWord(NamedTuple):
-    """A word and the milliseconds in which it is said."""
+    """Word and the milliseconds in which it is said."""
 
     text: str
     start: int
@@ -98,7 +98,7 @@ class TimedWord(NamedTuple):
 
 
 class SubtitleProblem(NamedTuple):
-    """A part of a subtitle file that cannot be used.
+    """Part of a subtitle file that cannot be used.
 
     Attributes:
         kind: `bad_span`, `reversed_span` or `guessed_encoding`.
@@ -112,7 +112,7 @@ class SubtitleProblem(NamedTuple):
 
 
 class SubtitleError(ValueError):
-    """A subtitle file that cannot be used at all; the message names it."""
+    """Error of a subtitle file that cannot be used at all; the message names it."""
 
 
 class _CueFormat(SubripFormat):
@@ -158,7 +158,7 @@ class SubtitleFolder:
                 self._found.setdefault(stem, {}).setdefault(".".join(parts)[len(stem) + 1 :], path)
 
     def find(self, stem: str, language: str | None = None) -> list[Path]:
-        """List the files of a video, several where they differ in their tag.
+        """List the files of a video, several if they differ in their tag.
 
         Args:
             stem: Name of the video without its ending.
@@ -176,7 +176,7 @@ def read_cues(path: str | os.PathLike[str]) -> tuple[list[Cue], list[SubtitlePro
     """Read the cues of a subtitle file.
 
     Returns:
-        Cues in order of time, and what is wrong with others. A cue without text is kept.
+        Cues in order of time, and the problems of others. A cue without text is kept.
 
     Raises:
         SubtitleError: If the file is too large, holds no cue, or its encoding cannot be told.
@@ -206,7 +206,7 @@ def timed_words(cues: Iterable[Cue]) -> list[TimedWord]:
 
 
 def spoken_cues(cues: Sequence[Cue]) -> list[Cue]:
-    """Cut from each cue what it repeats of the one before, and leave out cues of which nothing is left.
+    """Cut from each cue the text that repeats the one before, and drop cues that are then empty.
 
     Args:
         cues: In order of time.
@@ -242,7 +242,7 @@ def parse_clock(text: str) -> int:
 def strip_markup(text: str) -> str:
     """Remove tags, override blocks and drawings of subtitles; HTML entities become their characters.
 
-    Word times stay. `&lt;i&gt;` becomes `<i>`: call it again where text may be escaped twice.
+    Word times stay. `&lt;i&gt;` becomes `<i>`: call it again if text may be escaped twice.
     """
     text = _OVERRIDE.sub("", _DRAWING.sub("", text))
     return html.unescape(_BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text)))
@@ -315,13 +315,13 @@ def _with_numbers(lines: Sequence[str]) -> str:
 
 
 def _is_identifier(lines: Sequence[str]) -> bool:
-    """Whether the last line stands alone before a cue, or is a number under the text of the cue before."""
+    """Tell whether the last line stands alone before a cue, or is a number under the text of the cue before."""
     above = lines[-2] if len(lines) > 1 else ""
     return bool(lines[-1].strip()) and (above == "" or (lines[-1].strip().isdigit() and not _begins_cue(above)))
 
 
 def _decoded(content: bytes, name: str) -> tuple[str, list[SubtitleProblem]]:
-    """The text of a file, with a problem where its encoding is a guess."""
+    """Decode a file to text, with a problem if its encoding is a guess."""
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             return content.decode(encoding, "replace"), []
@@ -365,7 +365,7 @@ def _decoded(content: bytes, name: str) -> tuple[str, list[SubtitleProblem]]:
 
 
 def _latin_encodings(content: bytes) -> list[str]:
-    """The code page of Latin script that fits best, then those that fit as well and give another text."""
+    """List the code page of Latin script that fits best, then those that fit as well and give another text."""
     fits: dict[str, tuple[float, str]] = {}
     for page, alphabets in _LATIN_ALPHABETS.items():
         try:
@@ -388,7 +388,7 @@ def _latin_encodings(content: bytes) -> list[str]:
 
 
 def _words_of_cues(cues: Iterable[Cue], sound_tags: bool) -> list[list[TimedWord]]:
-    """The words that each cue adds, in order; those of rolling captions at the time at which they are new."""
+    """List the words that each cue adds, in order; those of rolling captions at the time at which they are new."""
     said: list[TimedWord] = []
     found = []
     for cue in cues:
@@ -409,7 +409,7 @@ def _words_of_cues(cues: Iterable[Cue], sound_tags: bool) -> list[list[TimedWord
 
 
 def _words_of(cue: Cue, sound_tags: bool, skip: int = 0) -> list[TimedWord]:
-    """The words of a cue with their times, the first `skip` left out."""
+    """List the words of a cue with their times, the first `skip` left out."""
     pieces = _WORD_TIME.split(cue.text)  # text, time, text, ...
     starts, texts = [cue.start], [pieces[0]]
     for stamp, text in zip(pieces[1::2], pieces[2::2], strict=True):
@@ -444,7 +444,7 @@ def _spread(words: Sequence[str], start: int, end: int) -> list[TimedWord]:
 def _count_repeated(said: Sequence[TimedWord], new: Sequence[TimedWord], one_word_line: bool) -> int:
     """Count the first new words that are the last ones said and follow at once.
 
-    A single word may well be said twice; it counts as repeated where it is a whole cue or a line of its own.
+    A single word may well be said twice; it counts as repeated if it is a whole cue or a line of its own.
     """
     if not said or not new or new[0].start - said[-1].end > MAX_PAUSE_MS:
         return 0

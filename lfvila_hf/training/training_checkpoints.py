@@ -50,6 +50,9 @@ WEIGHTS = (
 OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*")
 """The last two are FSDP's: of a full state dict, and a folder of a sharded one."""
 
+DAMAGED_JSON = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""Errors of reading a JSON file that is cut or has another shape."""
+
 
 def problems(checkpoint: str | os.PathLike[str], weights_only: bool = False) -> list[str]:
     """List what keeps a run from resuming from a checkpoint; empty if it is complete and unchanged.
@@ -66,15 +69,16 @@ def problems(checkpoint: str | os.PathLike[str], weights_only: bool = False) -> 
         return found
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        listed = [(name, entry["size"], entry["sha256"]) for name, entry in files.items()]
+    except DAMAGED_JSON:
         return [*found, f"{MANIFEST} cannot be read"]
-    for name, expected in files.items():
+    for name, size, digest in listed:
         path = folder / name
         if not path.is_file():
             found += [] if f"no {name}" in found else [f"no {name}"]
-        elif path.stat().st_size != expected["size"]:
-            found.append(f"{name} has {path.stat().st_size} bytes instead of {expected['size']}")
-        elif _sha256(path) != expected["sha256"]:
+        elif path.stat().st_size != size:
+            found.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
+        elif _sha256(path) != digest:
             found.append(f"{name} was changed")
     return found
 
@@ -89,8 +93,11 @@ def _missing_parts(folder: Path, weights_only: bool) -> list[str]:
         missing.append("weights")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        missing += sorted(shard for shard in shards if not (folder / shard).exists())
+        try:
+            shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+            missing += sorted(shard for shard in shards if not (folder / shard).exists())
+        except DAMAGED_JSON:
+            missing.append(index.name)
     if weights_only:
         return missing
     if not any(folder.glob("global_step*")):  # DeepSpeed keeps optimizer and schedule in there

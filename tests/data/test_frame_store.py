@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +320,82 @@ def test_processes_fill_one_store_at_the_same_time(tmp_path: Path, video: str) -
     for number in (*range(20), *range(100, 120)):
         assert found(store, video, {"number": number}) == [number, number + 1, number + 2]
     assert store.size() == os.path.getsize(store.folder / "frames.u8") == 40 * pictures().pictures.nbytes
+
+
+def test_threads_fill_one_store_at_the_same_time(tmp_path: Path, video: str) -> None:
+    store = FrameStore(tmp_path / "store")
+    errors = []
+
+    def fill(first: int) -> None:
+        try:
+            for number in range(first, first + 25):
+                if found(store, video, {"number": number}) is None:
+                    put(store, video, pictures(number), {"number": number})
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=fill, args=(first,)) for first in (0, 25, 50, 75)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors
+    for one in (store, FrameStore(tmp_path / "store")):
+        assert [found(one, video, {"number": n}) for n in range(100)] == [[n, n + 1, n + 2] for n in range(100)]
+
+
+def test_a_video_that_two_processes_decode_is_stored_once(tmp_path: Path, video: str) -> None:
+    stores = [FrameStore(tmp_path / "store") for _ in range(2)]
+    for store in stores:
+        put(store, video, pictures())
+    assert [found(store, video) for store in stores] == [[0, 1, 2]] * 2
+    assert stores[0].size() == pictures().pictures.nbytes
+
+
+def test_a_folder_that_is_deleted_and_filled_again_is_read_anew(tmp_path: Path, video: str) -> None:
+    old = FrameStore(tmp_path / "store")
+    for number in range(9):
+        put(old, video, pictures(number), {"number": number})
+    shutil.rmtree(old.folder)
+    new = FrameStore(tmp_path / "store")
+    put(new, video, pictures(50, 100), {"number": 50})
+    put(old, video, pictures(8), {"number": 8})
+    for store in (old, new):
+        assert found(store, video, {"number": 0}) is None
+        assert found(store, video, {"number": 50}) == [*range(50, 150)]
+        assert found(store, video, {"number": 8}) == [8, 9, 10]
+        assert store.size() == 103 * 3 * 8 * 10
+
+
+@pytest.mark.parametrize("change", ["folder deleted", "frames deleted", "made anew by another version"])
+def test_a_store_that_goes_away_is_one_warning_and_nothing_is_overwritten(
+    tmp_path: Path, video: str, change: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FrameStore(tmp_path / "store")
+    put(store, video, pictures())
+    kept = {}
+    if change == "folder deleted":
+        shutil.rmtree(store.folder)
+    elif change == "frames deleted":
+        (store.folder / "frames.u8").unlink()
+        with (store.folder / "index.jsonl").open("a") as file:
+            file.write("a damaged line\n")
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(frame_store, "HEADER", b'{"frame_store": 999}')
+            put(FrameStore(tmp_path / "store"), video, pictures(5, 100))
+        kept = {path: path.read_bytes() for path in store.folder.iterdir()}
+    caplog.clear()
+    for number in range(3):
+        assert found(store, video, {"number": number}) is None
+        put(store, video, pictures(), {"number": number})
+    assert caplog.text.count("cannot be written") == 1
+    assert all(path.read_bytes() == content for path, content in kept.items())
 
 
 @pytest.mark.parametrize("damage", ["a byte of a frame", "frames are cut off", "no frames", "the line"])

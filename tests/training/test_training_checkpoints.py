@@ -115,6 +115,15 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     assert problems(path) == ["no model-00002-of-00002.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", MANIFEST])
+@pytest.mark.parametrize("text", ['{"weight_', "[]", "{}", '{"weight_map": [], "files": []}', '{"files": {"a": 1}}'])
+def test_a_checkpoint_with_a_damaged_list_of_files_is_passed_over(tmp_path: Path, name: str, text: str) -> None:
+    older, newer = make_checkpoint(tmp_path, 1), make_checkpoint(tmp_path, 2)
+    (newer / name).write_text(text)
+    assert len(problems(newer)) == 1 and name in problems(newer)[0]
+    assert last_complete_checkpoint(tmp_path) == older
+
+
 @pytest.mark.parametrize("optimizer", ["optimizer.bin", "optimizer_0"])
 def test_the_optimizer_of_fsdp_counts(optimizer: str, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, 3)
