@@ -142,7 +142,9 @@ def flops_of_step(model: nn.Module, inputs: Mapping[str, Any]) -> int:
         module.gradient_checkpointing = False  # type: ignore[assignment]  # a flag of transformers' layers
     try:
         with FlopCounterMode(display=False) as counter, torch.enable_grad():
-            outputs = functional_call(model, state, (), {**shapes, "return_loss": False})
+            # With states of layers, text runs on all its columns: which of them are padding cannot be looked at here.
+            fixed = {"return_loss": False, "output_hidden_states": True}
+            outputs = functional_call(model, state, (), {**shapes, **fixed})
             sums = [value.float().sum() for value in outputs.values() if torch.is_tensor(value) and value.requires_grad]
             torch.stack(sums).sum().backward()
     finally:

@@ -33,8 +33,8 @@ SMALLEST = {
     "video_decoding": "--repeat 1 --rounds 1 --slow-rounds 1",
     "video_tower": f"{ONCE} --frames 8 --no-memory",
 }
-NEED_MORE = {"conversion_memory", "library_moments"}
-"""Scripts that need a large checkpoint, or a trained one."""
+NEED_MORE = {"conversion_memory", "search_index", "search_moments", "search_real", "search_speed"}
+"""Scripts that need a large or trained checkpoint, real videos, or FAISS."""
 FAST = ("text_tower", "training_step")
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8"))
 

@@ -120,14 +120,19 @@ class Result:
 
 
 def rows_of(case: Case) -> TensorRows:
-    """Pairs with five kinds of paragraphs: real sentences are not always four, masked tokens not always as many."""
+    """Pairs with paragraphs of five kinds, and one to three masked tokens in a sentence.
+
+    Paragraphs are equally long where `SampleDropout` compares batches: text layers drop the columns that a batch does
+    not use, so other paragraphs would shift its places.
+    """
+    equally_long = case.dropout == "sample"
     if case.phase == "contrastive":
-        return pairs(case.rows)
+        return pairs(case.rows, equally_long)
     targets = torch.full((case.rows, 4, 6), -100)
     for row in range(case.rows):
         targets[row, :, 1 : 2 + row % 3] = random_ids(4, 1 + row % 3, seed=row)
     given = {"vtm_targets": (torch.arange(case.rows) % 3 != 0).long()} if case.given_pairs else {}
-    return pairs(case.rows, mlm_targets=targets, **given)
+    return pairs(case.rows, equally_long, mlm_targets=targets, **given)
 
 
 def run(case: Case, folder: Path) -> Result:

@@ -38,9 +38,13 @@ class TensorRows(torch.utils.data.Dataset):
         return {name: value[index] for name, value in self.tensors.items()}
 
 
-def pairs(count: int, **more: torch.Tensor) -> TensorRows:
-    """That many paragraphs with their videos."""
-    return TensorRows(**tiny_batch(count), **more)
+def pairs(count: int, equally_long: bool = False, **more: torch.Tensor) -> TensorRows:
+    """That many paragraphs with their videos; with `equally_long`, all have the sentence lengths of the first."""
+    batch = tiny_batch(count)
+    if equally_long:
+        batch["attention_mask"] = batch["attention_mask"][:1].expand_as(batch["attention_mask"]).clone()
+        batch["input_ids"] = random_ids(*batch["attention_mask"].shape) * batch["attention_mask"]
+    return TensorRows(**batch, **more)
 
 
 def fusion_pairs(count: int, matched: bool = False) -> TensorRows:
