@@ -26,7 +26,7 @@ import torch
 from measuring import finish, make_parser, record
 
 from lfvila_hf.search.ranking import Scan, View, best_segments, rank_by_story
-from lfvila_hf.search.stories import Story
+from lfvila_hf.search.story_sentences import Story
 
 
 def make_view(block: np.ndarray, clips: int) -> View:

@@ -43,7 +43,7 @@ def recipe_files(arguments: RecipeArguments, output_dir: str | os.PathLike[str] 
     from accelerate import PartialState
     from transformers import BertTokenizer
 
-    from lfvila_hf.shapetales.tasks import make_task_data
+    from lfvila_hf.shapetales.story_tasks import make_task_data
 
     count = arguments.generated_videos
     with PartialState().main_process_first():

@@ -30,7 +30,7 @@ from typing import Any
 from lfvila_hf.search import pages
 from lfvila_hf.search.app_guard import AppGuard
 from lfvila_hf.search.segments import VideoFile, opened, thumbnail
-from lfvila_hf.search.stories import MAX_SENTENCES
+from lfvila_hf.search.story_sentences import MAX_SENTENCES
 from lfvila_hf.search.video_library import VideoLibrary
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, read_frames
 

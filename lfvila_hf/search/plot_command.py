@@ -109,7 +109,7 @@ def _alignment(options: argparse.Namespace, output: Path) -> Path:
     from lfvila_hf.alignment_lfvila import monotone_alignment
     from lfvila_hf.inference import encode_paragraphs, encode_videos
     from lfvila_hf.search.plots import plot_alignment
-    from lfvila_hf.search.stories import check_sentences
+    from lfvila_hf.search.story_sentences import check_sentences
 
     model, processor = _load(options)
     sentences = check_sentences(options.story)

@@ -21,8 +21,8 @@ import torch
 
 from lfvila_hf.alignment_lfvila import monotone_alignment
 from lfvila_hf.search.index import clip_offsets
-from lfvila_hf.search.moments import ALPHA, Calibration, Moment, cell_cosines, cells_of_clips, place_sentences
-from lfvila_hf.search.stories import Story
+from lfvila_hf.search.sentence_moments import ALPHA, Calibration, Moment, cell_cosines, cells_of_clips, place_sentences
+from lfvila_hf.search.story_sentences import Story
 
 Score = Literal["global", "aligned", "both"]
 FIRST_CANDIDATES = 256
@@ -369,7 +369,7 @@ def _with_moments(scan: Scan, calibration: Calibration, hit: Hit, words: tuple[s
     cells = cell_cosines(times, cosines, bounds)  # (M, n)
     p_values = calibration.p_values(hit.row, own)
     found = p_values <= calibration.alpha
-    if everywhere:  # the best of a whole library is no surprise; see `lfvila_hf.search.moments`
+    if everywhere:  # the best of a whole library is no surprise; see `lfvila_hf.search.sentence_moments`
         found &= ~calibration.nowhere
     moments = place_sentences(words, bounds, cells, calibration.threshold, found, p_values)
     return replace(hit, moments=moments, clip_times=tuple(bounds.tolist()), cosines=cells)

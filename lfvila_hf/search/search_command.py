@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     check(options)
     from lfvila_hf.search.formats import FORMATTERS
-    from lfvila_hf.search.stories import check_sentences
+    from lfvila_hf.search.story_sentences import check_sentences
 
     if options.story is not None:
         check_sentences(options.story)  # before the model is loaded

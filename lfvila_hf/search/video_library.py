@@ -39,7 +39,7 @@ from lfvila_hf.search.segments import (
     library_name,
     open_video,
 )
-from lfvila_hf.search.stories import Story, read_story
+from lfvila_hf.search.story_sentences import Story, read_story
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
 logger = logging.getLogger(__name__)

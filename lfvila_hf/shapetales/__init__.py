@@ -13,6 +13,6 @@
 from __future__ import annotations
 
 from .generate import ShapeTales, build_vocabulary, load_shapetales, make_shapetales
-from .plan import StoryParameters
+from .story_plan import StoryParameters
 
 __all__ = ["ShapeTales", "StoryParameters", "build_vocabulary", "load_shapetales", "make_shapetales"]

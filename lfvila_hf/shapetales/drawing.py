@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .plan import Event
+from .story_plan import Event
 
 FIGURE_COLOURS = {
     "red": (218, 38, 38),

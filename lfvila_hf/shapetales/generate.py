@@ -39,8 +39,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tqdm.auto import tqdm
 
-from .plan import SPLIT_SEEDS, Story, StoryParameters, fingerprint, plan_stories, story_words
 from .rendering import StoryFiles, StoryRenderer, clip_names, unfinished_folder
+from .story_plan import SPLIT_SEEDS, Story, StoryParameters, fingerprint, plan_stories, story_words
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer

@@ -24,7 +24,7 @@ import av
 import numpy as np
 
 from .drawing import draw_clip
-from .plan import Story, StoryParameters
+from .story_plan import Story, StoryParameters
 
 
 @dataclass(frozen=True)

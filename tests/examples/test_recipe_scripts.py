@@ -21,7 +21,7 @@ from transformers import BertTokenizer
 
 from lfvila_hf.data.annotations import AnnotationError
 from lfvila_hf.recipes.tasks import TASKS
-from lfvila_hf.shapetales.tasks import make_task_data
+from lfvila_hf.shapetales.story_tasks import make_task_data
 
 # -- launchers --------------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from small_library import RULE, make_model, make_processor, make_videos
 
 from lfvila_hf.search import VideoLibrary, pages
 from lfvila_hf.search.app_command import build_parser, check_port, is_loopback
-from lfvila_hf.search.moments import Moment
 from lfvila_hf.search.ranking import Hit, Hits
+from lfvila_hf.search.sentence_moments import Moment
 
 pytest.importorskip("gradio", reason="Gradio is not installed (extra app)")
 uvicorn = pytest.importorskip("uvicorn")

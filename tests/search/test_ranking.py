@@ -11,9 +11,9 @@ import torch
 from small_library import random_vectors
 
 from lfvila_hf.alignment_lfvila import aligned_similarity
-from lfvila_hf.search.moments import Calibration, cell_cosines, cells_of_clips, place_sentences
 from lfvila_hf.search.ranking import Scan, View, best_segments, rank_by_story
-from lfvila_hf.search.stories import Story
+from lfvila_hf.search.sentence_moments import Calibration, cell_cosines, cells_of_clips, place_sentences
+from lfvila_hf.search.story_sentences import Story
 
 
 def make_view(lengths: np.ndarray, width: int, seed: int, per_video: int = 4, has_vector: bool = False) -> View:

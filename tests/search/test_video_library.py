@@ -20,9 +20,9 @@ from small_library import RULE, STORY, K, make_checkpoint, make_model, make_proc
 from lfvila_hf import LFVilaVideoError, encode_paragraphs, encode_videos
 from lfvila_hf.search import SegmentRule, VideoLibrary
 from lfvila_hf.search.formats import FORMATTERS
-from lfvila_hf.search.moments import Moment
 from lfvila_hf.search.ranking import Hit, Hits
-from lfvila_hf.search.stories import MAX_CHARACTERS, MAX_SENTENCES, check_sentences, split_sentences
+from lfvila_hf.search.sentence_moments import Moment
+from lfvila_hf.search.story_sentences import MAX_CHARACTERS, MAX_SENTENCES, check_sentences, split_sentences
 
 NAMES = [*(f"clip_{n}.mp4" for n in range(4)), "more/clip_4.mp4", "more/clip_5.mp4"]
 CLOSE = {"abs": 1e-5}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lfvila_hf.shapetales.drawing import FIGURE_COLOURS, _tracks, draw_clip
-from lfvila_hf.shapetales.plan import ACTIONS, COLOURS, FIGURES, PLACES, Event
+from lfvila_hf.shapetales.story_plan import ACTIONS, COLOURS, FIGURES, PLACES, Event
 
 
 def figure_mask(frames: np.ndarray, colour: str) -> np.ndarray:

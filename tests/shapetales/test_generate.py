@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from lfvila_hf.shapetales import ShapeTales, build_vocabulary, generate, load_shapetales, make_shapetales
-from lfvila_hf.shapetales.plan import Story, StoryParameters, plan_stories, story_words
 from lfvila_hf.shapetales.rendering import StoryRenderer
+from lfvila_hf.shapetales.story_plan import Story, StoryParameters, plan_stories, story_words
 
 TINY = {
     "train_stories": 6,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from lfvila_hf.shapetales.drawing import FIGURE_COLOURS
-from lfvila_hf.shapetales.plan import COLOURS, Story, StoryParameters, plan_stories
 from lfvila_hf.shapetales.rendering import StoryRenderer, cut_at_key_frames, draw_clips
+from lfvila_hf.shapetales.story_plan import COLOURS, Story, StoryParameters, plan_stories
 
 SMALL = StoryParameters(
     train_stories=0, validation_stories=0, test_stories=4, min_seconds=0.5, max_seconds=1.0, fps=4, height=32, width=48

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from .generate import build_vocabulary
-from .plan import ACTIONS, COLOURS, FIGURES, PLACES, Event, Story, StoryParameters, tell
 from .rendering import StoryRenderer, clip_names
+from .story_plan import ACTIONS, COLOURS, FIGURES, PLACES, Event, Story, StoryParameters, tell
 
 VERSION = 1
 """Raised with every change of pictures or texts."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lfvila_hf.recipes.tasks import TASKS
-from lfvila_hf.shapetales.tasks import ANSWERS, DARK, PLACE_PHRASES, make_task_data
+from lfvila_hf.shapetales.story_tasks import ANSWERS, DARK, PLACE_PHRASES, make_task_data
 from lfvila_hf.video_reading_lfvila import probe_video
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lfvila_hf.shapetales.plan import Event, Story, StoryParameters, fingerprint, plan_stories, story_words, tell
+from lfvila_hf.shapetales.story_plan import Event, Story, StoryParameters, fingerprint, plan_stories, story_words, tell
 
 DEFAULT_FINGERPRINT = "8fe0627c1329bc7e274e547df5d500fb1a64f4c75e04b985277200a442e477a6"
 """Of `StoryParameters()`. If it changes, other stories are drawn: raise `BENCHMARK_VERSION` and measure again."""
@@ -90,7 +90,7 @@ def test_stories_have_the_promised_numbers_of_clips_and_frames(plans: dict[str, 
 
 def test_too_many_stories_for_the_possible_events_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("FIGURES", "circle"), ("COLOURS", "red"), ("ACTIONS", "rise")):
-        monkeypatch.setattr(f"lfvila_hf.shapetales.plan.{name}", (value,))  # 6 events are left, 22 sets of 4 to 6
+        monkeypatch.setattr(f"lfvila_hf.shapetales.story_plan.{name}", (value,))  # 6 events are left, 22 sets of 4 to 6
     with pytest.raises(ValueError, match="no new story found for test"):
         plan_stories(StoryParameters(test_stories=100))
 
