@@ -315,18 +315,21 @@ class LFVilaVideoAttention(nn.Module):
         groups, tiles, cells, _ = windows.shape
         qkv = self.qkv(windows).view(groups, tiles, cells, 3, self.num_heads, self.head_dim)
         bias = self.relative_position_bias(position_index)  # (A, V, V)
-        # Windows of a group stand among the heads, so that bias and mask are stored once for all groups.
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (G, S*A, V, d)
-        bias = bias.expand(tiles, -1, -1, -1) if shift_mask is None else bias + shift_mask[:, None]  # (S, A, V, V)
+        if shift_mask is None:  # windows are the batch, and one bias serves them all
+            query, key, value = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (G*S, A, V, d)
+            bias = bias[None]
+        else:  # windows of a group stand among the heads, so that their masks are stored once for all groups
+            query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each (G, S*A, V, d)
+            bias = (bias + shift_mask[:, None]).flatten(0, 1)[None]  # (1, S*A, V, V)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.attention_dropout if self.training else 0.0
-        out, weights = attend(
-            self, query, key, value, bias.flatten(0, 1)[None], scaling=self.scaling, dropout=dropout, **kwargs
-        )
-        out = out.unflatten(2, (tiles, self.num_heads)).transpose(1, 2).flatten(3)  # (G, S, V, C)
-        weights = weights if weights is None else weights.reshape(-1, self.num_heads, cells, cells)
+        out, weights = attend(self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs)
+        if shift_mask is not None:
+            out = out.unflatten(2, (tiles, self.num_heads)).transpose(1, 2)  # (G, S, V, A, d)
+            weights = weights if weights is None else weights.reshape(-1, self.num_heads, cells, cells)
+        out = out.reshape(windows.shape)
         return self.dropout(self.proj(out)), weights
 
 
