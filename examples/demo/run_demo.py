@@ -321,8 +321,8 @@ def run_phase(trainer: LFVilaTrainer) -> float:
 
 def forget_other_training(options: argparse.Namespace) -> None:
     """Remove training that was begun with other options: its checkpoints do not fit."""
-    options_file = options.output / "options.json"
-    chosen = json.dumps({name: str(value) for name, value in vars(options).items() if name != "workers"}, indent=1)
+    options_file, free = options.output / "options.json", ("output", "workers")  # a moved folder is the same run
+    chosen = json.dumps({name: str(value) for name, value in vars(options).items() if name not in free}, indent=1)
     if options_file.exists() and options_file.read_text() != chosen:
         shutil.rmtree(options.output / "training", ignore_errors=True)
     options_file.write_text(chosen)
