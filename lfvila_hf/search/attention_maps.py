@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Where the video tower looks: the attention that each place of each frame receives, level by level.
+"""Attention maps of the video tower: the attention that each place of each frame receives, level by level.
 
 Attention is joint over a window of t frames and r x c patches (HTWA), so a map of it is only comparable inside a
 window: each cell shows the mean weight that the queries of its window give to it, times the number of cells in the
