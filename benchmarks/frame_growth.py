@@ -51,7 +51,7 @@ Point = tuple[str, int, int, int]
 
 
 def points(options: argparse.Namespace) -> list[Point]:
-    """What is measured, in order."""
+    """List the points to measure, in order."""
     sizes = options.sizes or options.image_size or getattr(LFVilaConfig, options.preset)().video_config.image_size
     pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
     return [

@@ -130,7 +130,7 @@ def attempt(tales: ShapeTales, output: Path, steps: int, seconds: float | None) 
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What differs between two finished runs."""
+    """List the differences between two finished runs."""
     weights = [load_file(folder / "final" / "model.safetensors") for folder in (one, other)]
     found = [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])]
     logs = []

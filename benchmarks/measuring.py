@@ -216,7 +216,7 @@ def measure_memory(make: Callable[[], Part], device: str = "cpu", times: int = 2
 
 
 def memory_of_fresh_process(script: str, options: argparse.Namespace, name: str) -> dict[str, float]:
-    """What a fresh process of the same script prints for `--memory-of NAME`, all other options being equal."""
+    """Run the script in a fresh process with `--memory-of NAME` and the same options; return the numbers it prints."""
     words: list[str] = []
     for key, value in vars(options).items():
         if key in OWN_OPTIONS or value is None or value is False:

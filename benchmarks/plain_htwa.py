@@ -26,7 +26,7 @@ Window = tuple[int, int, int]
 
 
 class PlainOutput(NamedTuple):
-    """What the losses read, under the names of the tower's own output."""
+    """Features that the losses read, named as in the output of the package's tower."""
 
     tokens: torch.Tensor
     """`(B, T, P, D)`."""

@@ -29,12 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Learning(NamedTuple):
-    """How a task's runs go and what is read off them."""
+    """Length of a task's runs and the metric that they are judged by."""
 
     metric: str
     """The metric that has to rise."""
     chance: float
-    """What a model that sees no video has: the generated texts alone give away a part of some answers."""
+    """Value of a model that sees no video; the generated texts alone give away a part of some answers."""
     videos: int
     """Training videos; a third as many are held out."""
     steps: int

@@ -47,7 +47,7 @@ FILMS, CLIPS_PER_FILM, PAIRS = 60, 5, 600
 
 
 def recall_at_1(scores: torch.Tensor) -> float:
-    """How often the right film `(texts, films)` is the best."""
+    """Share of rows of `(texts, films)` whose own film scores best."""
     return float((scores.argmax(1) == torch.arange(len(scores))).float().mean())
 
 

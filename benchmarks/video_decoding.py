@@ -106,7 +106,7 @@ def bar_codes_of(path: Path) -> list[bytes]:
 
 
 def least_frames(path: Path, wanted: list[int]) -> int:
-    """How many frames of an H.264 mp4 cannot be spared: the wanted ones, and those that others refer to before them."""
+    """Count the frames of an H.264 mp4 that must be decoded: the wanted ones, and references before them."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = [
@@ -253,7 +253,7 @@ def peak_memory(path: Path, name: str, count: int) -> float:
 
 
 def free_cores() -> float:
-    """How much more two processes get done at once than one: 2 where two cores have nothing else to do."""
+    """Throughput of two processes relative to one; 2 if two cores are free."""
     program = "import time; start = time.perf_counter(); sum(range(20_000_000)); print(time.perf_counter() - start)"
 
     def seconds(processes: int) -> float:

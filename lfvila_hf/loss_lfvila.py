@@ -28,6 +28,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .configuration_lfvila import LFVilaConfig
+
 
 class MTCDraw(NamedTuple):
     """Positions drawn for MTC; all int64.
@@ -367,17 +369,18 @@ class LFVilaLoss:
     """
 
     def __init__(self, config: Any = None) -> None:
-        self.temperature = 0.05 if config is None else config.temperature
-        self.temporal_temperature = 0.05 if config is None else config.temporal_temperature
-        self.num_other_negatives = 3 if config is None else config.num_other_negatives
-        self.num_anchors = 2 if config is None else config.num_anchors
-        self.num_candidates = 2 if config is None else config.num_candidates
-        self.other_negatives: Any = "others" if config is None else config.mtc_other_negatives
+        config = LFVilaConfig() if config is None else config
+        self.temperature = config.temperature
+        self.temporal_temperature = config.temporal_temperature
+        self.num_other_negatives = config.num_other_negatives
+        self.num_anchors = config.num_anchors
+        self.num_candidates = config.num_candidates
+        self.other_negatives = config.mtc_other_negatives
         self.weights = {
-            "global_loss": 1.0 if config is None else config.global_loss_weight,
-            "mtc_loss": 0.25 if config is None else config.mtc_loss_weight,
-            "mlm_loss": 1.0 if config is None else config.mlm_loss_weight,
-            "vtm_loss": 10.0 if config is None else config.vtm_loss_weight,
+            "global_loss": config.global_loss_weight,
+            "mtc_loss": config.mtc_loss_weight,
+            "mlm_loss": config.mlm_loss_weight,
+            "vtm_loss": config.vtm_loss_weight,
         }
 
     def terms(self, outputs: Any) -> dict[str, torch.Tensor]:

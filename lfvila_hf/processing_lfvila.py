@@ -28,7 +28,7 @@ AS_ALWAYS = {"padding": (True, "max_length"), "truncation": (True, "longest_firs
 
 
 class SentenceMoment(NamedTuple):
-    """When one sentence of a paragraph happens.
+    """Span of the video that one sentence of a paragraph describes.
 
     Args:
         sentence: Number of the sentence, from 0, after merging.

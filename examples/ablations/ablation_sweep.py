@@ -29,7 +29,7 @@ CLIPS = 8
 
 @dataclass(frozen=True)
 class Variant:
-    """What one run changes.
+    """Changes of one run.
 
     Attributes:
         num_frames: T.
@@ -94,7 +94,7 @@ METRICS = ("global_r1", "aligned_r1", "aligned_order", "vtm_r1", "step_seconds")
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of a sweep share.
+    """Settings that all runs of a sweep share.
 
     The default is short and still tells the variants apart: after it the base of seed 0 ranks 0.43 of 200 test stories
     first by the global score and 0.72 by the aligned one (examples/ablations/README.md).

@@ -228,7 +228,7 @@ class DecoderProcess:
         return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).reshape(shape).copy())  # (3, H, W)
 
     def _last_words(self) -> str:
-        """How the child ended."""
+        """Describe the end of the child."""
         try:
             code = self._process.wait(timeout=GRACE)
         except subprocess.TimeoutExpired:
@@ -250,7 +250,7 @@ class _Stopped(TimeoutError):
 
 
 def _seconds_to_wait(end: float | None, may_be_stopped: bool) -> float | None:
-    """How long to wait for a message before looking at the clock, or at whether to go on."""
+    """Seconds to wait for a message before the clock, or the request to stop, is checked again."""
     left = None if end is None else max(end - time.monotonic(), 0)
     if may_be_stopped:
         left = LOOK_UP if left is None else min(left, LOOK_UP)
