@@ -218,6 +218,23 @@ class VideoSource:
             self._file.seek(0)
             return self._read_all(self._file)
 
+    def content(self, most: int) -> bytes | memoryview | None:
+        """Read the whole file, and leave an open one at its place; `None` above `most` bytes."""
+        if self._data is not None:
+            return self._data if len(self._data) <= most else None
+        with video_errors(self.name):
+            if self._status is not None:
+                if self._status.st_size > most:
+                    return None
+                with open(str(self.path), "rb") as file:
+                    data = file.read(most + 1)
+            else:
+                place = self._file.tell()
+                self._file.seek(0)
+                data = self._file.read(most + 1)
+                self._file.seek(place)
+        return data if len(data) <= most else None
+
     def close(self) -> None:
         """Close the connection to an address. A file that the caller opened stays open."""
         if self._opened is not None:
