@@ -277,6 +277,7 @@ class LFVilaPreTrainedModel(PreTrainedModel):
                 f"{type(self).__name__} takes a {self.config_class.__name__} (model_type {expected!r}), got a "
                 f"{type(config).__name__} (model_type {found!r})"
             )
+        config.check_fields()
         super().__init__(config, *args, **kwargs)
 
     @classmethod

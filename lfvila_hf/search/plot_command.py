@@ -58,6 +58,7 @@ def check(options: argparse.Namespace) -> None:
     for run in getattr(options, "runs", []):
         if not Path(run).exists():
             raise ValueError(f"there is no file or folder {run}")
+        training_states(run)
 
 
 def main(arguments: list[str]) -> int:
@@ -71,8 +72,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def training_log(run: str) -> list[dict[str, float]]:
-    """The log of a Trainer's output folder: that of its last state.
+def training_states(run: str) -> list[Path]:
+    """The states in a Trainer's output folder and its checkpoints.
 
     Raises:
         ValueError: There is no `trainer_state.json`.
@@ -81,7 +82,12 @@ def training_log(run: str) -> list[dict[str, float]]:
     files = [place] if place.is_file() else [*place.glob("trainer_state.json"), *place.glob("*/trainer_state.json")]
     if not files:
         raise ValueError(f"there is no trainer_state.json in {run} or in its checkpoints")
-    states = [json.loads(file.read_text("utf-8")) for file in files]
+    return files
+
+
+def training_log(run: str) -> list[dict[str, float]]:
+    """The log of a Trainer's output folder: that of its last state."""
+    states = [json.loads(file.read_text("utf-8")) for file in training_states(run)]
     return max(states, key=lambda state: state["global_step"])["log_history"]
 
 
