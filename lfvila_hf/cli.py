@@ -45,6 +45,8 @@ EXTRAS = {
     "uvicorn": "app",
 }
 
+# Errors of libraries that read damaged files and are neither `ValueError` nor `OSError`.
+DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError", "ArrowException")
 # Least and greatest value of numeric options by name, in every sub-command that has them; `POSITIVE` ones are above 0.
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("workers", "actors", "batch_size", "frames", "num_answers", "rows_per_file"), (1, 1e9)),
@@ -165,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, AssertionError, RuntimeError) as error:
+    except Exception as error:
         message = explanation(error)
         if message is None or options.traceback:
             raise
@@ -254,6 +256,10 @@ def explanation(error: Exception) -> str | None:
         return f"{what}. Install the extra {extra!r}: {install_advice(extra)}"
     if isinstance(error, ValueError | OSError):
         return text
+    if type(error).__name__ in DAMAGE:
+        return f"a file is damaged or cut off: {text.splitlines()[0] if text else type(error).__name__}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
     device = re.search(r"CUDA|not compiled with|no NVIDIA|not linked with", text)
     return f"the device cannot be used: {text.splitlines()[0]}" if device else None
 

@@ -13,6 +13,7 @@ Letters: T frames, K clips, M sentences, L tokens, H and W pixels, P tokens per 
 
 import difflib
 import functools
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -130,11 +131,11 @@ def fields_of_transformers() -> frozenset[str]:
     return frozenset(GenerationConfig().to_dict()) | TRANSFORMERS_FIELDS
 
 
-def check_name(config: type[PreTrainedConfig], name: str) -> None:
-    """Check the name of an attribute that is set on a configuration; an unknown one is a warning.
+def check_name(config: type[PreTrainedConfig], name: str, value: Any) -> None:
+    """Check an attribute that is set on a configuration; one of an unknown name is a warning.
 
     Raises:
-        ValueError: It is a misspelt field, or follows from the fields.
+        ValueError: It is a misspelt field, follows from the fields, or is unknown and no value for a JSON file.
     """
     derived = getattr(config, name, None)
     if isinstance(derived, property) and derived.fset is None:
@@ -147,6 +148,13 @@ def check_name(config: type[PreTrainedConfig], name: str) -> None:
     properties = [key for key in dir(config) if isinstance(getattr(config, key, None), property)]
     if meant := difflib.get_close_matches(name, [*fields, *properties], n=1, cutoff=0.85):
         raise ValueError(f"{config.__name__} has no field {name!r}; did you mean {meant[0]!r}?")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{config.__name__} has no field {name!r}, and {value!r:.80} cannot be saved as JSON. Set a text, a number, "
+            f"or lists and dictionaries of them."
+        ) from None
     logger.warning(f"{config.__name__} has no field {name!r}; kept, but nothing reads it")
 
 
@@ -165,8 +173,8 @@ def check_extra_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> N
     model_type = fields.get("model_type", own.model_type)
     if model_type != own.model_type:
         raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
-    for name in fields:
-        check_name(own, name)
+    for name, value in fields.items():
+        check_name(own, name, value)
 
 
 def _bounds(low: float, high: float, *names: str) -> dict[str, tuple[float, float]]:
@@ -187,7 +195,7 @@ class LFVilaBaseConfig(PreTrainedConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a misspelt name or a value out of range is an error now, not when a model is saved."""
         if name not in vars(self):
-            check_name(type(self), name)
+            check_name(type(self), name, value)
         low, high = self.bounds.get(name, (0, None))
         if high is not None and isinstance(value, int | float) and not low <= value <= high:  # also NaN
             at_most = f" and at most {high:g}" if high < MAX_LAYERS or value > high else ""
