@@ -152,8 +152,8 @@ def check_name(config: type[PreTrainedConfig], name: str, value: Any) -> None:
         json.dumps(value)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{config.__name__} has no field {name!r}, and {value!r:.80} cannot be saved as JSON. Set a text, a number, "
-            f"or lists and dictionaries of them."
+            f"{config.__name__} has no field {name!r}, and {value!r:.80} cannot be saved as JSON. Set a text, a "
+            f"number, or lists and dictionaries of them."
         ) from None
     logger.warning(f"{config.__name__} has no field {name!r}; kept, but nothing reads it")
 

@@ -318,8 +318,8 @@ class LFVilaPreTrainedModel(PreTrainedModel):
             if type(error).__name__ != "SafetensorError":  # by name: safetensors belongs to transformers
                 raise
             raise ValueError(
-                f"the weights of {pretrained_model_name_or_path} are damaged or cut off ({error}). Copy or download them "
-                f"again."
+                f"the weights of {pretrained_model_name_or_path} are damaged or cut off ({error}). Copy or download "
+                f"them again."
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if any(size is not None for size in (num_frames, temporal_windows, image_size, spatial_window)):

@@ -550,7 +550,9 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
                 '"single_label_classification" or LFVilaForQuestionAnswering'
             )
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
-            raise ValueError(f"labels must be (B,) numbers of the right choices, got {labels.dtype} {tuple(labels.shape)}")
+            raise ValueError(
+                f"labels must be (B,) numbers of the right choices, got {labels.dtype} {tuple(labels.shape)}"
+            )
         if input_ids is None or input_ids.ndim != 4:
             got = None if input_ids is None else tuple(input_ids.shape)
             raise ValueError(f"input_ids of a multiple choice must be (B, N, M, L), got {got}")

@@ -222,9 +222,9 @@ class LFVilaProcessor(ProcessorMixin):
             length: Most tokens of one.
             width: L. Defaults to the longest one.
         """
-        rows = self.tokenizer(
-            list(text), padding=False, truncation=False, return_token_type_ids=False, verbose=False
-        )["input_ids"]
+        rows = self.tokenizer(list(text), padding=False, truncation=False, return_token_type_ids=False, verbose=False)[
+            "input_ids"
+        ]
         rows = [row if len(row) <= length else [*row[: length - 1], row[-1]] for row in rows]  # [SEP] stays
         input_ids = torch.full((len(rows), width or max(map(len, rows))), self.tokenizer.pad_token_id or 0)
         attention_mask = torch.zeros_like(input_ids)

@@ -58,9 +58,9 @@ logger = logging.getLogger(__name__)
 CHECK_EVERY = 64
 # Times that the demuxer may say "try again" in a row.
 RETRIES = 100
-# Packets and bytes of a short video. What is said of it does not depend on which frames are wanted: the structure of its
-# container and of its H.264 and HEVC packets is looked at before a table is believed, and all frames are decoded if that
-# is broken, or if the container is of a kind without an index. All of that costs too much for long videos.
+# Packets and bytes of a short video. What is said of it does not depend on which frames are wanted: the structure of
+# its container and of its H.264 and HEVC packets is looked at before a table is believed, and all frames are decoded if
+# that is broken, or if the container is of a kind without an index. All of that costs too much for long videos.
 INSPECTED, INSPECTED_BYTES = 600, 16 * 2**20
 # Seconds, and multiples of the usual distance of two frames, above which a distance is a gap.
 GAP_SECONDS, GAP_STEPS = 0.5, 10

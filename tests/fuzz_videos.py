@@ -4,8 +4,9 @@ Each file is decoded in a process of its own with small limits. The only outcome
 asked for, or the one exception. A crash of that process and a time-out by its caller are such exceptions and are
 counted apart; anything else has escaped, and so has a file without a note that holds fewer frames than a sequential
 decode of it gives. Files without a note that hold fewer frames than the whole file did are counted as silent: a
-transport stream that ends between two packets cannot be told from a shorter one. The decoder processes' memory is capped by the operating system and looked at
-here. Each mutation is drawn from a seeded generator, so a file that does harm can be made again from its number.
+transport stream that ends between two packets cannot be told from a shorter one. The decoder processes' memory is
+capped by the operating system and looked at here. Each mutation is drawn from a seeded generator, so a file that does
+harm can be made again from its number.
 """
 
 from __future__ import annotations

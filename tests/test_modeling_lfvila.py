@@ -447,7 +447,9 @@ def test_answers_obey_the_problem_type() -> None:
     with pytest.raises(ValueError, match='problem_type="regression" is not supported'):
         choice(**inputs)
     choice.config.problem_type = None
-    with pytest.raises(ValueError, match=r"labels must be \(B,\) numbers of the right choices, got torch.float32 \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"labels must be \(B,\) numbers of the right choices, got torch.float32 \(2, 3\)"
+    ):
         choice(**inputs | {"labels": torch.rand(2, 3)})
 
 

@@ -189,7 +189,13 @@ def test_generic_keywords_that_ask_for_what_happens_anyway_are_accepted(processo
     idle |= {"add_special_tokens": True, "pad_to_multiple_of": None, "padding_side": "right", "return_length": False}
     assert torch.equal(plain["input_ids"], processor(text=["a man"], **idle)["input_ids"])
     assert torch.equal(plain["input_ids"], processor(text=["a man"], text_kwargs=idle)["input_ids"])
-    for keywords in ({"padding": False}, {"return_token_type_ids": True}, {"padding_side": "left"}, {"truncation": "only_second"}, {"images": [1]}):
+    for keywords in (
+        {"padding": False},
+        {"return_token_type_ids": True},
+        {"padding_side": "left"},
+        {"truncation": "only_second"},
+        {"images": [1]},
+    ):
         with pytest.raises(TypeError, match="does not know the arguments"):
             processor(text=["a man"], **keywords)
 
@@ -208,13 +214,20 @@ def test_columns_of_data_sets_and_arrays_are_batches(processor: LFVilaProcessor,
     assert torch.equal(processor(text=rows["title"])["input_ids"], titles)
     assert torch.equal(processor(text=np.array(["a", "he falls"]))["input_ids"], titles)
     pandas = pytest.importorskip("pandas")
-    for column in (pandas.Series(paths), pandas.Series(paths, dtype="string"), np.array(paths), np.array(paths, object)):
+    for column in (
+        pandas.Series(paths),
+        pandas.Series(paths, dtype="string"),
+        np.array(paths),
+        np.array(paths, object),
+    ):
         assert torch.equal(processor(videos=column)["pixel_values_videos"], expected["pixel_values_videos"])
     with pytest.raises(ValueError, match=r"an array of videos has 4 axes .* got the shape \(3,\)"):
         processor(videos=np.zeros(3))
 
 
-def test_sentences_are_cut_and_padded_on_the_right_whatever_the_tokenizer_was_set_to(processor: LFVilaProcessor) -> None:
+def test_sentences_are_cut_and_padded_on_the_right_whatever_the_tokenizer_was_set_to(
+    processor: LFVilaProcessor,
+) -> None:
     text = ["a man", "a man of the red box rides in a circle and then to the ball"]
     expected = processor(text=text)
     assert expected["attention_mask"].sum(-1)[1] == expected["input_ids"].shape[-1], "the second one is cut"

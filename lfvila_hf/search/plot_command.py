@@ -86,9 +86,19 @@ def training_states(run: str) -> list[Path]:
 
 
 def training_log(run: str) -> list[dict[str, float]]:
-    """The log of a Trainer's output folder: that of its last state."""
-    states = [json.loads(file.read_text("utf-8")) for file in training_states(run)]
-    return max(states, key=lambda state: state["global_step"])["log_history"]
+    """The log of a Trainer's output folder: that of its last state.
+
+    Raises:
+        ValueError: There is none, or one is damaged.
+    """
+    states = []
+    for file in training_states(run):
+        try:
+            state = json.loads(file.read_text("utf-8"))
+            states.append((state["global_step"], state["log_history"]))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{file} is damaged, or no state of a Trainer") from None
+    return max(states, key=lambda state: state[0])[1]
 
 
 def _losses(options: argparse.Namespace, output: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Damaged checkpoints, and settings that cannot be: one sentence, before anything is embedded, published or allocated."""
+"""Damaged checkpoints and impossible settings: one sentence, before anything is embedded, published or allocated."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_a_damaged_checkpoint_is_one_sentence_wherever_it_is_loaded_or_published
 def test_weights_that_are_cut_off_are_a_value_error_of_from_pretrained(whole: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(whole, tmp_path / "damaged")
     _cut("model.safetensors", 20_000)(folder)
-    with pytest.raises(ValueError, match=r"the weights of .*damaged are damaged or cut off .*Copy or download them again"):
+    with pytest.raises(
+        ValueError, match=r"the weights of .*damaged are damaged or cut off .*Copy or download them again"
+    ):
         LFVilaForPreTraining.from_pretrained(folder)
 
 
@@ -108,7 +110,9 @@ def test_errors_of_damaged_files_are_one_line_of_the_command_line() -> None:
         ({"rescale_factor": 0}, "rescale_factor must be"),
     ],
 )
-def test_settings_that_no_picture_can_be_made_with_are_refused(settings: dict[str, Any], words: str, whole: Path) -> None:
+def test_settings_that_no_picture_can_be_made_with_are_refused(
+    settings: dict[str, Any], words: str, whole: Path
+) -> None:
     with pytest.raises(ValueError, match=words):
         LFVilaVideoProcessor(**settings)
     with pytest.raises(ValueError, match=words):

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 import torch
+from filelock import FileLock
 from small_encoders import save_family
 from small_library import RULE, STORY, K, make_checkpoint, make_model, make_processor, make_videos
 
