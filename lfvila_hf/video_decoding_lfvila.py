@@ -263,12 +263,16 @@ class VideoSession:
         first = next(packets, None)
         if first is not None and not (first.is_keyframe and first.pts == stream.start_time):
             return None
+        pts = int(stream.start_time) + step * np.arange(count, dtype=np.int64)
         small = count <= INSPECTED and self.container.size <= INSPECTED_BYTES
         if first is not None and small and self._unit_length:
-            sound = self.looks_sound(first) and all(map(self.looks_sound, packets))
-            if not sound or self.packets_read != count:
+            read = [first.pts]
+            sound = self.looks_sound(first)
+            for packet in packets:
+                sound &= self.looks_sound(packet)
+                read.append(packet.pts)
+            if not sound or None in read or sorted(read) != pts.tolist():  # the list has decoding times alone
                 return None
-        pts = int(stream.start_time) + step * np.arange(count, dtype=np.int64)
         return FrameTable(pts, self.time_base, int(pts[-1]) + step, "header", start=self.start(int(pts[0])))
 
     def packet_table(self) -> FrameTable | None:
