@@ -48,9 +48,9 @@ from .video_sources_lfvila import (
     VideoLimits,
     VideoSource,
     av,
+    structure_fault,
     video_errors,
 )
-from .video_structure_lfvila import structure_fault
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from test_video_field_cases import REQUESTS
 from video_files import sequential_frames, write_video
 
 from lfvila_hf.video_reading_lfvila import read_frames
-from lfvila_hf.video_structure_lfvila import structure_fault
+from lfvila_hf.video_sources_lfvila import structure_fault
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 KINDS = {
