@@ -441,7 +441,7 @@ def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
 #
 # FFmpeg skips what it cannot parse and looks for the next packet behind it, and says so in its log alone. Frames lost
 # in that way leave no other trace where a container has no index: a Matroska file that was cut off, a transport stream
-# with an overwritten packet. So the parts of short files are followed by their stated sizes, without a look at pictures.
+# with an overwritten packet. So the parts of short files are followed by their stated sizes, not looking at pictures.
 
 # Zeros up to a sector after the last part are padding.
 PADDING = 2048
