@@ -176,7 +176,7 @@ class VideoSession:
     @cached_property
     def fault(self) -> str | None:
         """Fault in the structure of the container of a short file, in words."""
-        data = self.source.content(INSPECTED_BYTES)
+        data = None if self.container.size > INSPECTED_BYTES else self.source.content(INSPECTED_BYTES)
         return None if data is None else structure_fault(data, self.container.format.name)
 
     def is_short(self) -> bool:

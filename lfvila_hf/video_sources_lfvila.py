@@ -445,6 +445,8 @@ def _open_address(address: str, name: str, limits: VideoLimits) -> Any:
 
 # Zeros up to a sector after the last part are padding.
 PADDING = 2048
+# Parts that are followed at most: a second's work.
+MOST_PARTS = 200_000
 # Identifiers of Matroska: the header, the segment, its children, clusters and their children.
 HEADER, SEGMENT, CLUSTER, VOID, CHECKSUM = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC, 0xBF
 IN_SEGMENT = {0x114D9B74, 0x1549A966, 0x1654AE6B, CLUSTER, 0x1C53BB6B, 0x1254C367, 0x1043A770, 0x1941A469}
@@ -455,11 +457,17 @@ IN_FRAGMENT = {b"mfhd", b"traf", b"pssh", b"meta", b"udta", b"uuid", b"free"}
 # Sizes of transport packets (bare, with a time code of 4 bytes before, with a checksum after), and the marker's place.
 PACKET_SIZES = ((188, 0), (192, 4), (204, 0))
 # Ends of a part, from its place: `(data, place, end of what it is in)`.
-Step = Callable[[bytes, int, int], int]
+Step = Callable[["_File", int, int], int]
 
 
 class _Fault(Exception):
-    """End of a check, with the fault in words."""
+    """End of a check, with the fault in words; empty if there are too many parts to follow."""
+
+
+class _File(bytes):
+    """Content of a file, and how many parts may still be followed."""
+
+    left = MOST_PARTS
 
 
 def structure_fault(data: bytes | memoryview, container: str) -> str | None:
@@ -475,15 +483,18 @@ def structure_fault(data: bytes | memoryview, container: str) -> str | None:
     check = _CHECKS.get(container.partition(",")[0])
     try:
         if check is not None:
-            check(bytes(data))
+            check(_File(data))
     except _Fault as fault:
-        return str(fault)
+        return str(fault) or None
     return None
 
 
-def _follow(data: bytes, place: int, end: int, step: Step) -> None:
+def _follow(data: _File, place: int, end: int, step: Step) -> None:
     """Go from part to part until `end`."""
     while place < end:
+        data.left -= 1
+        if not data.left:
+            raise _Fault
         if data[place] == 0 and end - place <= PADDING and not any(data[place:end]):
             return
         place = step(data, place, end)
@@ -501,11 +512,11 @@ def _missing(count: int) -> _Fault:
     return _Fault(f"truncated: at least {count} bytes of the container are missing at its end")
 
 
-def _check_boxes(data: bytes) -> None:
+def _check_boxes(data: _File) -> None:
     _follow(data, 0, len(data), _after_box)
 
 
-def _after_box(data: bytes, place: int, end: int) -> int:
+def _after_box(data: _File, place: int, end: int) -> int:
     size, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
     if size == 1:
         size = int.from_bytes(data[place + 8 : place + 16], "big")
@@ -519,20 +530,20 @@ def _after_box(data: bytes, place: int, end: int) -> int:
     return after
 
 
-def _after_box_of_fragment(data: bytes, place: int, end: int) -> int:
+def _after_box_of_fragment(data: _File, place: int, end: int) -> int:
     if data[place + 4 : place + 8] not in IN_FRAGMENT:
         raise _broken(place)
     return _after_box(data, place, end)
 
 
-def _check_elements(data: bytes) -> None:
+def _check_elements(data: _File) -> None:
     name, start, end = _element(data, 0)
     if name != HEADER or end is None:
         raise _broken(0)
     _follow(data, end, len(data), _after_segment)
 
 
-def _after_segment(data: bytes, place: int, end: int) -> int:
+def _after_segment(data: _File, place: int, end: int) -> int:
     name, start, after = _element(data, place)
     if name == VOID and after is not None:
         return after
@@ -542,7 +553,7 @@ def _after_segment(data: bytes, place: int, end: int) -> int:
     return after or end
 
 
-def _after_child(data: bytes, place: int, end: int) -> int:
+def _after_child(data: _File, place: int, end: int) -> int:
     name, start, after = _element(data, place)
     if name not in IN_SEGMENT:
         raise _broken(place)
@@ -555,14 +566,14 @@ def _after_child(data: bytes, place: int, end: int) -> int:
     return after
 
 
-def _after_block(data: bytes, place: int, end: int) -> int:
+def _after_block(data: _File, place: int, end: int) -> int:
     name, _, after = _element(data, place)
     if name not in IN_CLUSTER or after is None:
         raise _broken(place)
     return after
 
 
-def _element(data: bytes, place: int) -> tuple[int, int, int | None]:
+def _element(data: _File, place: int) -> tuple[int, int, int | None]:
     """Read the identifier of an element, the place of its content, and its end; `None` if the size is not stated."""
     numbers = []
     start = place
@@ -577,11 +588,11 @@ def _element(data: bytes, place: int) -> tuple[int, int, int | None]:
     return numbers[0], start, None if unknown else start + numbers[1]
 
 
-def _check_chunks(data: bytes) -> None:
+def _check_chunks(data: _File) -> None:
     _follow(data, 0, len(data), _after_riff)
 
 
-def _after_riff(data: bytes, place: int, end: int) -> int:
+def _after_riff(data: _File, place: int, end: int) -> int:
     if data[place : place + 4] != b"RIFF":
         raise _broken(place)
     after = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
@@ -590,7 +601,7 @@ def _after_riff(data: bytes, place: int, end: int) -> int:
     return after + after % 2
 
 
-def _after_chunk(data: bytes, place: int, end: int) -> int:
+def _after_chunk(data: _File, place: int, end: int) -> int:
     name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
     if not name.isalnum() and name.rstrip() != b"rec":
         raise _broken(place)
@@ -600,13 +611,13 @@ def _after_chunk(data: bytes, place: int, end: int) -> int:
     return after + after % 2
 
 
-def _check_tags(data: bytes) -> None:
+def _check_tags(data: _File) -> None:
     if data[:3] != b"FLV":
         raise _broken(0)
     _follow(data, int.from_bytes(data[5:9], "big") + 4, len(data), _after_tag)
 
 
-def _after_tag(data: bytes, place: int, end: int) -> int:
+def _after_tag(data: _File, place: int, end: int) -> int:
     if data[place] & 31 not in (8, 9, 18):
         raise _broken(place)
     after = place + 11 + int.from_bytes(data[place + 1 : place + 4], "big")
@@ -615,7 +626,7 @@ def _after_tag(data: bytes, place: int, end: int) -> int:
     return after + 4
 
 
-def _check_transport_packets(data: bytes) -> None:
+def _check_transport_packets(data: _File) -> None:
     """Look at the marker, the error flag and the counter of every transport packet."""
     sizes = [(size, place) for size, place in PACKET_SIZES if len(data) > size and data[place] == data[place + size]]
     size, place = next(((size, place) for size, place in sizes if data[place] == 0x47), (0, 0))
@@ -637,11 +648,11 @@ def _check_transport_packets(data: bytes) -> None:
         raise _missing(size - rest)
 
 
-def _check_program_packets(data: bytes) -> None:
+def _check_program_packets(data: _File) -> None:
     _follow(data, 0, len(data), _after_program_packet)
 
 
-def _after_program_packet(data: bytes, place: int, end: int) -> int:
+def _after_program_packet(data: _File, place: int, end: int) -> int:
     if data[place : place + 3] != b"\0\0\1" or place + 4 > end or data[place + 3] < 0xB9:
         raise _broken(place)
     kind = data[place + 3]
@@ -653,7 +664,7 @@ def _after_program_packet(data: bytes, place: int, end: int) -> int:
     return place + 6 + int.from_bytes(data[place + 4 : place + 6], "big")
 
 
-_CHECKS: dict[str, Callable[[bytes], None]] = {
+_CHECKS: dict[str, Callable[[_File], None]] = {
     "mov": _check_boxes,
     "matroska": _check_elements,
     "avi": _check_chunks,

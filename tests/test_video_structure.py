@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 from pathlib import Path
 
 import av
@@ -104,3 +105,11 @@ def test_a_packet_of_a_transport_stream_that_is_missing_is_noticed_and_a_cut_on_
 def test_what_is_not_known_is_not_judged() -> None:
     assert structure_fault(b"anything", "ogg") is None
     assert structure_fault(b"", "mov,mp4,m4a,3gp,3g2,mj2") is None
+
+
+def test_a_file_of_countless_parts_costs_little() -> None:
+    matroska = bytes.fromhex("1a45dfa3801853806701ffffffffffffff") + b"\xec\x80" * 4_000_000
+    start = time.process_time()
+    assert structure_fault(matroska, "matroska,webm") is None
+    assert structure_fault(b"\0\0\1\xb9" * 2_000_000, "mpeg") is None
+    assert time.process_time() - start < 5
