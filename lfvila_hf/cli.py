@@ -45,6 +45,23 @@ EXTRAS = {
     "uvicorn": "app",
 }
 
+# Errors of libraries that read damaged files and are neither `ValueError` nor `OSError`.
+DAMAGE = ("SafetensorError", "UnpicklingError", "BadZipFile", "EOFError", "ArrowException")
+# Least and greatest value of numeric options by name, in every sub-command that has them; `POSITIVE` ones are above 0.
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("workers", "actors", "batch_size", "frames", "num_answers", "rows_per_file"), (1, 1e9)),
+    **dict.fromkeys(("top", "per_video", "candidates", "min_clips", "max_clips", "min_words", "max_words"), (1, 1e9)),
+    **dict.fromkeys(("max_clip_words",), (1, 1e9)),
+    **dict.fromkeys(("rerank", "max_gap", "max_overlap", "min_seconds", "pause", "clip_seconds"), (0, 1e6)),
+    **dict.fromkeys(("false_rate", "validation", "test"), (0, 1)),
+    "overlap": (0, 0.95),
+    "similarity": (0.5, 1),
+    "height": (2, 1e6),
+    "crf": (0, 51),
+    "port": (0, 65535),
+}
+POSITIVE = ("max_seconds", "gop_seconds", "segment_seconds", "max_clip_seconds")
+
 
 class Command(NamedTuple):
     """Sub-command.
@@ -150,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, AssertionError, RuntimeError) as error:
+    except Exception as error:
         message = explanation(error)
         if message is None or options.traceback:
             raise
@@ -169,6 +186,27 @@ def check_arguments(command: Command, arguments: list[str]) -> None:
     check: Callable[[Any], None] | None = getattr(module, "check", None)
     if check is not None:
         check(options)
+    check_numbers(options, parser)
+
+
+def check_numbers(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Check numbers that no sub-command can use.
+
+    Raises:
+        ValueError: One is out of range, or not finite.
+    """
+    parts = [part for action in parser._actions for part in _parsers_of(action)]
+    names = {action.dest: action.option_strings for one in (parser, *parts) for action in one._actions}
+    for name, value in vars(options).items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or name not in names:
+            continue
+        option = (names[name] or [name])[0]
+        low, high = BOUNDS.get(name, (-1e18, 1e18))
+        if name in POSITIVE and not 0 < value < 1e9:
+            raise ValueError(f"{option} must be above 0, got {value:g}")
+        if not low <= value <= high:  # also NaN
+            expected = f"at least {low:g}" if high >= 1e6 else f"in {low:g} to {high:g}"
+            raise ValueError(f"{option} must be {expected}, got {value:g}")
 
 
 def improve_errors(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +256,10 @@ def explanation(error: Exception) -> str | None:
         return f"{what}. Install the extra {extra!r}: {install_advice(extra)}"
     if isinstance(error, ValueError | OSError):
         return text
+    if type(error).__name__ in DAMAGE:
+        return f"a file is damaged or cut off: {text.splitlines()[0] if text else type(error).__name__}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
     device = re.search(r"CUDA|not compiled with|no NVIDIA|not linked with", text)
     return f"the device cannot be used: {text.splitlines()[0]}" if device else None
 

@@ -13,6 +13,7 @@ Letters: T frames, K clips, M sentences, L tokens, H and W pixels, P tokens per 
 
 import difflib
 import functools
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ MAX_SIZE = 1_000_000
 MAX_LAYERS = 1_000
 MAX_WINDOW_CELLS = 8_192
 MAX_NUMBER = 1e6
+MIN_TEMPERATURE = 1e-6
 
 # Arguments of a model's `from_pretrained` that change its size of video after loading.
 VIDEO_SIZES = ("num_frames", "temporal_windows", "image_size", "spatial_window")
@@ -129,11 +131,11 @@ def fields_of_transformers() -> frozenset[str]:
     return frozenset(GenerationConfig().to_dict()) | TRANSFORMERS_FIELDS
 
 
-def check_name(config: type[PreTrainedConfig], name: str) -> None:
-    """Check the name of an attribute that is set on a configuration; an unknown one is a warning.
+def check_name(config: type[PreTrainedConfig], name: str, value: Any) -> None:
+    """Check an attribute that is set on a configuration; one of an unknown name is a warning.
 
     Raises:
-        ValueError: It is a misspelt field, or follows from the fields.
+        ValueError: It is a misspelt field, follows from the fields, or is unknown and no value for a JSON file.
     """
     derived = getattr(config, name, None)
     if isinstance(derived, property) and derived.fset is None:
@@ -146,6 +148,13 @@ def check_name(config: type[PreTrainedConfig], name: str) -> None:
     properties = [key for key in dir(config) if isinstance(getattr(config, key, None), property)]
     if meant := difflib.get_close_matches(name, [*fields, *properties], n=1, cutoff=0.85):
         raise ValueError(f"{config.__name__} has no field {name!r}; did you mean {meant[0]!r}?")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{config.__name__} has no field {name!r}, and {value!r:.80} cannot be saved as JSON. Set a text, a "
+            f"number, or lists and dictionaries of them."
+        ) from None
     logger.warning(f"{config.__name__} has no field {name!r}; kept, but nothing reads it")
 
 
@@ -164,17 +173,13 @@ def check_extra_fields(config: PreTrainedConfig, fields: Mapping[str, Any]) -> N
     model_type = fields.get("model_type", own.model_type)
     if model_type != own.model_type:
         raise ValueError(f'{own.__name__} has model_type "{own.model_type}", got the fields of a "{model_type}"')
-    for name in fields:
-        check_name(own, name)
+    for name, value in fields.items():
+        check_name(own, name, value)
 
 
-def check_range(config: PreTrainedConfig, low: int, high: float, *names: str) -> None:
-    """Raise `ValueError` for the first of the fields `names` that is not in [low, high]."""
-    for name in names:
-        value = getattr(config, name)
-        if not low <= value <= high:  # also NaN
-            at_most = f" and at most {high:g}" if high < MAX_LAYERS or value > high else ""
-            raise ValueError(f"{name} must be at least {low}{at_most}, got {value}")
+def _bounds(low: float, high: float, *names: str) -> dict[str, tuple[float, float]]:
+    """Return a table with the bounds of each of the fields `names`."""
+    return dict.fromkeys(names, (low, high))
 
 
 class LFVilaBaseConfig(PreTrainedConfig):
@@ -184,13 +189,23 @@ class LFVilaBaseConfig(PreTrainedConfig):
     their stored size, which `from_pretrained` of the model changes afterwards.
     """
 
+    # Lowest and highest value of each numeric field.
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a misspelt name is an error now, not when a trained model is saved."""
+        """Set an attribute; a misspelt name or a value out of range is an error now, not when a model is saved."""
         if name not in vars(self):
-            check_name(type(self), name)
+            check_name(type(self), name, value)
+        low, high = self.bounds.get(name, (0, None))
+        if high is not None and isinstance(value, int | float) and not low <= value <= high:  # also NaN
+            at_most = f" and at most {high:g}" if high < MAX_LAYERS or value > high else ""
+            raise ValueError(f"{name} must be at least {low:g}{at_most}, got {value}")
         if name in ("auto_map", "custom_pipelines", *TRUST_FIELDS):
             refuse_code(type(self).__name__, {name: value})
         super().__setattr__(name, value)
+
+    def check_fields(self) -> None:
+        """Raise `ValueError` if fields disagree; also called when a model is made, as fields may be set before."""
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as in transformers, with `auto_map` for all Auto classes if code is saved too.
@@ -268,6 +283,11 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
 
     model_type = "lfvila_video_model"
     base_config_key = "video_config"
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {
+        **_bounds(1, MAX_SIZE, "num_frames", "num_clips", "num_channels", "embed_dim"),
+        **_bounds(0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
+        **_bounds(0, MAX_NUMBER, "mlp_ratio", "layer_norm_eps", "initializer_range"),
+    }
 
     image_size: list[int] | tuple[int, ...] = (192, 320)
     num_frames: int = 32
@@ -307,16 +327,14 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
             if len(size) == 3 and size[0] != 1:
                 raise ValueError(f"patch_size: a patch is one frame long, got {size}; expected [1, rows, columns]")
             self.patch_size = size[-2:]
-        self._check()
+        self.check_fields()
+        self._warn_of_crossing_windows()
         super().__post_init__(**kwargs)
 
-    def _check(self) -> None:
-        """Raise `ValueError` if fields disagree; warn if clip features would see other clips."""
-        check_range(self, 1, MAX_SIZE, "num_frames", "num_clips", "num_channels", "embed_dim")
-        check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
-        check_range(self, 0, MAX_NUMBER, "mlp_ratio", "layer_norm_eps", "initializer_range")
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}")
+    def check_fields(self) -> None:
+        """Raise `ValueError` if fields disagree."""
+        if self.drop_path_rate == 1:
+            raise ValueError("drop_path_rate must be at least 0 and below 1, got 1")
         for name in ("image_size", "patch_size", "spatial_window", "pool_size"):
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:
@@ -329,6 +347,9 @@ class LFVilaVideoConfig(LFVilaBaseConfig):
             raise ValueError(
                 f'video_stem="conv" halves the frame: patch_size must be a power of two, got {self.patch_size}'
             )
+
+    def _warn_of_crossing_windows(self) -> None:
+        """Warn if clip features would see other clips."""
         if self.num_frames % self.num_clips == 0:
             frames_per_clip = self.num_frames // self.num_clips
             crossing = [
@@ -450,6 +471,14 @@ class LFVilaTextConfig(LFVilaBaseConfig):
 
     model_type = "lfvila_text_model"
     base_config_key = "text_config"
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {
+        **_bounds(1, 10 * MAX_SIZE, "vocab_size"),
+        **_bounds(1, MAX_SIZE, "hidden_size", "num_attention_heads", "intermediate_size"),
+        **_bounds(1, MAX_SIZE, "max_position_embeddings", "max_sentences", "type_vocab_size"),
+        **_bounds(0, MAX_LAYERS, "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers"),
+        **_bounds(0, MAX_NUMBER, "layer_norm_eps", "initializer_range"),
+        **_bounds(0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    }
 
     vocab_size: int = 30522
     hidden_size: int = 1024
@@ -472,18 +501,16 @@ class LFVilaTextConfig(LFVilaBaseConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Check that the fields fit each other."""
         check_extra_fields(self, kwargs)
-        check_range(self, 1, 10 * MAX_SIZE, "vocab_size")
-        check_range(self, 1, MAX_SIZE, "hidden_size", "num_attention_heads", "intermediate_size")
-        check_range(self, 1, MAX_SIZE, "max_position_embeddings", "max_sentences", "type_vocab_size")
-        check_range(self, 0, MAX_LAYERS, "num_sentence_layers", "num_paragraph_layers", "num_cross_modal_layers")
-        check_range(self, 0, MAX_NUMBER, "layer_norm_eps", "initializer_range")
-        check_range(self, 0, 1, "hidden_dropout_prob", "attention_probs_dropout_prob")
+        self.check_fields()
+        super().__post_init__(**kwargs)
+
+    def check_fields(self) -> None:
+        """Raise `ValueError` if fields disagree."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}. "
                 f"Change one of them."
             )
-        super().__post_init__(**kwargs)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -531,6 +558,13 @@ class LFVilaConfig(LFVilaBaseConfig):
     """
 
     model_type = "lfvila"
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {
+        **_bounds(MIN_TEMPERATURE, MAX_NUMBER, "temperature", "temporal_temperature"),
+        **_bounds(0, MAX_NUMBER, "num_other_negatives", "initializer_range"),
+        **_bounds(0, MAX_NUMBER, "global_loss_weight", "mtc_loss_weight", "mlm_loss_weight", "vtm_loss_weight"),
+        **_bounds(0, MAX_NUMBER, "span_loss_weight", "video_position_layer_norm_eps"),
+        **_bounds(1, MAX_SIZE, "num_anchors", "num_candidates"),
+    }
     sub_configs = {"text_config": LFVilaTextConfig, "video_config": LFVilaVideoConfig}
     sub_configs_defaults: ClassVar[Any] = {"text_config": LFVilaTextConfig, "video_config": LFVilaVideoConfig}
     keys_to_ignore_at_inference = [
@@ -585,20 +619,19 @@ class LFVilaConfig(LFVilaBaseConfig):
                 setattr(self, name, tower(**(value or {})))
             elif getattr(value, "model_type", None) != tower.model_type:
                 raise ValueError(f"{name} must be a {tower.__name__} or its fields, got {type(value).__name__}")
+        self.check_fields()
+        super().__post_init__(**kwargs)
+
+    def check_fields(self) -> None:
+        """Raise `ValueError` if fields disagree, in the towers as well."""
+        self.text_config.check_fields()
+        self.video_config.check_fields()
         if self.text_config.hidden_size != self.video_config.hidden_size:
             raise ValueError(
                 f"both towers must end at the same width: text_config.hidden_size = {self.text_config.hidden_size}, "
                 f"video_config ends at {self.video_config.hidden_size} (embed_dim = {self.video_config.embed_dim} "
                 f"doubled by each of {len(self.video_config.merge_after)} mergings)"
             )
-        for name in ("temperature", "temporal_temperature"):
-            if not getattr(self, name) > 0:  # also NaN
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        check_range(self, 0, MAX_NUMBER, "temperature", "temporal_temperature")
-        check_range(self, 1, MAX_SIZE, "num_anchors", "num_candidates")
-        weights = ("global_loss_weight", "mtc_loss_weight", "mlm_loss_weight", "vtm_loss_weight", "span_loss_weight")
-        check_range(self, 0, MAX_NUMBER, "num_other_negatives", *weights)
-        super().__post_init__(**kwargs)
 
     @classmethod
     def base(cls, **overrides: Any) -> "LFVilaConfig":

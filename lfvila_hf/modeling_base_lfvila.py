@@ -247,6 +247,13 @@ def padding_mask(config: LFVilaTextConfig, hidden_states: torch.Tensor, attentio
 # -- base class ------------------------------------------------------------------------------------------------------
 
 
+# Parts of LF-VILA models; every class has some of them.
+PARTS = (
+    *("video_model", "text_model", "cross_modal_encoder", "video_projection", "text_projection"),
+    *("sentence_projection", "clip_projection", "mlm_head", "vtm_head", "classifier", "span_classifier"),
+)
+
+
 class LFVilaPreTrainedModel(PreTrainedModel):
     """Base class: configuration, loading, weight initialisation, attention backends, size of video."""
 
@@ -277,6 +284,7 @@ class LFVilaPreTrainedModel(PreTrainedModel):
                 f"{type(self).__name__} takes a {self.config_class.__name__} (model_type {expected!r}), got a "
                 f"{type(config).__name__} (model_type {found!r})"
             )
+        config.check_fields()
         super().__init__(config, *args, **kwargs)
 
     @classmethod
@@ -300,8 +308,19 @@ class LFVilaPreTrainedModel(PreTrainedModel):
             image_size: Height and width of a frame in pixels; see `set_image_size`. Defaults to the stored size.
             spatial_window: Rows and columns of a window; see `set_image_size`.
             **kwargs: Passed to transformers.
+
+        Raises:
+            ValueError: The weights are damaged, or a size of video does not fit.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # by name: safetensors belongs to transformers
+                raise
+            raise ValueError(
+                f"the weights of {pretrained_model_name_or_path} are damaged or cut off ({error}). Copy or download "
+                f"them again."
+            ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if any(size is not None for size in (num_frames, temporal_windows, image_size, spatial_window)):
             resize_model(model, num_frames, temporal_windows, image_size, spatial_window)
@@ -311,6 +330,13 @@ class LFVilaPreTrainedModel(PreTrainedModel):
             if isinstance(module, LFVilaPreTrainedModel):
                 module.freeze_unread()
         return loaded
+
+    def post_init(self) -> None:
+        """Finish as in transformers; parts that only other LF-VILA models have are no surprise in a checkpoint."""
+        super().post_init()
+        own = {name.rpartition(".")[2] for name, _ in self.named_modules() if name.count(".") < 2}
+        absent = [name for name in PARTS if name not in own]
+        self._keys_to_ignore_on_load_unexpected = {rf"(^|\.)({'|'.join(absent)})\."} if absent else set()
 
     def freeze_unread(self) -> None:
         """Freeze parameters that this model never reads; there are none by default."""

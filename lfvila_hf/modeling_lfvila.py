@@ -76,9 +76,6 @@ class LFVilaModel(LFVilaPreTrainedModel):
             and loss (question answering).
     """
 
-    # Heads and the encoder of the fusion phase, which a checkpoint of another class holds besides.
-    _keys_to_ignore_on_load_unexpected = [r"^(cross_modal_encoder|mlm_head|vtm_head|classifier|span_classifier)\."]
-
     def __init__(self, config: LFVilaConfig, add_text_tower: bool = True, add_projections: bool = True) -> None:
         super().__init__(config)
         width = config.hidden_size
@@ -544,13 +541,17 @@ class LFVilaForMultipleChoice(LFVilaFusionModel):
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and options of the backend.
 
         Raises:
-            ValueError: `input_ids` is not four-dimensional, the numbers of questions and videos differ, or
-                `config.problem_type` asks for anything but one right choice.
+            ValueError: `input_ids` is not four-dimensional, the numbers of questions and videos differ, or `labels` or
+                `config.problem_type` ask for anything but one right choice.
         """
         if self.config.problem_type not in (None, "single_label_classification"):
             raise ValueError(
                 f'problem_type="{self.config.problem_type}" is not supported: one choice is right. Use '
                 '"single_label_classification" or LFVilaForQuestionAnswering'
+            )
+        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            raise ValueError(
+                f"labels must be (B,) numbers of the right choices, got {labels.dtype} {tuple(labels.shape)}"
             )
         if input_ids is None or input_ids.ndim != 4:
             got = None if input_ids is None else tuple(input_ids.shape)

@@ -23,8 +23,18 @@ from .video_processing_lfvila import LFVilaVideoMetadata
 
 # Sentences of a paragraph and tokens of a sentence that may be asked for; a typing error must not fill the memory.
 MOST_SENTENCES = MOST_TOKENS = 4096
-# Arguments of tokenizers, with the values that ask for what sentences get anyway: one length for all.
-AS_ALWAYS = {"padding": (True, "max_length"), "truncation": (True, "longest_first")}
+# Arguments of tokenizers, with the values that ask for what sentences get anyway: one length for all, ids and masks.
+AS_ALWAYS: dict[str, tuple[Any, ...]] = {
+    "padding": (True, "max_length", "longest"),
+    "truncation": (True, "longest_first"),
+    "padding_side": ("right", None),
+    "add_special_tokens": (True,),
+    "pad_to_multiple_of": (None,),
+    "return_attention_mask": (True, None),
+    "verbose": (True, False),
+    **dict.fromkeys(("return_token_type_ids", "return_length", "return_special_tokens_mask"), (False, None)),
+    **dict.fromkeys(("return_offsets_mapping", "return_overflowing_tokens", "is_split_into_words"), (False, None)),
+}
 
 
 class SentenceMoment(NamedTuple):
@@ -129,7 +139,7 @@ class LFVilaProcessor(ProcessorMixin):
             _check_sizes(sentences, length)
             pad = self.pad_to_max_sentences if pad_to_max_sentences is None else pad_to_max_sentences
             if merged["text_kwargs"].get("as_sentences"):
-                data.update(self._encode_sentences(text, length))
+                data.update(self._tokenize(text, length))
             else:
                 data.update(self._encode(text, sentences, length, pad))
         if videos is not None:
@@ -202,33 +212,32 @@ class LFVilaProcessor(ProcessorMixin):
                 f"text_kwargs {unknown} cannot be set: sentences are always padded and cut to max_sentence_length"
             )
 
-    def _encode_sentences(self, text: Sequence[str], length: int) -> dict[str, torch.Tensor]:
-        """Tokenise each text as one sentence, padded to the longest; a blank text is `[CLS] [SEP]`: `(B, L)`."""
-        encoded = self.tokenizer(
-            list(text),
-            padding=True,
-            truncation=True,
-            max_length=length,
-            padding_side="right",
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    def _tokenize(self, text: Sequence[str], length: int, width: int | None = None) -> dict[str, torch.Tensor]:
+        """Tokenise each text as one sentence: `(B, L)`.
+
+        Cut and padded on the right, which the model reads, whatever sides and lengths the tokenizer was set to.
+
+        Args:
+            text: One or more texts; a blank one is `[CLS] [SEP]`.
+            length: Most tokens of one.
+            width: L. Defaults to the longest one.
+        """
+        rows = self.tokenizer(list(text), padding=False, truncation=False, return_token_type_ids=False, verbose=False)[
+            "input_ids"
+        ]
+        rows = [row if len(row) <= length else [*row[: length - 1], row[-1]] for row in rows]  # [SEP] stays
+        input_ids = torch.full((len(rows), width or max(map(len, rows))), self.tokenizer.pad_token_id or 0)
+        attention_mask = torch.zeros_like(input_ids)
+        for place, row in enumerate(rows):
+            input_ids[place, : len(row)] = torch.tensor(row)
+            attention_mask[place, : len(row)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def _encode(self, text: Any, max_sentences: int, length: int, pad: bool) -> dict[str, torch.Tensor]:
         paragraphs, choices = _as_paragraphs(text)
         merged = [merge_sentences(paragraph, max_sentences) for paragraph in paragraphs]
         rows = max_sentences if pad else max(map(len, merged))
-        encoded = self.tokenizer(
-            [sentence for paragraph in merged for sentence in paragraph],
-            padding="max_length",
-            truncation=True,
-            max_length=length,
-            padding_side="right",  # what the model reads, whatever the tokenizer's own side
-            return_attention_mask=True,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
+        encoded = self._tokenize([sentence for paragraph in merged for sentence in paragraph], length, length)
         fillers = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0}
         real = torch.tensor([row < len(paragraph) for paragraph in merged for row in range(rows)])
         shape = (len(merged), rows, length) if choices is None else (-1, choices, rows, length)

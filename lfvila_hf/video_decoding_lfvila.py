@@ -12,7 +12,8 @@ cheapest place that settles it:
 
 1. the sample list of an mp4-like file of constant rate (only the first packet is read);
 2. a list of all packets, not decoded (4 to 6 microseconds each), if time stamps are present, unique and in order;
-3. a decode of everything, counting: AVI with B-frames, bare streams, joined transport streams, damaged files.
+3. a decode of everything, counting: AVI with B-frames, bare streams, joined transport streams, damaged files, and short
+   files of every container without an index.
 
 *Decoding.* Frames that are neither wanted nor referenced are dropped inside the decoder (H.264 and HEVC). After the
 last wanted packet the decoder is drained and nothing more is read. Nothing is decoded twice. A frame that does not come
@@ -33,6 +34,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,7 @@ from .video_sources_lfvila import (
     VideoLimits,
     VideoSource,
     av,
+    structure_fault,
     video_errors,
 )
 
@@ -55,8 +58,9 @@ logger = logging.getLogger(__name__)
 CHECK_EVERY = 64
 # Times that the demuxer may say "try again" in a row.
 RETRIES = 100
-# First packets of H.264 and HEVC whose structure is looked at before a table is believed, so that what is said of a
-# short video does not depend on which frames are wanted. Looking at all packets of long videos costs too much.
+# Packets and bytes of a short video. What is said of it does not depend on which frames are wanted: the structure of
+# its container and of its H.264 and HEVC packets is looked at before a table is believed, and all frames are decoded if
+# that is broken, or if the container is of a kind without an index. All of that costs too much for long videos.
 INSPECTED, INSPECTED_BYTES = 600, 16 * 2**20
 # Seconds, and multiples of the usual distance of two frames, above which a distance is a gap.
 GAP_SECONDS, GAP_STEPS = 0.5, 10
@@ -169,6 +173,21 @@ class VideoSession:
             raise LFVilaVideoError(source.name, "the video stream has no time base")
         self._unit_length = _length_of_unit_sizes(self.context)
 
+    @cached_property
+    def fault(self) -> str | None:
+        """Fault in the structure of the container of a short file, in words."""
+        data = None if self.container.size > INSPECTED_BYTES else self.source.content(INSPECTED_BYTES)
+        return None if data is None else structure_fault(data, self.container.format.name)
+
+    def is_short(self) -> bool:
+        """Tell a video of few packets, after all were read."""
+        return self.packets_read <= INSPECTED and self.container.size <= INSPECTED_BYTES
+
+    def is_indexed(self) -> bool:
+        """Tell Matroska, WebM and mp4-like files from fragmented mp4 and containers that are only read forward."""
+        name = self.container.format.name
+        return name.startswith("matroska") or (name.startswith("mov") and self.stream.frames > 0)
+
     def packets(self) -> Iterator[Any]:
         """Read the packets of the video stream from here on; a broken end is an end."""
         self.deadline.check()
@@ -244,12 +263,16 @@ class VideoSession:
         first = next(packets, None)
         if first is not None and not (first.is_keyframe and first.pts == stream.start_time):
             return None
+        pts = int(stream.start_time) + step * np.arange(count, dtype=np.int64)
         small = count <= INSPECTED and self.container.size <= INSPECTED_BYTES
         if first is not None and small and self._unit_length:
-            sound = self.looks_sound(first) and all(map(self.looks_sound, packets))
-            if not sound or self.packets_read != count:
+            read = [first.pts]
+            sound = self.looks_sound(first)
+            for packet in packets:
+                sound &= self.looks_sound(packet)
+                read.append(packet.pts)
+            if not sound or None in read or sorted(read) != pts.tolist():  # the list has decoding times alone
                 return None
-        pts = int(stream.start_time) + step * np.arange(count, dtype=np.int64)
         return FrameTable(pts, self.time_base, int(pts[-1]) + step, "header", start=self.start(int(pts[0])))
 
     def packet_table(self) -> FrameTable | None:
@@ -283,6 +306,8 @@ class VideoSession:
         ticks = np.unique(np.asarray(pts, dtype=np.int64))
         # a broken packet may or may not become a frame
         if not trusted or not pts or len(ticks) != len(pts) or self.corrupt_packets or self.retries:
+            return None
+        if self.is_short() and (self.fault or not self.is_indexed()):
             return None
         if last_duration <= 0:
             last_duration = _usual_step(ticks)
@@ -353,6 +378,9 @@ class VideoSession:
             self.notes.append(f"damaged: {_number(self.corrupt_packets, 'broken packet')}")
         if self.retries:
             self.notes.append(f"damaged: the demuxer lost its place {_number(self.retries, 'time')}")
+        cut = any(note.startswith("truncated") for note in self.notes)
+        if table.origin != "header" and self.fault and not (cut and self.fault.startswith("truncated")):
+            self.notes.append(self.fault)
         name = self.container.format.name
         if name.startswith(("matroska", "flv", "asf", "mov")) and not self.stream.frames and table.origin != "header":
             track, whole = _seconds_of(self.stream.metadata.get("DURATION", "")), (self.container.duration or 0) / 1e6

@@ -29,6 +29,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .video_reading_lfvila import (
+    MOST_FRAMES,
     VideoFrames,
     VideoLimits,
     describe_source,
@@ -171,6 +172,7 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
         super().__init__(**kwargs)  # type: ignore[misc]  # a TypedDict with other keys
         self.crop_scale = checked_pair("crop_scale", self.crop_scale, 1.0)
         self.crop_ratio = checked_pair("crop_ratio", self.crop_ratio, math.inf)
+        check_numbers(vars(self))
 
     def preprocess(self, videos: Any, **kwargs: Unpack[LFVilaVideoProcessorKwargs]) -> BatchFeature:
         """Read, sample, resize and normalise a batch of videos.
@@ -321,9 +323,12 @@ class LFVilaVideoProcessor(BaseVideoProcessor):
 
 
 def _is_clip_list(source: Any) -> bool:
-    """Return whether a value is a sequence of sources (a list, a column of `datasets`), not one source."""
-    is_bytes = isinstance(source, (str, bytes, bytearray, memoryview))
-    return isinstance(source, Sequence) and not is_bytes and not is_frame_source(source)
+    """Return whether a value is a sequence of sources (a list, a column of a data set or frame), not one source."""
+    if isinstance(source, (str, bytes, bytearray, memoryview)):
+        return False
+    kind = getattr(getattr(source, "dtype", None), "kind", "")
+    is_column = getattr(source, "ndim", None) == 1 and kind in ("O", "U", "T")
+    return (isinstance(source, Sequence) or is_column) and not is_frame_source(source)
 
 
 def batch_of_videos(videos: Any) -> list[Any]:
@@ -339,7 +344,7 @@ def batch_of_videos(videos: Any) -> list[Any]:
     axes = getattr(videos, "ndim", None)
     if axes == 5:
         videos = list(videos)
-    elif axes is not None and axes != 4:
+    elif axes not in (None, 4) and not _is_clip_list(videos) and not isinstance(videos, memoryview):
         raise ValueError(
             f"an array of videos has 4 axes (one video) or 5 (a batch), got the shape {tuple(videos.shape)}"
         )
@@ -421,8 +426,7 @@ class VideoSettings:
         if not (0 < height and 0 < width and height * width <= MOST_PIXELS):
             raise ValueError(f"size must be of 1 to {MOST_PIXELS} pixels, got {size!r}")
         self.size: tuple[int, int] = (int(height), int(width))
-        if not 0 <= self["flip_probability"] <= 1:
-            raise ValueError(f"flip_probability must lie in 0 to 1, got {self['flip_probability']}")
+        check_numbers(self._values)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -562,6 +566,21 @@ def per_channel(values: Any, like: torch.Tensor) -> torch.Tensor:
     """Bring one value or three to `(3, 1, 1)`, in the dtype and on the device of `like`."""
     values = torch.as_tensor(values, dtype=like.dtype, device=like.device)
     return values.expand(3).reshape(3, 1, 1)  # (3, 1, 1)
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for the first setting that no picture can be made with; absent ones are not looked at."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in ("num_frames", "num_clips"):
+        if not 1 <= given.get(name, 1) <= MOST_FRAMES:
+            raise ValueError(f"{name} must be at least 1 and at most {MOST_FRAMES}, got {given[name]}")
+    if not 0 <= given.get("flip_probability", 0) <= 1:
+        raise ValueError(f"flip_probability must lie in 0 to 1, got {given['flip_probability']}")
+    for name, low in (("image_mean", -math.inf), ("image_std", 0), ("rescale_factor", 0)):
+        channels = np.atleast_1d(np.asarray(given.get(name, 1.0), np.float64))
+        if channels.shape not in ((1,), (3,)) or not ((low < channels) & (channels < math.inf)).all():  # also NaN
+            expected = "finite numbers" if low < 0 else "finite numbers above 0"
+            raise ValueError(f"{name} must be one or three {expected}, got {given[name]!r}")
 
 
 def checked_pair(name: str, value: Any, largest: float) -> tuple[float, float]:

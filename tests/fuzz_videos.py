@@ -2,8 +2,11 @@
 
 Each file is decoded in a process of its own with small limits. The only outcomes allowed are as many frames as were
 asked for, or the one exception. A crash of that process and a time-out by its caller are such exceptions and are
-counted apart; anything else has escaped. The decoder processes' memory is capped by the operating system and looked at
-here. Each mutation is drawn from a seeded generator, so a file that does harm can be made again from its number.
+counted apart; anything else has escaped, and so has a file without a note that holds fewer frames than a sequential
+decode of it gives. Files without a note that hold fewer frames than the whole file did are counted as silent: a
+transport stream that ends between two packets cannot be told from a shorter one. The decoder processes' memory is
+capped by the operating system and looked at here. Each mutation is drawn from a seeded generator, so a file that does
+harm can be made again from its number.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from video_files import boxes, write_sound, write_video
+from video_files import boxes, sequential_frames, write_sound, write_video
 
 from lfvila_hf.video import isolation
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, close_decoder_processes, read_frames
@@ -30,6 +35,8 @@ LIMITS = VideoLimits(max_seconds=5, max_memory_bytes=2**30, max_pixels=2**22, ma
 REQUESTS: list[dict[str, Any]] = [{"num_frames": 5}, {"indices": [0]}, {}, {"num_frames": 3, "num_threads": 2}]
 # Beyond the limit and its grace: what a busy machine may add.
 SLACK = 20.0
+# Frames of every whole file with pictures.
+WHOLE = 24
 
 SEEDS: dict[str, dict[str, Any]] = {
     "h264.mp4": {},
@@ -52,7 +59,7 @@ MARKS += [b"\x47\x41", b"\x09\x00", b"LIST", b"movi", b"idx1", b"00dc", b"\0\0\1
 
 def write_seeds(folder: Path) -> dict[str, bytes]:
     """The whole files that mutations start from: ten containers and codecs, and one without video."""
-    seeds = {name: write_video(folder / name, 24, gop=8, **options).read_bytes() for name, options in SEEDS.items()}
+    seeds = {name: write_video(folder / name, WHOLE, gop=8, **options).read_bytes() for name, options in SEEDS.items()}
     return {**seeds, "sound.m4a": write_sound(folder / "sound.m4a").read_bytes()}
 
 
@@ -203,6 +210,7 @@ class Outcome:
             or a "time-out" that the caller had to end.
         reasons: Most frequent reasons of errors, without numbers and names.
         escaped: Numbers of the files that did something else, and what.
+        silent: Numbers of the files with fewer frames than the whole file and no note.
         slowest: Seconds of the slowest file.
         peak_child: Largest resident memory of a decoder process in MiB, 0 where the system does not tell.
         peak_growth: How much this process' resident memory grew, MiB.
@@ -211,6 +219,7 @@ class Outcome:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     escaped: dict[int, str] = field(default_factory=dict)
+    silent: dict[int, str] = field(default_factory=dict)
     slowest: float = 0.0
     peak_child: float = 0.0
     peak_growth: float = 0.0
@@ -225,6 +234,7 @@ class Outcome:
             self.counts[name] = dict(Counter(self.counts.get(name, {})) + Counter(counts))
         self.reasons += other.reasons
         self.escaped |= other.escaped
+        self.silent |= other.silent
         self.slowest = max(self.slowest, other.slowest)
         self.peak_child = max(self.peak_child, other.peak_child)
         self.peak_growth = max(self.peak_growth, other.peak_growth)
@@ -248,6 +258,7 @@ def fuzz(folder: Path, numbers: range, progress: int = 0) -> Outcome:
     """
     seeds = write_seeds(folder)
     outcome = Outcome()
+    counter = _Counter(folder / "mutated")
     before = _peak_memory("self")
     for done_before, number in enumerate(numbers):
         name = sorted(seeds)[number % len(seeds)]
@@ -256,9 +267,15 @@ def fuzz(folder: Path, numbers: range, progress: int = 0) -> Outcome:
         isolation._POOL.give_back(isolation._POOL.take(LIMITS.max_memory_bytes))
         start = time.monotonic()
         try:
-            kind = _read(data or b"\0", REQUESTS[number // len(seeds) % len(REQUESTS)], outcome.reasons)
+            kind, unsaid = _read(data or b"\0", REQUESTS[number // len(seeds) % len(REQUESTS)], outcome.reasons)
             outcome.counts.setdefault(name, {}).setdefault(kind, 0)
             outcome.counts[name][kind] += 1
+            if unsaid is not None and unsaid < WHOLE:
+                outcome.silent[number] = f"{name}, {done}: {unsaid} frames"
+            if unsaid is not None:
+                there = counter.count(data)
+                if there is not None and unsaid < there:
+                    raise AssertionError(f"{unsaid} frames without a note, a sequential decode gives {there}")
         except Exception as error:
             outcome.escaped[number] = f"{name}, {done}: {error!r}"
         seconds = time.monotonic() - start
@@ -274,18 +291,38 @@ def fuzz(folder: Path, numbers: range, progress: int = 0) -> Outcome:
     return outcome
 
 
-def _read(data: bytes, request: dict[str, Any], reasons: Counter[str]) -> str:
+class _Counter:
+    """Sequential decodes in a process of their own, which is replaced if it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pool = ProcessPoolExecutor(1, get_context("fork"))
+
+    def count(self, data: bytes) -> int | None:
+        """Count the frames of a file; `None` if that fails."""
+        self.path.write_bytes(data)
+        try:
+            return len(self._pool.submit(sequential_frames, self.path).result(60))
+        except BrokenProcessPool:
+            self._pool = ProcessPoolExecutor(1, get_context("fork"))
+        except Exception:  # whatever a decode by hand makes of a damaged file is not the subject
+            pass
+        return None
+
+
+def _read(data: bytes, request: dict[str, Any], reasons: Counter[str]) -> tuple[str, int | None]:
+    """Read frames; also returns the frames that the file is said to hold if nothing is noted."""
     try:
         read = read_frames(data, limits=LIMITS, isolated=True, **request)
     except LFVilaVideoError as error:
         reasons["".join(letter for letter in error.reason if not letter.isdigit())[:60]] += 1
         if "decoder process died" in error.reason:
-            return "crash"
-        return "time-out" if "did not answer" in error.reason else "error"
+            return "crash", None
+        return "time-out" if "did not answer" in error.reason else "error", None
     asked = len(request["indices"]) if "indices" in request else request.get("num_frames")
     if len(read.frames) != (asked or read.metadata.total_num_frames) or read.frames.ndim != 4:
         raise AssertionError(f"{len(read.frames)} frames of {read.metadata.total_num_frames} for {request}")
-    return "frames"
+    return "frames", None if read.metadata.notes else read.metadata.total_num_frames
 
 
 def _peak_memory(process: str) -> float:

@@ -18,8 +18,8 @@ from tiny_models import TEXT, VIDEO, tiny_config
 from transformers import BertConfig, GenerationConfig, PreTrainedConfig
 
 import lfvila_hf.configuration_lfvila as configuration
-from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaTextConfig, LFVilaVideoConfig
-from lfvila_hf.configuration_lfvila import VIDEO_SIZES, check_extra_fields, check_range
+from lfvila_hf import LFVilaConfig, LFVilaForPreTraining, LFVilaModel, LFVilaTextConfig, LFVilaVideoConfig
+from lfvila_hf.configuration_lfvila import VIDEO_SIZES, check_extra_fields
 from lfvila_hf.modeling_base_lfvila import LFVilaHeadOutput, LFVilaOutput
 
 
@@ -208,8 +208,8 @@ def test_a_text_configuration_that_cannot_be_is_refused_by_name(fields: dict[str
         ({"video_config": BertConfig().to_dict()}, 'model_type "lfvila_video_model", got the fields of a "bert"'),
         ({"video_config": LFVilaTextConfig(**TEXT)}, "must be a LFVilaVideoConfig or its fields, got LFVilaTextConfig"),
         ({"video_config": 3}, "video_config must be a LFVilaVideoConfig or its fields, got int"),
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"temporal_temperature": -1}, "temporal_temperature must be above 0, got -1"),
+        ({"temperature": 0.0}, "temperature must be at least 1e-06, got 0.0"),
+        ({"temporal_temperature": -1}, "temporal_temperature must be at least 1e-06, got -1"),
         ({"num_anchors": 0}, "num_anchors must be at least 1, got 0"),
         ({"num_other_negatives": -1}, "num_other_negatives must be at least 0, got -1"),
         ({"mtc_loss_weight": -1}, "mtc_loss_weight must be at least 0, got -1"),
@@ -282,10 +282,33 @@ def test_misspelt_derived_and_foreign_fields_are_refused() -> None:
     check_extra_fields(config, {"auto_map": {}})
 
 
-def test_a_range_names_the_first_field_outside_it() -> None:
-    config = LFVilaVideoConfig()
-    check_range(config, 1, 32, "num_clips", "num_frames")
-    with pytest.raises(ValueError, match="num_frames must be at least 1 and at most 31, got 32"):
-        check_range(config, 1, 31, "num_clips", "num_frames")
-    with pytest.raises(ValueError, match="num_clips must be at least 5, got 4"):
-        check_range(config, 5, float("inf"), "num_clips")
+@pytest.mark.parametrize(
+    ("part", "field", "value", "words"),
+    [
+        ("text_config", "hidden_size", -1, "hidden_size must be at least 1, got -1"),
+        ("text_config", "num_sentence_layers", 10**9, "num_sentence_layers must be at least 0 and at most 1000"),
+        ("text_config", "layer_norm_eps", float("nan"), "layer_norm_eps must be at least 0, got nan"),
+        ("video_config", "num_frames", 0, "num_frames must be at least 1, got 0"),
+        ("video_config", "drop_path_rate", 1.5, "drop_path_rate must be at least 0 and at most 1, got 1.5"),
+        ("", "temperature", 0.0, "temperature must be at least 1e-06, got 0.0"),
+        ("", "mtc_loss_weight", float("inf"), "mtc_loss_weight must be at least 0 and at most 1e"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_when_it_is_set(part: str, field: str, value: float, words: str) -> None:
+    config = LFVilaConfig.tiny()
+    owner = getattr(config, part) if part else config
+    before = getattr(owner, field)
+    with pytest.raises(ValueError, match=words):
+        setattr(owner, field, value)
+    assert getattr(owner, field) == before
+
+
+def test_fields_that_disagree_after_they_were_set_are_refused_by_a_model() -> None:
+    config = LFVilaConfig.tiny()
+    config.text_config.num_attention_heads = 3
+    with pytest.raises(ValueError, match="hidden_size=128 is not divisible by num_attention_heads=3"):
+        LFVilaModel(config)
+    config = LFVilaConfig.tiny()
+    config.video_config.depths = [10**9, 1, 1, 1, 1, 1]
+    with pytest.raises(ValueError, match="depths must sum to at most 1000 blocks"):
+        LFVilaModel(config)

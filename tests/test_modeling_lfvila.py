@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import EXAMPLES, TEXT, random_ids, random_videos, tiny_batch, tiny_config, tiny_model
 from torch.nn import functional as F
 from transformers import BertConfig
@@ -445,11 +446,28 @@ def test_answers_obey_the_problem_type() -> None:
     choice, inputs = EXAMPLES["multiple choice"].model(problem_type="regression"), EXAMPLES["multiple choice"].inputs(2)
     with pytest.raises(ValueError, match='problem_type="regression" is not supported'):
         choice(**inputs)
+    choice.config.problem_type = None
+    with pytest.raises(
+        ValueError, match=r"labels must be \(B,\) numbers of the right choices, got torch.float32 \(2, 3\)"
+    ):
+        choice(**inputs | {"labels": torch.rand(2, 3)})
 
 
-@pytest.mark.parametrize("name", ["fusion phase", "question answering", "multiple choice"])
-def test_the_towers_of_another_class_load_without_a_report(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["joined", "fusion phase", "question answering", "multiple choice", "classification"])
+def test_a_checkpoint_of_another_class_loads_without_a_report_of_parts_that_it_has_besides(
+    name: str, tmp_path: Path
+) -> None:
     EXAMPLES[name].model().save_pretrained(tmp_path)
+    for other in ("joined", "fusion phase", "question answering", "multiple choice", "classification"):
+        _, report = EXAMPLES[other].model_class.from_pretrained(
+            tmp_path, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        assert not report["unexpected_keys"], "each would be a line of the report that transformers prints"
+        heads = EXAMPLES[other].model_class.head_modules
+        if name == "joined" and heads:
+            assert {key.partition(".")[0] for key in report["missing_keys"]} >= set(heads), "a new head is still said"
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["mistaken.weight"] = torch.zeros(1)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     _, report = LFVilaModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["unexpected_keys"], "each would be a line of the report that transformers prints"
-    assert bool(report["missing_keys"]) == (name != "fusion phase")  # projections that a task head does not have
+    assert "mistaken.weight" in report["unexpected_keys"]

@@ -143,7 +143,7 @@ def test_other_bad_input_is_named(processor: LFVilaProcessor, tmp_path: Path) ->
     with pytest.raises(TypeError, match="does not know the arguments \\['colour'\\]"):
         processor(text="he", colour=3)
     with pytest.raises(ValueError, match="always padded and cut"):
-        processor(text="he", text_kwargs={"padding": "longest"})
+        processor(text="he", text_kwargs={"padding": False})
     with pytest.raises(LFVilaVideoError, match="no such file"):
         processor(text="he", videos=tmp_path / "absent.mp4")
     with pytest.raises(ValueError, match="max_sentences must be at least 1, got 0"):
@@ -185,7 +185,17 @@ def test_generic_keywords_that_ask_for_what_happens_anyway_are_accepted(processo
     plain = processor(text=["a man"])
     generic = processor(text=["a man"], padding=True, truncation=True, images=None, audio=None, max_length=6)
     assert torch.equal(plain["input_ids"], generic["input_ids"])
-    for keywords in ({"padding": False}, {"truncation": "only_second"}, {"images": [1]}):
+    idle = {"padding": "longest", "return_attention_mask": True, "return_token_type_ids": False, "verbose": False}
+    idle |= {"add_special_tokens": True, "pad_to_multiple_of": None, "padding_side": "right", "return_length": False}
+    assert torch.equal(plain["input_ids"], processor(text=["a man"], **idle)["input_ids"])
+    assert torch.equal(plain["input_ids"], processor(text=["a man"], text_kwargs=idle)["input_ids"])
+    for keywords in (
+        {"padding": False},
+        {"return_token_type_ids": True},
+        {"padding_side": "left"},
+        {"truncation": "only_second"},
+        {"images": [1]},
+    ):
         with pytest.raises(TypeError, match="does not know the arguments"):
             processor(text=["a man"], **keywords)
 
@@ -203,13 +213,35 @@ def test_columns_of_data_sets_and_arrays_are_batches(processor: LFVilaProcessor,
     titles = processor(text=["a", "he falls"])["input_ids"]
     assert torch.equal(processor(text=rows["title"])["input_ids"], titles)
     assert torch.equal(processor(text=np.array(["a", "he falls"]))["input_ids"], titles)
+    pandas = pytest.importorskip("pandas")
+    for column in (
+        pandas.Series(paths),
+        pandas.Series(paths, dtype="string"),
+        np.array(paths),
+        np.array(paths, object),
+    ):
+        assert torch.equal(processor(videos=column)["pixel_values_videos"], expected["pixel_values_videos"])
+    with pytest.raises(ValueError, match=r"an array of videos has 4 axes .* got the shape \(3,\)"):
+        processor(videos=np.zeros(3))
 
 
-def test_sentences_are_padded_on_the_right_whatever_the_tokenizer_does(processor: LFVilaProcessor) -> None:
-    expected = processor(text=["a man"])
-    processor.tokenizer.padding_side = "left"
-    for name, value in processor(text=["a man"]).items():
-        assert torch.equal(value, expected[name])
+def test_sentences_are_cut_and_padded_on_the_right_whatever_the_tokenizer_was_set_to(
+    processor: LFVilaProcessor,
+) -> None:
+    text = ["a man", "a man of the red box rides in a circle and then to the ball"]
+    expected = processor(text=text)
+    assert expected["attention_mask"].sum(-1)[1] == expected["input_ids"].shape[-1], "the second one is cut"
+    tokenizer = processor.tokenizer
+    for name, value in {"padding_side": "left", "truncation_side": "left", "model_max_length": 3}.items():
+        before = getattr(tokenizer, name)
+        setattr(tokenizer, name, value)
+        found = processor(text=text)
+        setattr(tokenizer, name, before)
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name
+    tokenizer.backend_tokenizer.enable_truncation(max_length=3)
+    tokenizer.backend_tokenizer.enable_padding(length=30, direction="left")
+    found = processor(text=text)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_sizes_are_given_to_the_processor_and_the_configuration_says_where_they_live(

@@ -189,6 +189,14 @@ def test_a_broken_unit_is_found_whichever_frames_are_asked_for(tmp_path: Path) -
     assert info.notes[0] == "damaged: the file promises 30 frames (1.20 s), 29 (1.16 s) can be read"
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+def test_a_leap_in_time_of_the_last_frame_is_known_whichever_frames_are_asked_for(tmp_path: Path, ending: str) -> None:
+    path = write_video(tmp_path / f"a.{ending}", 4, ticks=[0, 1, 2, 3000])  # with B-frames: decoding times are even
+    info = _same_answer(path)
+    assert info.duration == pytest.approx(120.04, abs=0.01)
+    assert info.notes[0].startswith("1 gap in time, the longest of 119.92 s after 0.08 s")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -228,6 +228,9 @@ def plot_statistics(statistics: CorpusStatistics, folder: str | os.PathLike[str]
 def _source_figures(manifest: Path) -> dict[str, float]:
     if not manifest.is_file():
         return {}
-    source = json.loads(manifest.read_text(encoding="utf-8")).get("source", {})
+    try:
+        source = json.loads(manifest.read_text(encoding="utf-8")).get("source", {})
+    except (ValueError, AttributeError):
+        raise ValueError(f"{manifest} is damaged, build the corpus again") from None
     names = {"clip seconds": "seconds_per_clip", "clip words": "words_per_clip"}
     return {ours: source[theirs] for ours, theirs in names.items() if source.get(theirs) is not None}

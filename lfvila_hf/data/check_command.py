@@ -38,13 +38,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Check that the videos and the folder of the JSON file exist.
+    """Check that the videos and the folder of the JSON file exist, and that the folder is not empty.
 
     Raises:
         ValueError: One does not.
     """
     if not options.folder.exists():
         raise ValueError(f"there is no file or folder {options.folder}")
+    if options.folder.is_dir() and not any(options.folder.iterdir()):
+        raise ValueError(f"no file was found in {options.folder}")
     if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
         raise ValueError(f"--json {options.json}: there is no such folder")
 

@@ -80,7 +80,8 @@ def find_videos(folder: str | os.PathLike[str], *, every_file: bool = False) -> 
     """
 
     def complain(error: OSError) -> None:
-        raise error
+        if not isinstance(error, FileNotFoundError) or not os.path.isdir(folder):  # else a sub-folder has just gone
+            raise error
 
     found = []
     for place, folders, names in os.walk(folder, onerror=complain):

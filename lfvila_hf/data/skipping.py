@@ -17,9 +17,10 @@ import logging
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class SkipLog:
             # Only here, not where a worker unpickles its copy: the file goes with the object that made it.
             weakref.finalize(self, _remove, name, os.getpid())
         self._skipped: dict[tuple[str, str], SkippedSample] = {}
-        self._read_to = 0
+        self._read_to = self._lines_read = 0
 
     def handle(self, error: Exception, *, sample: str, place: str, rows_read: int = 0) -> None:
         """Raise the error, or skip the sample and raise only above the ceiling.
@@ -127,7 +128,7 @@ class SkipLog:
         if (sample, place) not in self._skipped:
             skip = SkippedSample(sample, place, str(error))
             logger.warning("skipped %s of %s: %s", sample, place, skip.reason)
-            _append(self.journal, json.dumps(asdict(skip)))
+            append_line(self.journal, json.dumps(asdict(skip)))
             self._read_journal()
         count = len(self._skipped)
         total = self.total if self.total is not None else max(rows_read, MIN_ROWS_FOR_CEILING)
@@ -151,16 +152,41 @@ class SkipLog:
             file.seek(self._read_to)
             new, newline, _ = file.read().rpartition(b"\n")
         self._read_to += len(new) + len(newline)
-        for line in new.splitlines():
-            one = SkippedSample(**json.loads(line))
+        lines = new.splitlines()
+        for row in journal_rows(self.journal, lines, self._lines_read + 1):
+            one = SkippedSample(*(str(row.get(field)) for field in ("sample", "place", "reason")))
             self._skipped.setdefault((one.sample, one.place), one)
+        self._lines_read += len(lines)
 
 
-def _append(journal: Path, line: str) -> None:
-    """Add a line in one write, so that lines of several processes do not mix."""
-    descriptor = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+def journal_rows(journal: Path, lines: Sequence[bytes], first: int = 1) -> Iterator[Any]:
+    """Decode the lines of a journal; a damaged one is passed over with a warning that names it.
+
+    A process that is killed while it writes leaves such a line, and meets its sample again when it resumes.
+
+    Args:
+        journal: The file, for the warning.
+        lines: JSON objects or arrays.
+        first: Number of the first line in the file.
+    """
+    for number, line in enumerate(lines, first):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict | list):
+            yield row
+        else:
+            logger.warning("%s, line %d is damaged: passed over", journal, number)
+
+
+def append_line(journal: Path, line: str) -> None:
+    """Add a line in one write, so that lines of several processes do not mix, and a line that was cut stays alone."""
+    descriptor = os.open(journal, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, f"{line}\n".encode())
+        size = os.fstat(descriptor).st_size
+        is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, b"\n" * is_cut + f"{line}\n".encode())
     finally:
         os.close(descriptor)
 

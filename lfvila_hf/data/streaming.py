@@ -29,7 +29,7 @@ import torch
 from ..video_reading_lfvila import LFVilaVideoError
 from .annotations import AnnotationError
 from .datasets import RowReader, VideoTextSample
-from .skipping import SkipLog, SkipReport
+from .skipping import SkipLog, SkipReport, append_line, journal_rows
 
 PASSED_OVER = "passed over"
 """Sample of a row that a resumed run has trained on before."""
@@ -215,8 +215,7 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
         except (LFVilaVideoError, AnnotationError) as error:
             self.skips.handle(error, sample=row["id"], place=row["place"], rows_read=rows_read)
             if self.position_journal is not None:
-                with self.position_journal.open("ab", buffering=0) as file:  # in one write: workers share the file
-                    file.write(json.dumps([epoch, row["id"], row["place"]]).encode() + b"\n")
+                append_line(self.position_journal, json.dumps([epoch, row["id"], row["place"]]))
             return None
 
     def _skipped_before(self) -> set[tuple[int, str, str]] | None:
@@ -226,7 +225,7 @@ class ResumableStream(torch.utils.data.IterableDataset[Any]):
         if not self.position_journal.exists():
             return set()
         lines = self.position_journal.read_bytes().split(b"\n")[:-1]
-        return {(epoch, sample, place) for epoch, sample, place in map(json.loads, lines)}
+        return {(epoch, sample, place) for epoch, sample, place in journal_rows(self.position_journal, lines)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ LORA_TARGETS = {
     "lfvila_text_model": ["query", "value"],
 }
 
+# Heads that PEFT itself adds to `modules_to_save` for a `task_type`, whatever the model has.
+NAMES_OF_TASKS = ("classifier", "score", "qa_outputs")
+
 
 @dataclass
 class LoraArguments:
@@ -108,7 +111,8 @@ def with_heads(config: Any, model: Any) -> Any:
         config.modules_to_save = heads or None
         return config
     parts = {part for name, _ in model.named_modules() for part in name.split(".")}
-    if unknown := [name for name in config.modules_to_save if name.split(".")[-1] not in parts]:
+    added = NAMES_OF_TASKS if getattr(config, "task_type", None) else ()
+    if unknown := [name for name in config.modules_to_save if name.split(".")[-1] not in (*parts, *added)]:
         logger.warning_once(
             f"modules_to_save names {unknown}, which {type(model).__name__} does not have. Its heads: {heads}"
         )

@@ -38,6 +38,9 @@ class LFVilaMTEB(AbsEncoder):
         batch_size: Texts or videos encoded at once, unless the call of `encode` says otherwise, as `mteb.evaluate`
             does.
         **kwargs: Arguments of `AutoModel.from_pretrained`.
+
+    Raises:
+        ValueError: Weights are missing: the scores of random ones would be published.
     """
 
     def __init__(
@@ -49,7 +52,13 @@ class LFVilaMTEB(AbsEncoder):
         **kwargs: Any,
     ) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model: Any = AutoModel.from_pretrained(model_name, revision=revision, **kwargs).to(device).eval()
+        model, report = AutoModel.from_pretrained(model_name, revision=revision, output_loading_info=True, **kwargs)
+        if missing := sorted(report["missing_keys"]):
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise ValueError(
+                f"{model_name} lacks the weights {', '.join(missing[:5])}{more}. Evaluate a whole checkpoint."
+            )
+        self.model: Any = model.to(device).eval()
         self.processor = AutoProcessor.from_pretrained(model_name, revision=revision)
         self.batch_size = batch_size
         config = self.model.config

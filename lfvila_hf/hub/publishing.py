@@ -33,6 +33,7 @@ from transformers.utils import logging
 
 from lfvila_hf.configuration_lfvila import AUTO_MAPS
 from lfvila_hf.hub.cards import HEADS, METRIC_FILES, CardFacts, is_generated, metrics_of, model_card, training_lines
+from lfvila_hf.video_processing_lfvila import LFVilaVideoProcessor
 
 logger = logging.get_logger(__name__)
 
@@ -206,16 +207,20 @@ def check_folder(
 
 
 def check_processor(folder: Path) -> None:
-    """Check that a processor and its vocabulary are in the folder.
+    """Check that a processor and its vocabulary are in the folder, and that their files can be read.
 
     Raises:
-        ValueError: One of them is missing.
+        ValueError: One of them is missing, damaged, or has settings that no picture can be made with.
     """
     advice = f"Save it with processor.save_pretrained({str(folder)!r}), or publish without (--no-processor)."
     if not (folder / "processor_config.json").is_file():
         raise ValueError(f"{folder} has no processor (processor_config.json), which the model's users need. {advice}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise ValueError(f"{folder} has a processor without a vocabulary (tokenizer.json). {advice}")
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
+    LFVilaVideoProcessor(**read_json(folder / "processor_config.json").get("video_processor", {}))
 
 
 def check_weights(folder: Path, config: dict[str, Any]) -> None:

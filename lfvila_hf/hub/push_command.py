@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 
@@ -30,11 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Check that the files that the arguments name exist.
+    """Check the form of the repository's name, and that the files that the arguments name exist.
 
     Raises:
-        ValueError: One does not.
+        ValueError: One does not, or the name has another form; the Hub's library knows more rules.
     """
+    if not re.fullmatch(r"(?:\w[\w.-]*/)?\w[\w.-]*", options.repo):
+        raise ValueError(f"the repository is {options.repo!r}, expected a name such as org/name")
     if not options.folder.is_dir():
         raise ValueError(f"{options.folder} is not a folder")
     if options.metrics and not options.metrics.is_file():

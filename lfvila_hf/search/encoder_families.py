@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional
 
 from lfvila_hf.inference import encode_paragraphs
@@ -419,7 +420,7 @@ def load(checkpoint: str, trust_remote_code: bool, with_fusion: bool) -> StoryEn
         if is_lfvila(model):
             return LFVilaEncoder(model, AutoProcessor.from_pretrained(checkpoint, **remote))
         return family_of(model)(model, _processing(checkpoint, config, remote))
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"the checkpoint {checkpoint} needs code of its own: read it, and pass --trust-remote-code "

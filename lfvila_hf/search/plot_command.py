@@ -58,6 +58,7 @@ def check(options: argparse.Namespace) -> None:
     for run in getattr(options, "runs", []):
         if not Path(run).exists():
             raise ValueError(f"there is no file or folder {run}")
+        training_states(run)
 
 
 def main(arguments: list[str]) -> int:
@@ -71,8 +72,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def training_log(run: str) -> list[dict[str, float]]:
-    """The log of a Trainer's output folder: that of its last state.
+def training_states(run: str) -> list[Path]:
+    """The states in a Trainer's output folder and its checkpoints.
 
     Raises:
         ValueError: There is no `trainer_state.json`.
@@ -81,8 +82,23 @@ def training_log(run: str) -> list[dict[str, float]]:
     files = [place] if place.is_file() else [*place.glob("trainer_state.json"), *place.glob("*/trainer_state.json")]
     if not files:
         raise ValueError(f"there is no trainer_state.json in {run} or in its checkpoints")
-    states = [json.loads(file.read_text("utf-8")) for file in files]
-    return max(states, key=lambda state: state["global_step"])["log_history"]
+    return files
+
+
+def training_log(run: str) -> list[dict[str, float]]:
+    """The log of a Trainer's output folder: that of its last state.
+
+    Raises:
+        ValueError: There is none, or one is damaged.
+    """
+    states = []
+    for file in training_states(run):
+        try:
+            state = json.loads(file.read_text("utf-8"))
+            states.append((state["global_step"], state["log_history"]))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{file} is damaged, or no state of a Trainer") from None
+    return max(states, key=lambda state: state[0])[1]
 
 
 def _losses(options: argparse.Namespace, output: Path) -> Path:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,22 @@ def provenance_of(encoder: StoryEncoder, rule: SegmentRule | None, root: str) ->
         replace(rule, clip_seconds=clip_seconds),
         root,
     )
+
+
+@contextmanager
+def _only_writer(folder: str) -> Iterator[None]:
+    """Hold the lock that `lfvila-hf index` takes too; object storage settles two writers by Lance's own commits."""
+    if "://" in folder:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    os.makedirs(folder, exist_ok=True)
+    try:
+        with FileLock(os.path.join(folder, ".lock"), timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another run is at work on the index {folder}: wait for it, or stop it") from None
 
 
 class VideoLibrary:
@@ -358,7 +375,11 @@ class VideoLibrary:
         self._view = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the library to a folder or an address, replacing the index that is there in one version."""
+        """Write the library to a folder or an address, replacing the index that is there in one version.
+
+        Raises:
+            ValueError: Another run writes to the index.
+        """
         kept = set(self.paths) - set(self._added)
         kept_problems = [] if self._index is None else problems_of(self._index.light())
 
@@ -368,7 +389,8 @@ class VideoLibrary:
             yield from self._added.values()
             yield from (row_of_problem(self.provenance, one) for one in kept_problems if one.path not in self._added)
 
-        index = Index.create(folder, self.provenance, rows())
+        with _only_writer(os.fspath(folder)):
+            index = Index.create(folder, self.provenance, rows())
         encoder, batch_size, workers = self._encoder, self.batch_size, self.num_workers
         self._setup(self.provenance, index, encoder)
         self.batch_size, self.num_workers = batch_size, workers

@@ -209,7 +209,7 @@ def test_a_float_is_read_in_both_spellings(tmp_path: Path, spelling: str) -> Non
         ("DATA.input_res", 192, "no released LF-VILA configuration"),
         ("num_local_layers", 7, "num_local_layers <= stage1_layers"),
         ("stage1_layers", 9, "num_local_layers <= stage1_layers"),
-        ("TRAINING", {"temp": 0}, "temperature must be above 0"),
+        ("TRAINING", {"temp": 0}, "temperature must be at least 1e-06"),
         ("bert_config", [1], r"bert_config must be .* got \[1\]"),
     ],
 )

@@ -75,7 +75,7 @@ def test_wrong_arguments_are_one_line(folder: Path, tmp_path: Path, capsys: pyte
     empty = tmp_path / "empty"
     empty.mkdir()
     assert cli.main(["check-videos", str(empty)]) == 1
-    assert "no video file was found" in capsys.readouterr().err
+    assert "no file was found" in capsys.readouterr().err
     assert cli.main(["check-videos", str(tmp_path / "absent.mp4")]) == 1
     assert "there is no file or folder" in capsys.readouterr().err
 

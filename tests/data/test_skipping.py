@@ -112,6 +112,17 @@ def test_a_line_that_is_still_being_written_is_read_later(tmp_path: Path) -> Non
     assert [skip.place for skip in other.report().skipped] == ["f:1", "f:2"]
 
 
+def test_a_line_that_a_killed_process_left_is_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "skipped.jsonl"
+    SkipLog("skip", 1.0, total=5, journal=path).handle(ValueError("x"), sample="a", place="f:1")
+    path.write_bytes(path.read_bytes() + b'{"sample": "b", "pl')
+    SkipLog("skip", 1.0, total=5, journal=path).handle(ValueError("x"), sample="c", place="f:3")
+    assert [skip.place for skip in SkipLog("skip", 1.0, total=5, journal=path).report().skipped] == ["f:1", "f:3"]
+    assert f"{path}, line 2 is damaged: passed over" in caplog.text
+
+
 def test_many_skips_are_read_once_each(tmp_path: Path) -> None:
     log = SkipLog("skip", 1.0, total=3000, journal=tmp_path / "skipped.jsonl")
     other = SkipLog("skip", 1.0, total=3000, journal=tmp_path / "skipped.jsonl")

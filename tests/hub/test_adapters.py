@@ -195,6 +195,12 @@ def test_heads_that_a_model_does_not_have_are_said(caplog: pytest.LogCaptureFixt
     get_peft_model(EXAMPLES["question answering"].model(), LoraConfig(modules_to_save=["classifier", "scorer"]))
     logging.disable_propagation()
     assert "['scorer'], which LFVilaForQuestionAnswering does not have. Its heads: ['classifier']" in caplog.text
+    caplog.clear()
+    logging.enable_propagation()
+    model = get_peft_model(EXAMPLES["question answering"].model(), LoraConfig(task_type="SEQ_CLS"))
+    logging.disable_propagation()
+    assert "modules_to_save" not in caplog.text, "PEFT adds names of its own for a task"
+    assert model.base_model.model.classifier.modules_to_save["default"].weight.requires_grad
 
 
 @pytest.mark.parametrize("name", ["joined", "question answering", "multiple choice", "classification"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_models import EXAMPLES, tiny_config
 from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel, pipeline
 from transformers.testing_utils import CaptureLogger
@@ -52,7 +53,7 @@ def change(folder: Path, **fields: Any) -> None:
         ({"video_config": {"attn_implementation": "evil/kernel"}}, "video_config of LFVilaConfig asks for a kernel"),
         ({"model_type": "bert"}, "LFVilaConfig has model_type"),
         ({"temprature": 0.1}, "has no field 'temprature'; did you mean 'temperature'"),
-        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "temperature must be at least 1e-06"),
         ({"mtc_loss_weight": float("inf")}, "mtc_loss_weight must be at least 0 and at most 1e"),
         ({"video_config": {"depths": [2, 2, 10**6, 2, 2, 2]}}, "depths must sum to at most 1000"),
         ({"video_config": {"num_frames": 10**9}}, "num_frames must be at least 1 and at most 1e"),
@@ -90,6 +91,15 @@ def test_an_unknown_field_is_kept_with_a_warning_also_through_a_file(tmp_path: P
         loaded = AutoConfig.from_pretrained(tmp_path)
     assert (loaded.my_run, loaded.text_config.note) == ("third", "mine")
     assert "LFVilaConfig has no field 'my_run'; kept" in log.out
+
+
+@pytest.mark.parametrize("value", [Path("runs/3"), {1, 2}, torch.zeros(2), {"a": object()}])
+def test_an_unknown_field_that_no_file_can_hold_is_refused_when_it_is_set(value: Any, tmp_path: Path) -> None:
+    config = tiny_config()
+    for one in (config, config.text_config, config.video_config):
+        with pytest.raises(ValueError, match=r"no field 'run_place', and .* cannot be saved as JSON"):
+            one.run_place = value
+    config.save_pretrained(tmp_path)
 
 
 def test_a_misspelt_field_and_foreign_code_are_refused_when_they_are_set(tmp_path: Path) -> None:

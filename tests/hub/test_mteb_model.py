@@ -17,6 +17,7 @@ pytest.importorskip("mteb", reason="mteb (the extra of that name) is not install
 import mteb
 from datasets import Dataset, Video
 from mteb.mocks.mock_tasks import MockVideoRetrievalT2V, MockVideoRetrievalV2T, MockVideoZeroshotClassificationTask
+from safetensors.torch import load_file, save_file
 
 from lfvila_hf.hub.mteb_model import LFVilaMTEB, split_sentences
 
@@ -38,6 +39,14 @@ def test_its_video_tasks_run_our_checkpoint(task: Any, folder: str) -> None:
     (entry,) = result.task_results
     scores = [score["main_score"] for split in entry.scores.values() for score in split]
     assert scores and all(0 <= score <= 1 for score in scores)
+
+
+def test_a_checkpoint_without_all_weights_is_refused(folder: str) -> None:
+    weights = load_file(f"{folder}/model.safetensors")
+    del weights["video_projection.weight"]
+    save_file(weights, f"{folder}/model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks the weights video_projection.weight\. Evaluate a whole checkpoint"):
+        LFVilaMTEB(folder)
 
 
 def test_rows_are_embedded_as_by_hand(folder: str, tmp_path: Path) -> None:

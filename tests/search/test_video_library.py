@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from small_encoders import save_family
 from small_library import RULE, STORY, K, make_checkpoint, make_model, make_processor, make_videos
 
@@ -146,6 +148,27 @@ def test_a_reader_keeps_its_version(library: VideoLibrary, tmp_path: Path) -> No
     library.save(tmp_path / "index")
     assert len(reader) == 6 and reader.search(STORY) == hits and reader.thumbnail("clip_0.mp4", 0)
     assert len(VideoLibrary.load(tmp_path / "index", library.encoder)) == 5
+
+
+def test_saves_at_the_same_time_leave_one_whole_index(library: VideoLibrary, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    library.save(place)
+    copies = [VideoLibrary.load(place, library.encoder) for _ in range(4)]
+    hits = library.search(STORY)
+
+    def save(one: VideoLibrary) -> str:
+        try:
+            one.save(place)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(save, copies))
+    assert "" in answers and all("another run is at work on the index" in answer for answer in answers if answer)
+    assert VideoLibrary.load(place, library.encoder).search(STORY) == hits
+    with FileLock(place / ".lock"), pytest.raises(ValueError, match="another run is at work on the index"):
+        library.save(place)
 
 
 def test_an_index_may_be_in_object_storage(library: VideoLibrary) -> None:
