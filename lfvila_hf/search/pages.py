@@ -133,6 +133,7 @@ REMEMBER = """(story, score, top, ...rest) => {
 }"""
 """Keeps the question in the address, before it is sent."""
 
+NO_VIDEO = "The library has no video yet. Index a folder: lfvila-hf index FOLDER --model NAME --output INDEX"
 NameOf = Callable[[str], str]
 
 
@@ -148,9 +149,9 @@ def said(words: str, wrong: bool = False) -> str:
 
 def hits_html(hits: Hits, sentences: Sequence[str], id_of: NameOf) -> str:
     """A list of hits, best first, with a word on what was not found and not read."""
-    parts = [f'<p class="lf-note">{text(note)}</p>' for note in hits.notes]
     if not hits:
-        return said("The library has no video yet. Index a folder: lfvila-hf index FOLDER --model NAME --output INDEX")
+        return said(NO_VIDEO)
+    parts = [f'<p class="lf-note">{text(note)}</p>' for note in hits.notes]
     if hits.missing:
         missing = " ".join(f"“{sentences[number]}”" for number in hits.missing)
         parts.append(said(f"Not found in this library: {missing} The nearest places have a dashed outline."))
@@ -237,8 +238,9 @@ def _similarities(hit: Hit, scale: tuple[float, float]) -> str:
             start, end = hit.clip_times[cell], hit.clip_times[cell + 1]
             inside = any(a <= start < b for a, b in moment.spans)
             part = min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.5
-            # One hue from pale to dark: black text below the middle, white above it.
-            style = f"background: hsl(210, 60%, {95 - 65 * part:.0f}%); color: {'#000' if part < 0.5 else '#fff'}"
+            # One hue from pale to dark; at 47 % black and white text stand out equally, 4.6 to 1.
+            light = round(95 - 65 * part)
+            style = f"background: hsl(210, 60%, {light}%); color: {'#000' if light > 47 else '#fff'}"
             chosen = " chosen" if inside else ""
             cells.append(
                 f'<td><button class="lf-cell{chosen}" tabindex="-1" style="{style}" data-start="{start:.3f}" '

@@ -271,15 +271,17 @@ def test_another_model_cut_folder_or_precision_is_refused_until_told_to_begin_an
     setup.index()
     before = contents(setup.index_folder)
     other = as_encoder(make_model(tiny_vocabulary, seed=3), make_processor(tiny_vocabulary))
-    with pytest.raises(ValueError, match="was made with another checkpoint .* or --rebuild to embed all videos again"):
+    with pytest.raises(ValueError, match="was made with another checkpoint.* or --rebuild to embed all videos again"):
         setup.index(encoder=other)
-    with pytest.raises(ValueError, match="has segments of 1 s with overlap 0.5 .* asked for were 2 s and 0.5"):
+    with pytest.raises(
+        ValueError, match="another cut: segments of 1.0 s with overlap 0.5.* asked for was segments of 2.0 s"
+    ):
         setup.index(rule=SegmentRule(2.0, 0.5))
     half = as_encoder(make_model(tiny_vocabulary), make_processor(tiny_vocabulary)).to("cpu", "bfloat16")
-    with pytest.raises(ValueError, match="was made in float32, asked for was bfloat16"):
+    with pytest.raises(ValueError, match="another precision: float32, asked for was bfloat16"):
         setup.index(encoder=half)
     make_videos(setup.folder / "elsewhere", (20,))
-    with pytest.raises(ValueError, match="is of the folder .*videos, not of .*elsewhere"):
+    with pytest.raises(ValueError, match="another folder: .*videos, asked for was .*elsewhere"):
         index_folder(setup.folder / "elsewhere", setup.index_folder, setup.encoder, RULE)
     with pytest.raises(ValueError, match="there is no folder"):
         index_folder(setup.folder / "absent", setup.index_folder, setup.encoder)
@@ -312,7 +314,7 @@ def test_flipped_bytes_are_found_where_rows_are_read_or_copied(setup: Setup) -> 
         with pytest.raises(ValueError, match="is damaged: segment .* is not what was written. Index .* --rebuild"):
             read()
     assert counts(setup.index(rebuild=True)) == (3, 3, 0, 0) and setup.load().search(STORY) == hits
-    (block,) = (setup.index_folder / "scan").iterdir()
+    (block,) = (setup.index_folder / "scan").glob("*.f32")
     content = bytearray(block.read_bytes())
     content[100] ^= 1
     block.write_bytes(content)
@@ -434,39 +436,16 @@ def test_your_own_encoder_is_named_by_its_module_and_never_by_an_index(
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "expected"),  # the others are in tests/test_cli.py
     [
         ([], "say what to search for: a story, or --video"),
         (["--texts", "a.txt"], "--texts are ranked for a video: give --video too"),
         (["a man", "--video", "a.mp4"], "a story and --video were given"),
-        (["a man", "--top", "0"], "--top must be at least 1, got 0"),
-        (["..."], "the story is empty"),
-        (["a man"], "there is no index in"),
     ],
 )
 def test_search_says_what_is_wrong_with_a_question(tmp_path: Path, words: list[str], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         search_main([str(tmp_path / "absent"), *words])
-
-
-def test_help_and_wrong_arguments_import_no_heavy_library() -> None:
-    code = (
-        "import sys\n"
-        "from lfvila_hf.cli import main\n"
-        "for name in ('index', 'search', 'app', 'plot'):\n"
-        "    try: main([name, '--help'])\n"
-        "    except SystemExit: pass\n"
-        "print([one for one in ('torch', 'transformers', 'lancedb', 'gradio', 'numpy') if one in sys.modules])"
-    )
-    # The package itself imports torch; the console script does without it.
-    code = (
-        "import importlib.machinery, sys, types; package = types.ModuleType('lfvila_hf'); package.__path__ = "
-        "['lfvila_hf']; sys.modules['lfvila_hf'] = package\n" + code
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
-    )
-    assert run.stdout.strip().endswith("[]"), run.stdout[-500:] + run.stderr[-2000:]
 
 
 def test_an_index_that_may_only_be_read_is_searched(setup: Setup) -> None:
