@@ -231,7 +231,7 @@ def make_page(library: VideoLibrary, id_of: NameOf) -> gradio.Blocks:
 
         def search(words: str, order: str, count: float, places: float) -> str:
             """Hits of a story, or what is wrong with it."""
-            return answered(library, id_of, words, order, int(count), int(places))
+            return answered(library, id_of, words, order, count, places)
 
         def look(path: str | None, words: str) -> str:
             """One video: every segment, and the story in the best of them."""
@@ -251,10 +251,10 @@ def make_page(library: VideoLibrary, id_of: NameOf) -> gradio.Blocks:
     return page
 
 
-def answered(library: VideoLibrary, id_of: NameOf, words: str, order: str, count: int, per_video: int = 1) -> str:
+def answered(library: VideoLibrary, id_of: NameOf, words: str, order: str, count: float, places: float = 1) -> str:
     """The answer to a story as HTML, or a message on what is wrong with it."""
     try:
-        story, hits = ask(library, words or "", min(max(count, 1), 20), order, per_video=min(max(per_video, 1), 10))
+        story, hits = ask(library, words or "", int(count), order, per_video=int(places))
     except ValueError as error:
         return pages.said(str(error), wrong=True)
     return pages.hits_html(hits, story.sentences, id_of)

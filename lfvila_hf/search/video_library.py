@@ -272,13 +272,12 @@ class VideoLibrary:
         Raises:
             ValueError: There is no such segment, or its row is damaged.
         """
+        if not 0 <= segment < len(self.view.rows_of(path)):
+            raise ValueError(f"there is no segment {segment} of {path} in this library")
         if path in self._added:
-            rows = self._added[path].column("thumbnail")
-            if 0 <= segment < len(rows):
-                return rows[segment].as_py()
-        elif self._index is not None and path in self:
-            return self._index.row(path, segment)["thumbnail"]
-        raise ValueError(f"there is no segment {segment} of {path} in this library")
+            return self._added[path].column("thumbnail")[segment].as_py()
+        assert self._index is not None
+        return self._index.row(path, segment)["thumbnail"]
 
     def add(self, sources: Sources, on_error: str = "raise", progress: bool = False) -> list[Problem]:
         """Embed videos and take them in; those that are in already and have not changed are left as they are.

@@ -35,6 +35,7 @@ from starlette.testclient import TestClient  # noqa: E402 -- comes with Gradio
 
 from lfvila_hf.search import app as app_module  # noqa: E402
 from lfvila_hf.search.app import answered, build_app, looked_inside  # noqa: E402
+from lfvila_hf.search.app_guard import MAX_BODY  # noqa: E402
 
 STORY = "First a man rides. Then the ball is red."
 
@@ -179,6 +180,44 @@ def test_gradios_own_doors_for_files_are_closed(address: tuple[str, int]) -> Non
     for path in ("/gradio_api/file=/etc/hostname", "/gradio_api/file/etc/hostname", "/gradio_api/proxy=http://a.b/"):
         status, content, _ = get(address, path)
         assert (status, content) == (404, b"there is no such page")
+
+
+def test_hostile_requests_neither_leave_files_open_nor_fill_memory(address: tuple[str, int]) -> None:
+    media = json.loads(get(address, "/api/videos")[1])["videos"][1]["media"]
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    for _ in range(30):
+        assert get(address, media, Range="bytes=5-2")[0] in (400, 416)
+        with socket.create_connection(address) as player:  # that hangs up
+            player.sendall(f"GET {media} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            player.recv(10)
+    deadline = time.monotonic() + 20
+    while descriptors() > before + 5 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert descriptors() <= before + 5
+    connection = http.client.HTTPConnection(*address, timeout=60)
+    with pytest.raises((http.client.HTTPException, OSError)):
+        connection.request(
+            "POST", "/gradio_api/queue/join", b" " * (2 * MAX_BODY), {"content-type": "application/json"}
+        )
+        answer = connection.getresponse()
+        raise http.client.HTTPException(str(answer.status)) if answer.status >= 400 else AssertionError
+    assert get(address, "/?n=%C2%B2&q=a")[0] == get(address, "/api/videos")[0] == 200
+
+
+def test_many_questions_at_once_get_their_own_answers(address: tuple[str, int], library: VideoLibrary) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import quote
+
+    words = ["a man rides", "the ball is red", "then it is blue. " * 3, "a woman " * 30]
+    expected = [[hit.path for hit in library.search(story)] for story in words]
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda n: get(address, f"/api/search?q={quote(words[n % 4])}"), range(64)))
+    for number, (status, content, _) in enumerate(answers):
+        assert status == 200 and [hit["path"] for hit in json.loads(content)["hits"]] == expected[number % 4][:5]
 
 
 def test_on_the_loopback_it_answers_to_its_own_names_only(

@@ -21,6 +21,7 @@ from small_library import RULE, STORY, make_checkpoint, make_model, make_process
 
 from lfvila_hf.search import VideoLibrary
 from lfvila_hf.search.encoders import as_encoder
+from lfvila_hf.search.formats import FORMATTERS
 from lfvila_hf.search.index import Index
 from lfvila_hf.search.index_command import main as index_main
 from lfvila_hf.search.indexing import IndexReport, Processes, RayEmbedding, index_folder
@@ -119,6 +120,41 @@ def test_unusable_files_are_listed_and_read_again_when_told_or_changed(setup: Se
     make_videos(setup.folder / "one", (20,))
     shutil.move(setup.folder / "one" / "clip_0.mp4", broken)
     assert setup.index().problems == () and len(setup.load()) == 4
+
+
+def test_any_name_of_a_file_is_indexed_changed_shown_and_removed(setup: Setup) -> None:
+    names = ["-rf.mp4", 'it\'s "a" 100% \\ b;--.mp4', "two\nlines\x1b[31m.mp4", "日本 e\u0301.mp4", "x' OR 'a'='a.mp4"]
+    for name in names:
+        shutil.copy(setup.videos / "clip_0.mp4", setup.videos / name)
+    assert counts(setup.index()) == (8, 8, 0, 0)
+    for name in names:
+        os.utime(setup.videos / name, ns=(1, 1))
+    (setup.videos / "broken\x1b.mp4").write_bytes(b"no video")
+    report = setup.index()
+    assert counts(report) == (8, 5, 3, 0) and "\x1b" not in str(report)
+    library = setup.load()
+    hits = library.search(STORY, top_k=8)
+    assert {hit.path for hit in hits} >= set(names) and all(library.thumbnail(hit.path, 0) for hit in hits)
+    shown = FORMATTERS["text"](hits)
+    assert "two\\nlines\\x1b[31m.mp4" in shown and "\x1b" not in shown, "no name steers the terminal"
+    for name in names:
+        (setup.videos / name).unlink()
+    assert counts(setup.index()) == (3, 0, 3, 5)
+
+
+def test_a_video_that_the_encoder_cannot_embed_does_not_stop_the_run(setup: Setup, monkeypatch: Any) -> None:
+    plain, seen = setup.encoder.encode_segments, []
+
+    def fail_once(frames: Any) -> Any:
+        seen.append(len(frames))
+        if len(seen) == 1:
+            raise ValueError("features that are not finite")
+        return plain(frames)
+
+    monkeypatch.setattr(setup.encoder, "encode_segments", fail_once)
+    report = setup.index()
+    assert counts(report) == (2, 2, 0, 0) and [one.path for one in report.problems] == ["clip_0.mp4"]
+    assert "not finite" in report.problems[0].reason
 
 
 def test_a_fault_that_may_pass_is_looked_at_again(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
