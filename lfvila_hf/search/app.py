@@ -73,7 +73,7 @@ def build_app(library: VideoLibrary, hosts: Sequence[str] | None = None) -> Fast
     app.add_middleware(AppGuard, hosts=hosts)
     _add_files(app, library, {id_of(path): path for path in library.paths})
     _add_api(app, library, id_of)
-    theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(**pages.INKS)
     page = make_page(library, id_of)
     return gradio.mount_gradio_app(
         app, page, path="", allowed_paths=[], css=pages.STYLE, head=pages.SCRIPT, theme=theme, ssr_mode=False

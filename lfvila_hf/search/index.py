@@ -34,6 +34,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ class Provenance:
     root: str = ""
     version: str = lfvila_hf.__version__
 
+    @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema with this provenance in its metadata."""
         columns = {
@@ -168,7 +170,7 @@ def row_of_problem(provenance: Provenance, problem: Problem) -> pa.Table:
 
 
 def _table(provenance: Provenance, rows: list[dict[str, Any]]) -> pa.Table:
-    schema = provenance.schema()
+    schema = provenance.schema
     rest = [{**row, "clips": None, "video_id": _hash(row["path"].encode()), "checksum": _checksum(row)} for row in rows]
     flat = np.concatenate([row["clips"] for row in rows]).reshape(-1)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), provenance.width)
@@ -277,7 +279,7 @@ class Index:
             rows: Tables of rows, taken one at a time.
         """
         name = os.fspath(address)
-        schema = provenance.schema()
+        schema = provenance.schema
         batches = (batch for table in rows for batch in table.cast(schema).to_batches())
         with _plain_errors(name):
             database = _connect(name, make=True)

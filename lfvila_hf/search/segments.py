@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -330,8 +331,10 @@ class SegmentReader:
                 f"its {duration:g} s make {total} {unit}, but it has {info.total_num_frames} frames "
                 f"(at most one of {unit} a frame, and {MAX_SEGMENTS} in all)",
             )
-        edges = self.rule.windows(duration, self.clip_seconds or duration)[0].tolist()
-        spans = self.rule.cut(duration) if self.encoder.num_frames else list(zip(edges, edges[1:], strict=False))
+        if self.encoder.num_frames:
+            spans = self.rule.cut(duration)
+        else:
+            spans = list(pairwise(self.rule.windows(duration, self.clip_seconds)[0].tolist()))
         sample = self.encoder.prepare(torch.zeros(3, info.height, info.width, dtype=torch.uint8))
         size = sample.numel() * sample.element_size() * self.per_span
         step = max(TASK_BYTES // max(size, 1) // self.batch_size, 1) * self.batch_size

@@ -229,7 +229,7 @@ class VideoLibrary:
             block = np.concatenate([*(row["clips"] for row in own), *vectors])
             views.append(View(table.select(list(LIGHT)).replace_schema_metadata(None), block, has_vector))
         if not views:
-            return View(self.provenance.schema().empty_table().select(list(LIGHT)), np.zeros((0, 1), np.float32), False)
+            return View(self.provenance.schema.empty_table().select(list(LIGHT)), np.zeros((0, 1), np.float32), False)
         rows = pa.concat_tables([view.rows for view in views])
         clips = [view.block[: view.offsets[-1]] for view in views]
         vectors = [view.block[view.offsets[-1] :] for view in views]

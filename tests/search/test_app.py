@@ -370,6 +370,34 @@ def test_it_listens_to_this_machine_unless_told_otherwise() -> None:
 # -- in a browser ------------------------------------------------------------------------------------------------------
 
 
+FAINT = """() => {
+  const parse = (text) => {
+    const numbers = text.match(/[\\d.]+/g).map(Number), unit = text.startsWith('color(srgb') ? 255 : 1;
+    return [...numbers.slice(0, 3).map((one) => one * unit), numbers.length > 3 ? numbers[3] : 1];
+  };
+  const over = (ink, back) => [0, 1, 2].map((i) => ink[i] * ink[3] + back[i] * (1 - ink[3])).concat(1);
+  const luminance = (colour) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+    const part = colour[i] / 255;
+    return sum + weight * (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const contrast = (one, pseudo) => {
+    let back = [255, 255, 255, 1], opacity = 1;
+    const chain = [];
+    for (let p = one; p; p = p.parentElement) chain.unshift(getComputedStyle(p));
+    for (const style of chain) { back = over(parse(style.backgroundColor), back); opacity *= style.opacity; }
+    const ink = parse(getComputedStyle(one, pseudo).color);
+    const pair = [over([...ink.slice(0, 3), ink[3] * opacity], back), back].map(luminance).sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  };
+  const told = [...document.querySelectorAll('body *:not(script, style)')].filter((one) => one.offsetParent &&
+    [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+  const all = [...told.map((one) => [one, null]),
+    ...[...document.querySelectorAll('textarea')].map((one) => [one, '::placeholder'])];
+  return all.filter((one) => contrast(...one) < 4.5).map(([one]) => one.className + ' ' + one.textContent.slice(0, 40));
+}"""
+"""Text whose contrast to what lies behind it is below 4.5 to 1 (WCAG AA)."""
+
+
 @pytest.mark.browser
 @pytest.mark.timeout(600)
 def test_a_person_searches_walks_through_moments_and_shares_the_address(
@@ -428,6 +456,12 @@ def test_a_person_searches_walks_through_moments_and_shares_the_address(
         again.goto(page.url)
         again.locator("#results .lf-hit").first.wait_for()
         assert again.input_value("#story textarea") == STORY
+        for theme in ("light", "dark"):
+            again.goto(f"{page.url}&__theme={theme}")
+            again.locator("#results .lf-hit").first.wait_for()
+            again.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+            again.wait_for_timeout(500)
+            assert again.evaluate(FAINT) == [], theme
         page.fill("#story textarea", "")
         page.click("#search")
         page.locator("#results .lf-say.wrong").wait_for()
