@@ -246,7 +246,7 @@ def make_page(library: VideoLibrary, id_of: NameOf) -> gradio.Blocks:
             return words, order, top, answered(library, id_of, words, order, top) if words.strip() else empty
 
         button.click(search, [story, score, top, per_video], results, js=pages.REMEMBER, trigger_mode="always_last")
-        inside_button.click(look, [video, inside_story], inside, trigger_mode="always_last")
+        inside_button.click(look, [video, inside_story], inside, js=pages.LOOK, trigger_mode="always_last")
         page.load(begin, None, [story, score, top, results])
     return page
 

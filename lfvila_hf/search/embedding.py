@@ -94,8 +94,11 @@ class VideoEmbedder:
                 parts.append(self._encode(read))
             except ValueError as error:  # also of the encoder, such as features that are not finite
                 failed, parts = video, []
-                own = isinstance(error, LFVilaVideoError)
-                yield video, 0.0, error if own else LFVilaVideoError(video.name, str(error))
+                yield (
+                    video,
+                    0.0,
+                    error if isinstance(error, LFVilaVideoError) else LFVilaVideoError(video.name, str(error)),
+                )
                 continue
             if task.first + len(task.spans) == task.total:
                 yield video, float(task.info.duration), self._segments(float(task.info.duration), parts)

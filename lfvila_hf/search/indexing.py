@@ -334,8 +334,8 @@ class RayEmbedding:
         import ray
 
         gpus = float(ray.cluster_resources().get("GPU", 0) > 0)
-        done = ray.data.from_items([{"file": pickle.dumps(one)} for one in files], override_num_blocks=len(files))
-        done = done.map_batches(
+        items = ray.data.from_items([{"file": pickle.dumps(one)} for one in files], override_num_blocks=len(files))
+        done = items.map_batches(
             EmbeddingActor,
             fn_constructor_args=(pickle.dumps(provenance), *self.arguments),
             compute=ray.data.ActorPoolStrategy(size=self.actors),

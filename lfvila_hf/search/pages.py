@@ -103,8 +103,7 @@ SCRIPT = """
       if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
         event.preventDefault();
         event.stopPropagation();
-        // The field tells the page of its text a moment after the last key.
-        setTimeout(() => document.querySelector(target.closest('#story') ? '#search' : '#look').click(), 150);
+        document.querySelector(target.closest('#story') ? '#search' : '#look').click();
       }
       return;
     }
@@ -134,7 +133,10 @@ SCRIPT = """
 </script>
 """
 
-REMEMBER = """(story, score, top, ...rest) => {
+# The field tells Gradio of its text a moment after the last key, so it is read from the field itself.
+LOOK = "(video, _) => [video, document.querySelector('#inside-story textarea').value]"
+REMEMBER = """(_, score, top, ...rest) => {
+  const story = document.querySelector('#story textarea').value;
   const address = new URL(window.location);
   const values = {q: story, by: score, n: String(top)};
   for (const name in values) values[name] ? address.searchParams.set(name, values[name]) :
