@@ -32,7 +32,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import lfvila_hf
 from lfvila_hf.search.segments import Problem, Segment, SegmentRule, VideoFile
@@ -290,6 +290,8 @@ class Index:
             except ValueError:  # damaged: nothing of it can be read, or replaced in place
                 if "://" not in name:
                     shutil.rmtree(os.path.join(name, f"{TABLE}.lance"))
+            if mode == "create" and "://" not in name:  # versions begin anew: no block of another table may be taken
+                shutil.rmtree(os.path.join(name, "scan"), ignore_errors=True)
             return cls(name, database.create_table(TABLE, reader, schema=schema, mode=mode))
 
     @property
@@ -437,6 +439,21 @@ class Index:
         return f"v{self.version}-{zlib.crc32(np.ascontiguousarray(block).data) if block.size else 0:08x}.f32"
 
 
+def only_writer(address: str | os.PathLike[str]) -> Any:
+    """Lock an index while one run or program writes it; the system takes the lock back when the process dies.
+
+    Raises:
+        ValueError: Another one is at work.
+    """
+    if "://" in os.fspath(address):
+        return nullcontext()
+    os.makedirs(address, exist_ok=True)
+    try:
+        return FileLock(os.path.join(address, ".lock"), timeout=0).acquire()
+    except Timeout:
+        raise ValueError(f"another run is at work on the index {os.fspath(address)}: wait for it, or stop it") from None
+
+
 def clip_offsets(light: pa.Table) -> np.ndarray:
     """Row of the block at which the clips of each row begin, and the end of the last, `(N + 1,)`."""
     lengths = pc.list_value_length(light.column("clip_times")).to_numpy()
@@ -474,4 +491,4 @@ def _open(address: str) -> Any:
         raise ValueError(f"the index {address} is damaged or cannot be opened: {str(error)[:200]}") from error
 
 
-__all__ = ["Index", "Provenance", "clip_offsets", "row_of_problem", "rows_of_video"]
+__all__ = ["Index", "Provenance", "clip_offsets", "only_writer", "row_of_problem", "rows_of_video"]

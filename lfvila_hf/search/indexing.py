@@ -25,13 +25,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from lfvila_hf.search.embedding import Stopwatch, VideoEmbedder
 from lfvila_hf.search.encoders import StoryEncoder
 from lfvila_hf.search.formats import printable
-from lfvila_hf.search.index import Index, Provenance, row_of_problem, rows_of_video
+from lfvila_hf.search.index import Index, Provenance, only_writer, row_of_problem, rows_of_video
 from lfvila_hf.search.segments import CHANGED, Problem, SegmentRule, VideoFile, find_videos
 from lfvila_hf.search.video_library import problems_of, provenance_of
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
@@ -159,7 +159,7 @@ def index_folder(
     root = os.path.realpath(folder)
     provenance = provenance_of(encoder, rule, root)
     watch = Stopwatch()
-    with _only_run(output, processes):
+    with contextlib.nullcontext() if processes.index else only_writer(output):
         if processes.index == 0 and (rebuild or not Index.exists(output)):
             Index.create(output, provenance)
         processes.wait()
@@ -273,17 +273,6 @@ def _stamps(light: pa.Table, usable: bool) -> dict[str, tuple[int, int]]:
 def _turn(index: Index) -> Any:
     """The turn of one of several processes to write; object storage settles it by Lance's own commits."""
     return contextlib.nullcontext() if index.folder is None else FileLock(index.folder / ".turn")
-
-
-def _only_run(output: str | os.PathLike[str], processes: Processes) -> Any:
-    """A lock on the index while this run is at work; the system takes it back when the process dies."""
-    if processes.index or "://" in os.fspath(output):
-        return contextlib.nullcontext()
-    os.makedirs(output, exist_ok=True)
-    try:
-        return FileLock(os.path.join(output, ".lock"), timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"another run is at work on the index {os.fspath(output)}: wait for it, or stop it") from None
 
 
 # -- Ray -------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ import torch
 
 from lfvila_hf.search.embedding import VideoEmbedder
 from lfvila_hf.search.encoders import StoryEncoder, as_encoder, load_encoder
-from lfvila_hf.search.index import LIGHT, Index, Provenance, checked_rows, row_of_problem, rows_of_video
+from lfvila_hf.search.index import LIGHT, Index, Provenance, checked_rows, only_writer, row_of_problem, rows_of_video
 from lfvila_hf.search.ranking import Hit, Hits, Scan, Score, View, rank_by_segments, rank_by_story, reordered
 from lfvila_hf.search.segments import VIDEO_SUFFIXES, Problem, SegmentRule, find_videos, library_name, open_video
 from lfvila_hf.search.story_sentences import Story, read_story
@@ -339,7 +339,11 @@ class VideoLibrary:
         self._view = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the library to a folder or an address, replacing the index that is there in one version."""
+        """Write the library to a folder or an address, replacing the index that is there in one version.
+
+        Raises:
+            ValueError: `lfvila-hf index` is at work there, or a row is damaged.
+        """
         kept = set(self.paths) - set(self._added)
         kept_problems = [] if self._index is None else problems_of(self._index.light())
 
@@ -349,7 +353,9 @@ class VideoLibrary:
             yield from self._added.values()
             yield from (row_of_problem(self.provenance, one) for one in kept_problems if one.path not in self._added)
 
-        self._open(self.provenance, Index.create(folder, self.provenance, rows()))
+        with only_writer(folder):
+            index = Index.create(folder, self.provenance, rows())
+        self._open(self.provenance, index)
 
     # -- questions ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,34 @@ def test_a_run_that_dies_is_continued_with_what_was_committed(setup: Setup, last
     assert contents(setup.index_folder) == expected
 
 
+def test_readers_get_whole_answers_while_a_run_writes(setup: Setup) -> None:
+    make_videos(setup.videos, (20,) * 6, start=10)
+    setup.index(group_videos=1)
+    everything = {(hit.path, round(hit.score, 5)) for hit in setup.load().search(STORY)}
+    for video in setup.videos.glob("clip_1?.mp4"):
+        os.utime(video, ns=(1, 1))
+    failed: list[Exception] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set() and not failed:
+            try:
+                hits = {(hit.path, round(hit.score, 5)) for hit in setup.load().search(STORY)}
+                assert hits == everything, hits ^ everything
+            except Exception as error:
+                failed.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    assert setup.index(group_videos=1).embedded == 6
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not failed, failed
+    assert len(list((setup.index_folder / "scan").glob("*.f32"))) <= 1
+
+
 # -- killed from outside -----------------------------------------------------------------------------------------------
 
 
@@ -325,13 +354,14 @@ def test_another_model_cut_folder_or_precision_is_refused_until_told_to_begin_an
     assert counts(setup.index(encoder=other, rebuild=True)) == (3, 3, 0, 0)
 
 
-def test_two_runs_on_one_index_are_refused(setup: Setup) -> None:
+def test_two_that_write_one_index_are_refused(setup: Setup) -> None:
     from filelock import FileLock
 
-    setup.index_folder.mkdir()
-    with FileLock(str(setup.index_folder / ".lock")), pytest.raises(ValueError, match="another run is at work"):
-        setup.index()
     setup.index()
+    for write in (setup.index, lambda: setup.load().save(setup.index_folder)):
+        with FileLock(setup.index_folder / ".lock"), pytest.raises(ValueError, match="another run is at work"):
+            write()
+        write()
 
 
 def test_flipped_bytes_are_found_where_rows_are_read_or_copied(setup: Setup) -> None:
@@ -355,6 +385,19 @@ def test_flipped_bytes_are_found_where_rows_are_read_or_copied(setup: Setup) -> 
     content[100] ^= 1
     block.write_bytes(content)
     assert setup.load().search(STORY) == hits, "the block is made anew"
+
+
+def test_no_vector_of_a_damaged_index_survives_in_the_one_that_replaces_it(
+    setup: Setup, tiny_vocabulary: dict[str, int]
+) -> None:
+    setup.index()
+    for file in (setup.index_folder / "segments.lance" / "_versions").iterdir():
+        file.write_bytes(b"x")
+    other = as_encoder(make_model(tiny_vocabulary, seed=3), make_processor(tiny_vocabulary))
+    setup.index(encoder=other, rebuild=True)  # its versions have the same numbers
+    direct = VideoLibrary(other, rule=RULE, root=setup.videos, batch_size=2)
+    direct.add(setup.videos)
+    assert VideoLibrary.load(setup.index_folder, other).search(STORY) == direct.search(STORY)
 
 
 def test_what_is_no_index_is_named(setup: Setup, tmp_path: Path) -> None:
