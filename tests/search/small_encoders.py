@@ -66,7 +66,9 @@ def _xclip(words: int) -> Any:
     vision = {**VISION, "num_frames": 4, **{f"mit_{name}": value for name, value in mit.items()}}
     text = {**TEXT, "vocab_size": words}
     sizes = {"projection_dim": 24, "prompt_num_attention_heads": 4}
-    return transformers.XCLIPModel(transformers.XCLIPConfig(text, vision, **sizes)), CLIP_PICTURES
+    return transformers.XCLIPModel(
+        transformers.XCLIPConfig(text_config=text, vision_config=vision, **sizes)
+    ), CLIP_PICTURES
 
 
 def _videoprism(words: int) -> Any:
