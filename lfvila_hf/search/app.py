@@ -8,7 +8,7 @@ checked. The page loads nothing from elsewhere.
 
     GET /api/search?q=STORY&top=5    hits as `VideoLibrary.search` gives them
     GET /api/videos                  the videos of the library
-    GET /api/docs                    both in words; `/api/openapi.json` for programs
+    GET /api/docs                    both, as OpenAPI
 
 As a Space: `app = build_app(VideoLibrary.load("index", root="videos"))` and `uvicorn.run(app, host="0.0.0.0",
 port=7860)`. Needs `pip install 'lfvila_hf[app]'`.
@@ -17,20 +17,24 @@ port=7860)`. Needs `pip install 'lfvila_hf[app]'`.
 from __future__ import annotations
 
 import hashlib
-import html
 import mimetypes
 import os
-import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
+
+import gradio
+from fastapi import FastAPI, HTTPException, Path, Query, Response
+from starlette.responses import FileResponse
 
 from lfvila_hf.search import pages
 from lfvila_hf.search.app_guard import AppGuard
+from lfvila_hf.search.ranking import Hits
 from lfvila_hf.search.segments import VideoFile, opened, thumbnail
-from lfvila_hf.search.story_sentences import MAX_SENTENCES
+from lfvila_hf.search.story_sentences import MAX_SENTENCES, Story
 from lfvila_hf.search.video_library import VideoLibrary
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, read_frames
 
@@ -38,13 +42,17 @@ MAX_STORY_CHARACTERS = 4000
 MAX_HITS = 50
 MAX_LISTED = 2000
 """Videos that are sent to the browser as a list to choose from; of a larger library the name is typed."""
-CHUNK = 2**18
 TITLE = "Which video tells this story?"
 EXAMPLE = "First a man rides. Then he falls."
 ORDERS = {"both": "Both", "aligned": "Sentence by sentence, in order", "global": "Whole story at once"}
 
+NameOf = Callable[[str], str]
 
-def build_app(library: VideoLibrary, hosts: Sequence[str] | None = None) -> Any:
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere
+_turn = threading.Lock()
+
+
+def build_app(library: VideoLibrary, hosts: Sequence[str] | None = None) -> FastAPI:
     """Make the application: the page at `/`, the API below `/api`, the library's videos beside them.
 
     Args:
@@ -52,54 +60,57 @@ def build_app(library: VideoLibrary, hosts: Sequence[str] | None = None) -> Any:
         hosts: Names under which it may be asked. Defaults to any.
 
     Raises:
-        ImportError: Gradio is not installed.
         ValueError: The model is not the one that made the index.
     """
-    # Read by Gradio when it is imported; nothing is sent anywhere.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-        from fastapi import FastAPI
-    except ImportError as error:
-        raise ImportError("the page needs Gradio: pip install 'lfvila_hf[app]'") from error
-
     library.read_story(EXAMPLE)
     salt = secrets.token_bytes(16)
 
     def id_of(path: str) -> str:
         return hashlib.blake2b(path.encode(), digest_size=12, key=salt).hexdigest()
 
-    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
+    # FastAPI's own pages of documentation load scripts from elsewhere.
+    app = FastAPI(title=TITLE, openapi_url="/api/docs", docs_url=None, redoc_url=None)
     app.add_middleware(AppGuard, hosts=hosts)
     _add_files(app, library, {id_of(path): path for path in library.paths})
     _add_api(app, library, id_of)
-    theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(**pages.INKS)
     page = make_page(library, id_of)
     return gradio.mount_gradio_app(
         app, page, path="", allowed_paths=[], css=pages.STYLE, head=pages.SCRIPT, theme=theme, ssr_mode=False
     )
 
 
+def ask(library: VideoLibrary, words: str, *args: Any, **options: Any) -> tuple[Story, Hits]:
+    """Read and search one story at a time: tokenizers are not safe to share, and one search uses all cores."""
+    if len(words) > MAX_STORY_CHARACTERS:
+        raise ValueError(f"the story has {len(words)} characters, at most {MAX_STORY_CHARACTERS} are read: shorten it")
+    with _turn:
+        story = library.read_story(words)
+        return story, library.search(story, *args, **options)
+
+
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def _add_files(app: Any, library: VideoLibrary, files: dict[str, str]) -> None:
-    """Add the routes of videos, frames and thumbnails."""
-    from fastapi import HTTPException, Request, Response
+class DescriptorResponse(FileResponse):
+    """An opened file, whole or the ranges that a player asks for; closed when it is sent, or not wanted any more."""
 
-    def path_of(video: str) -> str:
-        if video not in files:
-            raise HTTPException(404, "there is no such video in this library")
-        return files[video]
+    def __init__(self, descriptor: int, path: str) -> None:
+        kind = mimetypes.guess_type(path)[0] or ""
+        kind = kind if kind.startswith("video/") else "application/octet-stream"  # never a page, whatever its name is
+        super().__init__(f"/dev/fd/{descriptor}", media_type=kind, stat_result=os.fstat(descriptor))
+        self.descriptor = descriptor
 
-    def media(video: str, request: Any) -> Any:
-        """One video of the library, whole or the range that a player asks for."""
-        path = path_of(video)
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send the file."""
         try:
-            descriptor = library.open_file(path)
-        except LFVilaVideoError as error:
-            raise HTTPException(410, f"this video cannot be played: {error.reason}") from error
-        return _ranged(descriptor, path, request)
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self.descriptor)
+
+
+def _add_files(app: FastAPI, library: VideoLibrary, files: dict[str, str]) -> None:
+    """Add the routes of videos, frames and thumbnails."""
 
     @lru_cache(512)
     def picture(path: str, milliseconds: int) -> bytes:
@@ -108,71 +119,40 @@ def _add_files(app: Any, library: VideoLibrary, files: dict[str, str]) -> None:
         with opened(video) as source:
             return thumbnail(read_frames(source, times=[milliseconds / 1000]).frames[0])
 
-    def frame(video: str, milliseconds: int) -> Any:
-        """The picture that a video shows at a time."""
-        path = path_of(video)
-        if not 0 <= milliseconds <= 1000 * library.segments_of(path)[0]["duration"] + 1000:
-            raise HTTPException(404, "the video is not that long")
+    def answer(video: str, make: Callable[[str], Response]) -> Response:
+        if video not in files:
+            raise HTTPException(404, "there is no such video in this library")
         try:
-            return Response(
-                picture(path, milliseconds), media_type="image/jpeg", headers={"cache-control": "max-age=600"}
-            )
+            return make(files[video])
         except LFVilaVideoError as error:
             raise HTTPException(410, f"this video cannot be read: {error.reason}") from error
-
-    def thumb(video: str, segment: int) -> Any:
-        """The picture of one segment."""
-        try:
-            return Response(library.thumbnail(path_of(video), segment), media_type="image/jpeg")
         except ValueError as error:
             raise HTTPException(404, str(error)) from error
 
-    media.__annotations__["request"] = Request
-    app.add_api_route("/media/{video}", media, methods=["GET", "HEAD"], include_in_schema=False)
-    app.add_api_route("/frame/{video}/{milliseconds}", frame, include_in_schema=False)
-    app.add_api_route("/thumbnail/{video}/{segment}", thumb, include_in_schema=False)
+    @app.api_route("/media/{video}", methods=["GET", "HEAD"], include_in_schema=False)
+    def media(video: str) -> Response:
+        """One video of the library."""
+        return answer(video, lambda path: DescriptorResponse(library.open_file(path), path))
 
+    @app.get("/frame/{video}/{milliseconds}", include_in_schema=False)
+    def frame(video: str, milliseconds: Annotated[int, Path(ge=0, le=10**9)]) -> Response:
+        """The picture that a video shows at a time."""
+        kept = {"cache-control": "max-age=600"}
+        return answer(video, lambda path: Response(picture(path, milliseconds), 200, kept, "image/jpeg"))
 
-def _ranged(descriptor: int, path: str, request: Any) -> Any:
-    """An opened file, whole or the range that was asked for; closed when it is sent."""
-    from starlette.background import BackgroundTask
-    from starlette.responses import Response, StreamingResponse
-
-    size = os.fstat(descriptor).st_size
-    kind = mimetypes.guess_type(path)[0] or ""
-    kind = kind if kind.startswith("video/") else "application/octet-stream"  # never a page, whatever its name is
-    first, last, status = 0, size - 1, 200
-    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
-    if asked and (asked[1] or asked[2]):
-        first = int(asked[1]) if asked[1] else max(size - int(asked[2]), 0)
-        last = min(int(asked[2]), size - 1) if asked[1] and asked[2] else size - 1
-        status = 206
-    if first > last and size:
-        os.close(descriptor)
-        return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
-    headers = {"accept-ranges": "bytes", "content-length": str(last - first + 1)}
-    if status == 206:
-        headers["content-range"] = f"bytes {first}-{last}/{size}"
-
-    def content() -> Iterator[bytes]:
-        place = first
-        while request.method != "HEAD" and place <= last:
-            part = os.pread(descriptor, min(CHUNK, last + 1 - place), place)
-            if not part:
-                return
-            place += len(part)
-            yield part
-
-    return StreamingResponse(content(), status, headers, kind, BackgroundTask(os.close, descriptor))
+    @app.get("/thumbnail/{video}/{segment}", include_in_schema=False)
+    def thumb(video: str, segment: int) -> Response:
+        """The picture of one segment."""
+        return answer(video, lambda path: Response(library.thumbnail(path, segment), media_type="image/jpeg"))
 
 
 # -- JSON API --------------------------------------------------------------------------------------------------------
 
 
-def _add_api(app: Any, library: VideoLibrary, id_of: Callable[[str], str]) -> None:
+def _add_api(app: FastAPI, library: VideoLibrary, id_of: NameOf) -> None:
     """Add the JSON API."""
-    from fastapi import HTTPException, Query, Response
 
+    @app.get("/api/search")
     def search(
         q: str,
         top: int = Query(5, ge=1, le=MAX_HITS, description="hits wanted"),
@@ -186,10 +166,7 @@ def _add_api(app: Any, library: VideoLibrary, id_of: Callable[[str], str]) -> No
         sentences that are found nowhere in the library.
         """
         try:
-            if len(q) > MAX_STORY_CHARACTERS:
-                raise ValueError(f"the story has {len(q)} characters, at most {MAX_STORY_CHARACTERS} are read")
-            story = library.read_story(q)
-            hits = library.search(story, top, by, per_video=per_video, path=video)  # type: ignore[arg-type]  # checked there
+            story, hits = ask(library, q, top, by, per_video=per_video, path=video)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         return {
@@ -199,75 +176,30 @@ def _add_api(app: Any, library: VideoLibrary, id_of: Callable[[str], str]) -> No
             "hits": [{**hit.as_dict(), "media": f"/media/{id_of(hit.path)}"} for hit in hits],
         }
 
+    @app.get("/api/videos")
     def videos(
         start: int = Query(0, ge=0, description="number of the first video"),
         count: int = Query(1000, ge=1, le=10_000, description="videos wanted"),
     ) -> dict[str, Any]:
         """List the videos of the library, in order of their names."""
-        view = library.view
-        some = library.paths[start : start + count]
-        return {
-            "total": len(library),
-            "segments": library.num_segments,
-            "videos": [
-                {
-                    "path": path,
-                    "duration": view.row(view.rows_of(path)[0])["duration"],
-                    "segments": len(view.rows_of(path)),
-                    "media": f"/media/{id_of(path)}",
-                }
-                for path in some
-            ],
-        }
-
-    def described() -> Any:
-        """The API as OpenAPI."""
-        return app.openapi()
-
-    def docs() -> Any:
-        """The API in words; nothing is loaded from elsewhere."""
-        return Response(_docs_html(app.openapi()), media_type="text/html")
-
-    app.add_api_route("/api/search", search, tags=["search"])
-    app.add_api_route("/api/videos", videos, tags=["search"])
-    app.add_api_route("/api/openapi.json", described, include_in_schema=False)
-    app.add_api_route("/api/docs", docs, include_in_schema=False)
-
-
-def _docs_html(schema: dict[str, Any]) -> str:
-    parts = []
-    for path, methods in schema["paths"].items():
-        for method, about in methods.items():
-            rows = "".join(
-                f"<tr><td><code>{one['name']}</code></td><td>{'required' if one.get('required') else 'optional'}</td>"
-                f"<td>{html.escape(one.get('description') or one['schema'].get('title', ''))}</td></tr>"
-                for one in about.get("parameters", [])
-            )
-            words = "".join(f"<p>{html.escape(part)}</p>" for part in about.get("description", "").split("\n\n"))
-            parts.append(f"<h2><code>{method.upper()} {path}</code></h2>{words}<table>{rows}</table>")
-    style = (
-        "body{font-family:system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
-    )
-    return (
-        f"<!doctype html><html lang=en><meta name=viewport "
-        f"content='width=device-width'><title>API</title><style>{style} "
-        f"td{{padding:2px 12px 2px 0}}</style><h1>{html.escape(schema['info']['title'])}</h1><p>For programs: <a "
-        f"href=/api/openapi.json>/api/openapi.json</a>. Example: <a href='/api/search?q=A man "
-        f"rides.'>/api/search?q=A man "
-        f"rides.</a></p>{''.join(parts)}</html>"
-    )
+        listed = []
+        for path in library.paths[start : start + count]:
+            rows = library.view.rows_of(path)
+            about = {"path": path, "duration": library.view.row(rows[0])["duration"], "segments": len(rows)}
+            listed.append({**about, "media": f"/media/{id_of(path)}"})
+        return {"total": len(library), "segments": library.num_segments, "videos": listed}
 
 
 # -- page ------------------------------------------------------------------------------------------------------------
 
 
-def make_page(library: VideoLibrary, id_of: Callable[[str], str]) -> Any:
+def make_page(library: VideoLibrary, id_of: NameOf) -> gradio.Blocks:
     """The Gradio page of a library, without the routes that its videos come from."""
-    import gradio
-
     provenance = library.provenance
-    orders = [one for one in ORDERS if one != "both"] if provenance.has_clips and provenance.has_vector else []
-    orders = ["both", *orders] if orders else ["aligned" if provenance.has_clips else "global"]
+    orders = list(ORDERS) if provenance.has_clips and provenance.has_vector else []
+    orders = orders or ["aligned" if provenance.has_clips else "global"]
+    empty = pages.said(f"Write a story of one to {MAX_SENTENCES} sentences, such as “{EXAMPLE}”, and press Enter.")
+    empty = empty if len(library) else pages.said(pages.NO_VIDEO)
     with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
         count = f"{len(library)} video{'' if len(library) == 1 else 's'}"
         gradio.Markdown(f"# {TITLE}\n{count}. Enter searches, arrow keys walk through the moments, space plays.")
@@ -286,10 +218,11 @@ def make_page(library: VideoLibrary, id_of: Callable[[str], str]) -> Any:
                 )
                 top = gradio.Slider(1, 20, value=5, step=1, label="Videos")
                 per_video = gradio.Slider(1, 10, value=1, step=1, label="Places of one video at most")
-            results = gradio.HTML(_first_words(library), elem_id="results")
+            results = gradio.HTML(empty, elem_id="results")
         with gradio.Tab("Look inside"):
+            video: Any
             if len(library) <= MAX_LISTED:
-                video: Any = gradio.Dropdown(library.paths, value=None, label="Video", elem_id="video")
+                video = gradio.Dropdown(library.paths, value=None, label="Video", elem_id="video")
             else:
                 video = gradio.Textbox(label="Video", placeholder=library.paths[0], elem_id="video")
             inside_story = gradio.Textbox(label="Story", placeholder=EXAMPLE, lines=2, elem_id="inside-story")
@@ -298,59 +231,44 @@ def make_page(library: VideoLibrary, id_of: Callable[[str], str]) -> Any:
 
         def search(words: str, order: str, count: float, places: float) -> str:
             """Hits of a story, or what is wrong with it."""
-            return answered(library, id_of, words, order, int(count), int(places))
+            return answered(library, id_of, words, order, count, places)
 
         def look(path: str | None, words: str) -> str:
             """One video: every segment, and the story in the best of them."""
             return looked_inside(library, id_of, path, words)
 
-        def begin(request: Any) -> tuple[str, str, float, str]:
+        def begin(request: gradio.Request) -> tuple[str, str, int, str]:
             """The question of the address, answered."""
             asked = dict(request.query_params)
-            words = str(asked.get("q", ""))[:MAX_STORY_CHARACTERS]
-            order = asked.get("by") if asked.get("by") in orders else orders[0]
-            number = int(asked["n"]) if str(asked.get("n", "")).isdigit() else 5
-            number = min(max(number, 1), 20)
-            if not words.strip():
-                return "", str(order), number, _first_words(library)
-            return words, str(order), number, answered(library, id_of, words, str(order), number, 1)
+            words, order, number = (str(asked.get(name, "")) for name in ("q", "by", "n"))
+            order = order if order in orders else orders[0]
+            top = min(max(int(number), 1), 20) if number.isdecimal() and len(number) < 4 else 5
+            return words, order, top, answered(library, id_of, words, order, top) if words.strip() else empty
 
-        begin.__annotations__["request"] = gradio.Request
         button.click(search, [story, score, top, per_video], results, js=pages.REMEMBER, trigger_mode="always_last")
-        inside_button.click(look, [video, inside_story], inside, trigger_mode="always_last")
+        inside_button.click(look, [video, inside_story], inside, js=pages.LOOK, trigger_mode="always_last")
         page.load(begin, None, [story, score, top, results])
     return page
 
 
-def _first_words(library: VideoLibrary) -> str:
-    if not len(library):
-        return pages.said(
-            "The library has no video yet. Index a folder: lfvila-hf index FOLDER --model NAME --output INDEX"
-        )
-    return pages.said(f"Write a story of one to {MAX_SENTENCES} sentences, such as “{EXAMPLE}”, and press Enter.")
-
-
-def answered(
-    library: VideoLibrary, id_of: Callable[[str], str], words: str, order: str, count: int, per_video: int = 1
-) -> str:
+def answered(library: VideoLibrary, id_of: NameOf, words: str, order: str, count: float, places: float = 1) -> str:
     """The answer to a story as HTML, or a message on what is wrong with it."""
     try:
-        story = library.read_story(words or "")
-        hits = library.search(story, min(max(count, 1), 20), order, per_video=min(max(per_video, 1), 10))  # type: ignore[arg-type]  # checked there
+        story, hits = ask(library, words or "", int(count), order, per_video=int(places))
     except ValueError as error:
         return pages.said(str(error), wrong=True)
     return pages.hits_html(hits, story.sentences, id_of)
 
 
-def looked_inside(library: VideoLibrary, id_of: Callable[[str], str], path: str | None, words: str) -> str:
+def looked_inside(library: VideoLibrary, id_of: NameOf, path: str | None, words: str) -> str:
     """One video as HTML: its segments in pictures, and the places of the story in it."""
     try:
         if not path:
             raise ValueError("choose a video of the library")
         rows = library.segments_of(path)
-        hits = library.search(words if words and words.strip() else EXAMPLE, path=path)
-        hit = hits[0]
-        if not (words and words.strip()):
+        told = bool(words and words.strip())
+        hit = ask(library, words if told else EXAMPLE, path=path)[1][0]
+        if not told:
             hit = replace(hit, moments=(), cosines=None, scores={}, start=0.0, end=hit.duration)
     except ValueError as error:
         return pages.said(str(error), wrong=True)

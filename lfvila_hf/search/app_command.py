@@ -34,24 +34,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_port(host: str, port: int) -> None:
-    """Refuse a port that is in use, before anything slow is done.
-
-    Raises:
-        ValueError: It cannot be listened at.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"port {port} of {host} cannot be used ({reason}): give another --port") from error
-
-
 def check(options: argparse.Namespace) -> None:
-    """Check the index, the folder of the videos and the port, before the package is imported.
+    """Check the index, the folder of the videos and the port, before the package is imported and the model is loaded.
 
     Raises:
         ValueError: One of the folders does not exist, or the port cannot be used.
@@ -59,13 +43,19 @@ def check(options: argparse.Namespace) -> None:
     # As in search_command.py. This module must load without the package, so it cannot import it from there.
     known = ("segments.lance", "library.json")
     if "://" not in options.index and not any(os.path.exists(os.path.join(options.index, name)) for name in known):
-        raise ValueError(
-            f"there is no index in {options.index}; `lfvila-hf index FOLDER --model NAME --output {options.index}` "
-            "makes one"
-        )
+        make = f"`lfvila-hf index FOLDER --model NAME --output {options.index}` makes one"
+        raise ValueError(f"there is no index in {options.index}; {make}")
     if options.videos and not os.path.isdir(options.videos):
         raise ValueError(f"--videos {options.videos}: there is no such folder")
-    check_port(options.host, options.port)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"port {options.port} of {options.host} cannot be used ({error}): give another --port"
+        ) from error
 
 
 def main(arguments: list[str]) -> int:

@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from starlette.responses import PlainTextResponse
+
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 CLOSED = ("file", "upload", "proxy", "stream", "custom_component", "dev/", "run-history", "deep_link")
 """Beginnings of Gradio's routes, with or without its prefix, that have to do with files or other machines."""
 PREFIX = "gradio_api/"
+MAX_BODY = 2**20
+"""Bytes of a request; a story has a few thousand."""
 
 
 class AppGuard:
@@ -42,9 +46,10 @@ class AppGuard:
         """Answer a request, or refuse it."""
         if scope["type"] in ("http", "websocket"):
             if not self.knows(scope["headers"]):
-                return await _refuse(scope, send, 421, "this page is only to be asked for by this machine's own names")
+                refused = PlainTextResponse("this page is only to be asked for by this machine's own names", 421)
+                return await refused(scope, receive, send)
             if is_closed(scope["path"]):
-                return await _refuse(scope, send, 404, "there is no such page")
+                return await PlainTextResponse("there is no such page", 404)(scope, receive, send)
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -57,10 +62,18 @@ class AppGuard:
                 message = {**message, "headers": [*kept, *self.headers]}
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        left = MAX_BODY
+
+        async def bounded() -> Any:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            return message if left >= 0 else {"type": "http.disconnect"}
+
+        await self.app(scope, bounded, guarded)
 
     def knows(self, headers: Any) -> bool:
-        """Whether a request names this application as its host."""
+        """Whether a request names this application as its host, once."""
         if self.hosts is None:
             return True
         named = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
@@ -76,13 +89,3 @@ def host_name(host: str) -> str:
 def is_closed(path: str) -> bool:
     """Whether a path is one of Gradio's that nobody may use here."""
     return path.lstrip("/").removeprefix(PREFIX).lstrip("/").startswith(CLOSED)
-
-
-async def _refuse(scope: Any, send: Any, status: int, reason: str) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": reason})
-        return
-    content = reason.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(content)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})

@@ -11,22 +11,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from lfvila_hf.data.batch_decoding import decode_videos
 from lfvila_hf.search.encoders import StoryEncoder
-from lfvila_hf.search.segments import (
-    Segment,
-    SegmentReader,
-    SegmentRule,
-    Task,
-    TaskFrames,
-    VideoFile,
-    thumbnail,
-)
+from lfvila_hf.search.segments import Segment, SegmentReader, SegmentRule, Task, TaskFrames, VideoFile, thumbnail
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
 
@@ -50,17 +42,13 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A task, or the reason why a video has none."""
+class _Part(NamedTuple):
+    """What one task gave: vectors `(N, D)`, clips `(K, D)` of N segments, their seconds and pictures."""
 
-    video: VideoFile
-    task: Task | LFVilaVideoError
-
-    @property
-    def name(self) -> str:
-        """Name of the file, for messages of the decoder pool."""
-        return self.video.name
+    vectors: np.ndarray
+    clips: list[np.ndarray]
+    seconds: list[list[float]]
+    pictures: list[torch.Tensor]
 
 
 class VideoEmbedder:
@@ -89,43 +77,50 @@ class VideoEmbedder:
 
     def embed(self, files: Iterable[VideoFile]) -> Iterator[tuple[VideoFile, float, list[Segment] | LFVilaVideoError]]:
         """Yield every file with its duration and its segments, or why it cannot be used, in order."""
-        decoded = decode_videos(self._work(files), num_workers=self.num_workers, read=self._read)
-        parts: list[Any] = []
+        decoded = decode_videos(self._tasks(files), num_workers=self.num_workers, read=self._read)
+        parts: list[_Part] = []
         failed = None
         while True:
             with self.watch("decode"):
                 item: Any = next(decoded, None)
             if item is None:
                 return
-            work, answer = item[1]
-            if work.video == failed:
+            video, task, read = item[1]
+            if video == failed:
                 continue  # a later part of a video that could not be read
-            if isinstance(answer, LFVilaVideoError):
-                failed, parts = work.video, []
-                yield work.video, 0.0, answer
+            try:
+                if isinstance(read, LFVilaVideoError):
+                    raise read
+                parts.append(self._encode(read))
+            except ValueError as error:  # also of the encoder, such as features that are not finite
+                failed, parts = video, []
+                yield (
+                    video,
+                    0.0,
+                    error if isinstance(error, LFVilaVideoError) else LFVilaVideoError(video.name, str(error)),
+                )
                 continue
-            parts.append(self._encode(answer))
-            if work.task.first + len(work.task.spans) == work.task.total:
-                yield work.video, float(work.task.info.duration), self._segments(float(work.task.info.duration), parts)
+            if task.first + len(task.spans) == task.total:
+                yield video, float(task.info.duration), self._segments(float(task.info.duration), parts)
                 parts = []
 
-    def _work(self, files: Iterable[VideoFile]) -> Iterator[_Work]:
+    def _tasks(self, files: Iterable[VideoFile]) -> Iterator[tuple[VideoFile, Task | LFVilaVideoError]]:
         for video in files:
             try:
-                yield from (_Work(video, task) for task in self.reader.plan(video))
+                yield from ((video, task) for task in self.reader.plan(video))
             except LFVilaVideoError as error:
-                yield _Work(video, error)
+                yield video, error
 
-    def _read(self, work: _Work) -> tuple[_Work, TaskFrames | LFVilaVideoError]:
-        if isinstance(work.task, LFVilaVideoError):
-            return work, work.task
+    def _read(self, work: tuple[VideoFile, Task | LFVilaVideoError]) -> tuple[VideoFile, Any, Any]:
+        video, task = work
+        if isinstance(task, LFVilaVideoError):
+            return video, task, task
         try:
-            return work, self.reader.read(work.task)
+            return video, task, self.reader.read(task)
         except LFVilaVideoError as error:
-            return work, error
+            return video, task, error
 
-    def _encode(self, read: TaskFrames) -> tuple[Any, Any, list[list[float]], list[torch.Tensor]]:
-        """Vectors of one task's segments or clips `(N, D)`, clips of segments `(N, K, D)`, seconds and pictures."""
+    def _encode(self, read: TaskFrames) -> _Part:
         vectors, clips = [], []
         with self.watch("model"):
             for start in range(0, len(read.frames), self.reader.batch_size):
@@ -136,32 +131,30 @@ class VideoEmbedder:
                     clips += [] if parts is None else [parts]
                 else:
                     vectors.append(self.encoder.encode_clips(read.frames[some], read.seconds[some]))
-        return torch.cat(vectors).numpy(), torch.cat(clips).numpy() if clips else None, read.seconds, read.pictures
+        return _Part(torch.cat(vectors).numpy(), [k for one in clips for k in one.numpy()], read.seconds, read.pictures)
 
-    def _segments(self, duration: float, parts: list[Any]) -> list[Segment]:
+    def _segments(self, duration: float, parts: list[_Part]) -> list[Segment]:
         """The segments of a video from the parts of its tasks."""
-        vectors = np.concatenate([part[0] for part in parts])
-        pictures = [picture for part in parts for picture in part[3]]
-        if self.encoder.num_frames:
-            clips = np.concatenate([part[1] for part in parts]) if parts[0][1] is not None else None
-            return self._whole(duration, vectors, clips, [row for part in parts for row in part[2]], pictures)
-        edges, windows = self.reader.rule.windows(duration, self.reader.clip_seconds)
+        vectors = np.concatenate([part.vectors for part in parts])
+        pictures = [picture for part in parts for picture in part.pictures]
         with self.watch("thumbnails"):
-            jpegs = [thumbnail(pictures[(first + last) // 2]) for first, last in windows]
-        return [
-            Segment(float(edges[a]), float(edges[b]), edges[a : b + 1].tolist(), vectors[a:b], None, jpeg)
-            for (a, b), jpeg in zip(windows, jpegs, strict=True)
-        ]
+            if not self.encoder.num_frames:
+                edges, windows = self.reader.rule.windows(duration, self.reader.clip_seconds)
+                times = edges.tolist()
+                return [
+                    Segment(times[a], times[b], times[a : b + 1], vectors[a:b], None, thumbnail(pictures[(a + b) // 2]))
+                    for a, b in windows
+                ]
+            clips = [one for part in parts for one in part.clips] or [vectors[:0]] * len(vectors)
+            seconds = [row for part in parts for row in part.seconds]
+            return [
+                Segment(start, end, _clip_times(times, end, len(own)), own, vector, thumbnail(picture))
+                for (start, end), times, own, vector, picture in zip(
+                    self.reader.rule.cut(duration), seconds, clips, vectors, pictures, strict=True
+                )
+            ]
 
-    def _whole(self, duration: float, vectors: Any, clips: Any, seconds: Any, pictures: Any) -> list[Segment]:
-        with self.watch("thumbnails"):
-            jpegs = [thumbnail(picture) for picture in pictures]
-        segments = []
-        for number, (start, end) in enumerate(self.reader.rule.cut(duration)):
-            times: list[float] = []
-            if clips is not None:
-                step = len(seconds[number]) // clips.shape[1]
-                times = [*seconds[number][::step], max(end, seconds[number][-1])]
-            own = clips[number] if clips is not None else np.zeros((0, vectors.shape[1]), np.float32)
-            segments.append(Segment(start, end, times, own, vectors[number], jpegs[number]))
-        return segments
+
+def _clip_times(seconds: list[float], end: float, clips: int) -> list[float]:
+    """Seconds at which the clips of a segment begin, and the end of the last; none without clips."""
+    return [*seconds[:: len(seconds) // clips], max(end, seconds[-1])] if clips else []

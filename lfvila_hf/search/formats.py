@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lfvila_hf.search.ranking import Hit
@@ -28,28 +28,35 @@ def clock(seconds: float, decimals: int = 0) -> str:
     return f"{text}.{part:0{decimals}d}" if decimals else text
 
 
-def as_text(hits: list[Hit], library: Any = None) -> str:
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: control characters of a file name are shown as escapes."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def as_text(hits: list[Hit]) -> str:
     """Hits as a person reads them."""
     return "\n".join(_described(number, hit) for number, hit in enumerate(hits, start=1)) or "the index is empty"
 
 
 def _described(number: int, hit: Hit) -> str:
     scores = ", ".join(f"{name} {value:.3f}" for name, value in hit.scores.items())
-    lines = [f"{number}. {hit.path}  {clock(hit.start)} - {clock(hit.end)} of {clock(hit.duration)}  ({scores})"]
+    lines = [
+        f"{number}. {printable(hit.path)}  {clock(hit.start)} - {clock(hit.end)} of {clock(hit.duration)}  ({scores})"
+    ]
     for moment in hit.moments:
         places = ", ".join(f"{clock(start, 1)} - {clock(end, 1)}" for start, end in moment.spans)
         if not moment.found:
             places = f"not found (nearest: {clock(moment.start, 1)} - {clock(moment.end, 1)})"
-        lines.append(f"     {places}  {moment.score:.3f}  {moment.text}")
+        lines.append(f"     {places}  {moment.score:.3f}  {printable(moment.text)}")
     return "\n".join(lines)
 
 
-def as_json(hits: list[Hit], library: Any = None) -> str:
+def as_json(hits: list[Hit]) -> str:
     """A list of hits."""
     return json.dumps([hit.as_dict() for hit in hits])
 
 
-def as_csv(hits: list[Hit], library: Any = None) -> str:
+def as_csv(hits: list[Hit]) -> str:
     """A table with a line for every span."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -73,7 +80,7 @@ def _plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def as_vtt(hits: list[Hit], library: Any = None) -> str:
+def as_vtt(hits: list[Hit]) -> str:
     """WebVTT chapters of the best hit's video."""
     lines = ["WEBVTT", ""]
     if not hits:
@@ -93,7 +100,7 @@ def _vtt_time(seconds: float) -> str:
     return f"{int(hours):02d}:{rest}"
 
 
-def as_edl(hits: list[Hit], library: Any = None) -> str:
+def as_edl(hits: list[Hit]) -> str:
     """An edit decision list of all found spans."""
     lines = ["TITLE: lfvila_hf search", "FCM: NON-DROP FRAME"]
     record = 0

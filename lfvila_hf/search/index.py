@@ -27,19 +27,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from filelock import FileLock, Timeout
 
 import lfvila_hf
 from lfvila_hf.search.segments import Problem, Segment, SegmentRule, VideoFile
@@ -80,6 +82,7 @@ class Provenance:
     root: str = ""
     version: str = lfvila_hf.__version__
 
+    @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema with this provenance in its metadata."""
         columns = {
@@ -120,116 +123,74 @@ class Provenance:
         if made != FORMAT or provenance.version.split(".")[:2] != here.split(".")[:2]:
             raise ValueError(
                 f"the index {name} has format {made} and was made by version {provenance.version}; this is version "
-                f"{here}, "
-                f"format {FORMAT}: index the videos again, or install that version"
+                f"{here}, format {FORMAT}: index the videos again, or install that version"
             )
         return provenance
 
     def check_continues(self, asked: Provenance, name: str) -> None:
-        """Refuse to mix rows of two encoders, cuts, folders or precisions.
+        """Refuse to mix rows of two encoders, precisions, cuts or folders.
 
         Raises:
             ValueError: Names what differs.
         """
-        advice = "use another --output, or --rebuild to embed all videos again"
-        if self.fingerprint != asked.fingerprint:
-            raise ValueError(
-                f"the index {name} was made with another checkpoint (fingerprint {self.fingerprint[:12]}, from "
-                f"{self.checkpoint or self.encoder}; this one has {asked.fingerprint[:12]}): {advice}"
-            )
-        if self.dtype != asked.dtype:
-            raise ValueError(f"the index {name} was made in {self.dtype}, asked for was {asked.dtype}: {advice}")
-        if self.rule != asked.rule:
-            raise ValueError(
-                f"the index {name} has segments of {self.rule.seconds:g} s with overlap {self.rule.overlap:g} (clips "
-                f"{self.rule.clip_seconds:g} s), asked for were {asked.rule.seconds:g} s and {asked.rule.overlap:g} "
-                f"(clips {asked.rule.clip_seconds:g} s): {advice}"
-            )
-        if self.root != asked.root:
-            raise ValueError(
-                f"the index {name} is of the folder {self.root or '(files)'}, not of {asked.root}: {advice}"
-            )
+        for what, mine in self._traits().items():
+            if mine != (theirs := asked._traits()[what]):
+                raise ValueError(
+                    f"the index {name} was made with another {what}: {mine}, asked for was {theirs}. Use another "
+                    "--output, or --rebuild to embed all videos again"
+                )
+
+    def _traits(self) -> dict[str, str]:
+        rule = self.rule
+        return {
+            "checkpoint": f"fingerprint {self.fingerprint}",
+            "precision": self.dtype,
+            "cut": f"segments of {rule.seconds} s with overlap {rule.overlap}, clips of {rule.clip_seconds} s",
+            "folder": self.root or "(files)",
+        }
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
-def video_id(path: str) -> str:
-    """The id of a video in a table."""
-    return hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
-
-
 def rows_of_video(provenance: Provenance, video: VideoFile, duration: float, segments: Sequence[Segment]) -> pa.Table:
     """The rows of one video."""
+    about = {"path": video.path, "duration": duration, "file_size": video.size, "mtime_ns": video.mtime_ns}
     return _table(
-        provenance,
-        [
-            {
-                "path": video.path,
-                "segment": number,
-                "start": one.start,
-                "end": one.end,
-                "duration": duration,
-                "clip_times": list(one.clip_times),
-                "clips": np.ascontiguousarray(one.clips, np.float32),
-                "vector": None if one.vector is None else np.ascontiguousarray(one.vector, np.float32),
-                "thumbnail": one.thumbnail,
-                "file_size": video.size,
-                "mtime_ns": video.mtime_ns,
-                "problem": None,
-            }
-            for number, one in enumerate(segments)
-        ],
+        provenance, [{**about, **vars(one), "segment": number, "problem": None} for number, one in enumerate(segments)]
     )
 
 
 def row_of_problem(provenance: Provenance, problem: Problem) -> pa.Table:
     """The one row of a file that cannot be used."""
-    row: dict[str, Any] = {
-        "path": problem.path,
-        "segment": -1,
-        **dict.fromkeys(("start", "end", "duration"), 0.0),
-        "clip_times": [],
-        "clips": np.zeros((0, provenance.width), np.float32),
-        "vector": np.zeros(provenance.width, np.float32) if provenance.has_vector else None,
-        "thumbnail": b"",
-        "file_size": problem.file_size,
-        "mtime_ns": problem.file_mtime_ns,
-        "problem": problem.reason,
-    }
-    return _table(provenance, [row])
+    nothing = np.zeros((1, provenance.width), np.float32)
+    segment = Segment(0.0, 0.0, [], nothing[:0], nothing[0] if provenance.has_vector else None, b"")
+    about = {"path": problem.path, "duration": 0.0, "file_size": problem.file_size, "mtime_ns": problem.file_mtime_ns}
+    return _table(provenance, [{**about, **vars(segment), "segment": -1, "problem": problem.reason}])
 
 
 def _table(provenance: Provenance, rows: list[dict[str, Any]]) -> pa.Table:
-    schema = provenance.schema()
-    sizes = [len(row["clips"]) for row in rows]
+    schema = provenance.schema
+    rest = [{**row, "clips": None, "video_id": _hash(row["path"].encode()), "checksum": _checksum(row)} for row in rows]
     flat = np.concatenate([row["clips"] for row in rows]).reshape(-1)
-    inner = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), provenance.width)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
-    columns: dict[str, Any] = {
-        "video_id": [video_id(row["path"]) for row in rows],
-        "clips": pa.ListArray.from_arrays(offsets, inner),
-        "checksum": [_checksum(row) for row in rows],
-    }
-    arrays = [columns[name] if name in columns else [row[name] for row in rows] for name in schema.names]
-    return pa.Table.from_arrays(
-        [
-            one if isinstance(one, pa.Array) else pa.array(one, kind)
-            for one, kind in zip(arrays, schema.types, strict=True)
-        ],
-        schema=schema,
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), provenance.width)
+    ends = np.cumsum([0, *(len(row["clips"]) for row in rows)])
+    clips = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), vectors)
+    return pa.Table.from_pylist(rest, schema=schema).set_column(
+        schema.get_field_index("clips"), schema.field("clips"), clips
     )
 
 
+def _hash(*parts: bytes) -> str:
+    return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
+
+
 def _checksum(row: dict[str, Any]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
     light = [row[name] for name in ("path", "segment", "file_size", "mtime_ns", "problem")]
     numbers = [row["start"], row["end"], row["duration"], *row["clip_times"]]
-    digest.update(json.dumps(light).encode() + struct.pack(f"<{len(numbers)}d", *numbers))
-    digest.update(row["clips"].tobytes())
-    digest.update(b"" if row["vector"] is None else row["vector"].tobytes())
-    digest.update(row["thumbnail"])
-    return digest.hexdigest()
+    vector = b"" if row["vector"] is None else row["vector"].tobytes()
+    packed = struct.pack(f"<{len(numbers)}d", *numbers)
+    return _hash(json.dumps(light).encode(), packed, row["clips"].tobytes(), vector, row["thumbnail"])
 
 
 def checked_rows(batch: pa.RecordBatch, width: int, name: str) -> list[dict[str, Any]]:
@@ -249,8 +210,7 @@ def checked_rows(batch: pa.RecordBatch, width: int, name: str) -> list[dict[str,
         if _checksum(row) != row["checksum"]:
             raise ValueError(
                 f"the index {name} is damaged: segment {row['segment']} of {row['path']} is not what was written. "
-                f"Index "
-                "the videos again with --rebuild"
+                "Index the videos again with --rebuild"
             )
     return light
 
@@ -319,7 +279,7 @@ class Index:
             rows: Tables of rows, taken one at a time.
         """
         name = os.fspath(address)
-        schema = provenance.schema()
+        schema = provenance.schema
         batches = (batch for table in rows for batch in table.cast(schema).to_batches())
         with _plain_errors(name):
             database = _connect(name, make=True)
@@ -330,6 +290,8 @@ class Index:
             except ValueError:  # damaged: nothing of it can be read, or replaced in place
                 if "://" not in name:
                     shutil.rmtree(os.path.join(name, f"{TABLE}.lance"))
+            if mode == "create" and "://" not in name:  # versions begin anew: no block of another table may be taken
+                shutil.rmtree(os.path.join(name, "scan"), ignore_errors=True)
             return cls(name, database.create_table(TABLE, reader, schema=schema, mode=mode))
 
     @property
@@ -354,6 +316,9 @@ class Index:
         Raises:
             ValueError: A row is damaged.
         """
+        return (row for rows in self._batches(where) for row in rows)
+
+    def _batches(self, where: str | None = None) -> Iterator[list[dict[str, Any]]]:
         with _plain_errors(self.address):
             query = self.table.search()
             query = query if where is None else query.where(where)
@@ -363,19 +328,13 @@ class Index:
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield from checked_rows(batch, self.provenance.width, self.address)
+            yield checked_rows(batch, self.provenance.width, self.address)
 
     def tables(self, keep: set[str]) -> Iterator[pa.Table]:
         """The rows of some paths, checked, as tables."""
-        pending: list[dict[str, Any]] = []
-        for row in self.full():
-            if row["path"] in keep:
-                pending.append(row)
-            if len(pending) == ROWS_PER_READ:
-                yield _table(self.provenance, pending)
-                pending = []
-        if pending:
-            yield _table(self.provenance, pending)
+        for rows in self._batches():
+            if kept := [row for row in rows if row["path"] in keep]:
+                yield _table(self.provenance, kept)
 
     def row(self, path: str, segment: int) -> dict[str, Any]:
         """One row, checked.
@@ -385,7 +344,7 @@ class Index:
         """
         for row in self.full(f"path = {_quoted(path)} AND segment = {segment}"):
             return row
-        raise ValueError(f"there is no segment {segment} of {path} in the index {self.address}: it was replaced")
+        raise ValueError(f"there is no segment {segment} of {path} in the index {self.address}")
 
     def commit(self, tables: Sequence[pa.Table], paths: Iterable[str]) -> None:
         """Replace all rows of some files in one version.
@@ -422,82 +381,83 @@ class Index:
         Raises:
             ValueError: A row is damaged.
         """
-        folder = None if self.folder is None else self.folder / "scan"
-        pattern = re.compile(rf"v{self.version}-([0-9a-f]{{8}})\.f32")
-        for file in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []:
-            found = pattern.fullmatch(file.name)
-            if found:
+        if self.folder is not None:
+            scan = self.folder / "scan"
+            if (block := self._stored_block(light, scan)) is not None:
+                return block
+            with suppress(OSError):  # an index that may only be read
+                scan.mkdir(exist_ok=True)
+                with FileLock(scan / ".lock"):
+                    block = self._stored_block(light, scan)
+                    return self._store_block(light, scan) if block is None else block
+        with tempfile.TemporaryFile() as file:
+            return self._write_block(light, file)
+
+    def _stored_block(self, light: pa.Table, scan: Path) -> np.ndarray | None:
+        for file in scan.glob(f"v{self.version}-*.f32"):
+            with suppress(OSError, ValueError):  # gone meanwhile, or cut off
                 block = self._map(file)
-                if len(block) == self._block_rows(light) and _crc(block) == int(found[1], 16):
+                if len(block) == self._block_rows(light) and file.name == self._block_name(block):
                     return block
-                with suppress(OSError):
-                    file.unlink()
-        return self._make_block(light, folder)
+        return None
+
+    def _store_block(self, light: pa.Table, scan: Path) -> np.ndarray:
+        new = scan / "block.new"
+        with open(new, "w+b") as file:
+            block = self._write_block(light, file)
+        for old in scan.glob("*.f32"):  # whoever has one of them mapped keeps it
+            old.unlink()
+        os.replace(new, scan / self._block_name(block))
+        return block
+
+    def _write_block(self, light: pa.Table, file: Any) -> np.ndarray:
+        """Write, not map: a full disk is an error then, not a signal."""
+        keys = zip(light.column("path").to_pylist(), light.column("segment").to_pylist(), strict=True)
+        places = {key: place for place, key in enumerate(keys)}
+        offsets, size = clip_offsets(light), 4 * self.provenance.width
+        with _plain_errors(self.address):
+            for row in self.full("segment >= 0"):
+                place = places[row["path"], row["segment"]]
+                file.seek(int(offsets[place]) * size)
+                file.write(row["clips"].tobytes())
+                if row["vector"] is not None:
+                    file.seek((int(offsets[-1]) + place) * size)
+                    file.write(row["vector"].tobytes())
+            file.truncate(self._block_rows(light) * size)
+            file.flush()
+        return self._map(file)
+
+    def _map(self, file: Any) -> np.ndarray:
+        if not os.stat(file if isinstance(file, Path) else file.fileno()).st_size:
+            return np.zeros((0, self.provenance.width), np.float32)
+        return np.memmap(file, np.float32, "c").reshape(-1, self.provenance.width)  # "c": torch wants it writable
 
     def _block_rows(self, light: pa.Table) -> int:
         return int(clip_offsets(light)[-1]) + (len(light) if self.provenance.has_vector else 0)
 
-    def _map(self, file: Path) -> np.ndarray:
-        if not file.stat().st_size:
-            return np.zeros((0, self.provenance.width), np.float32)
-        return np.memmap(file, np.float32, "c").reshape(-1, self.provenance.width)  # "c": torch wants it writable
+    def _block_name(self, block: np.ndarray) -> str:
+        return f"v{self.version}-{zlib.crc32(np.ascontiguousarray(block).data) if block.size else 0:08x}.f32"
 
-    def _make_block(self, light: pa.Table, folder: Path | None) -> np.ndarray:
-        total, width = self._block_rows(light), self.provenance.width
-        if folder is not None:
-            try:
-                folder.mkdir(exist_ok=True)
-            except OSError:
-                folder = None  # an index that may only be read
-        try:
-            handle, name = tempfile.mkstemp(".new", dir=folder)
-        except OSError:
-            folder = None
-            handle, name = tempfile.mkstemp(".new")
-        places = dict(
-            zip(
-                zip(*(light.column(n).to_pylist() for n in ("path", "segment")), strict=True),
-                range(len(light)),
-                strict=True,
-            )
-        )
-        offsets = clip_offsets(light)
-        try:
-            with os.fdopen(handle, "r+b") as file, _plain_errors(self.address):
-                for row in self.full("segment >= 0"):  # written, not mapped: a full disk is an error then, not a signal
-                    place = places[row["path"], row["segment"]]
-                    file.seek(int(offsets[place]) * width * 4)
-                    file.write(row["clips"].tobytes())
-                    if row["vector"] is not None:
-                        file.seek((int(offsets[-1]) + place) * width * 4)
-                        file.write(row["vector"].tobytes())
-                file.truncate(total * width * 4)
-            block = self._map(Path(name))
-            if folder is not None:
-                for old in folder.glob("v*-*.f32"):
-                    if not old.name.startswith(f"v{self.version}-"):
-                        with suppress(OSError):
-                            old.unlink()
-                os.replace(name, folder / f"v{self.version}-{_crc(block):08x}.f32")
-            else:
-                os.unlink(name)  # the mapping keeps it until it is closed
-            return block
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+
+def only_writer(address: str | os.PathLike[str]) -> Any:
+    """Lock an index while one run or program writes it; the system takes the lock back when the process dies.
+
+    Raises:
+        ValueError: Another one is at work.
+    """
+    if "://" in os.fspath(address):
+        return nullcontext()
+    os.makedirs(address, exist_ok=True)
+    try:
+        return FileLock(os.path.join(address, ".lock"), timeout=0).acquire()
+    except Timeout:
+        raise ValueError(f"another run is at work on the index {os.fspath(address)}: wait for it, or stop it") from None
 
 
 def clip_offsets(light: pa.Table) -> np.ndarray:
     """Row of the block at which the clips of each row begin, and the end of the last, `(N + 1,)`."""
-    lengths = (
-        light.column("clip_times").combine_chunks().value_lengths().to_numpy(zero_copy_only=False) if len(light) else []
-    )
-    return np.concatenate([[0], np.cumsum(np.maximum(np.asarray(lengths, np.int64) - 1, 0))]).astype(np.int64)
-
-
-def _crc(block: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(block).data) if block.size else 0
+    lengths = pc.list_value_length(light.column("clip_times")).to_numpy()
+    return np.cumsum([0, *np.maximum(lengths - 1, 0)], dtype=np.int64)
 
 
 def _quoted(text: str) -> str:
@@ -531,4 +491,4 @@ def _open(address: str) -> Any:
         raise ValueError(f"the index {address} is damaged or cannot be opened: {str(error)[:200]}") from error
 
 
-__all__ = ["Index", "Provenance", "clip_offsets", "row_of_problem", "rows_of_video", "video_id"]
+__all__ = ["Index", "Provenance", "clip_offsets", "only_writer", "row_of_problem", "rows_of_video"]

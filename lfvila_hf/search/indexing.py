@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,15 +25,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from filelock import FileLock
+from tqdm.auto import tqdm
 
 from lfvila_hf.search.embedding import Stopwatch, VideoEmbedder
 from lfvila_hf.search.encoders import StoryEncoder
-from lfvila_hf.search.index import Index, Provenance, row_of_problem, rows_of_video
+from lfvila_hf.search.formats import printable
+from lfvila_hf.search.index import Index, Provenance, only_writer, row_of_problem, rows_of_video
 from lfvila_hf.search.segments import CHANGED, Problem, SegmentRule, VideoFile, find_videos
 from lfvila_hf.search.video_library import problems_of, provenance_of
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
-GROUP_VIDEOS = 16
+GROUP_VIDEOS = 64
 GROUP_SECONDS = 30.0
 BARRIER_DAYS = 30
 
@@ -70,7 +74,7 @@ class IndexReport:
         ]
         if self.problems:
             lines.append(f"{_many(len(self.problems), 'file')} could not be used:")
-            lines += [f"  {problem.path}: {problem.reason}" for problem in self.problems]
+            lines += [f"  {printable(problem.path)}: {printable(problem.reason)}" for problem in self.problems]
         return "\n".join(lines)
 
 
@@ -155,7 +159,7 @@ def index_folder(
     root = os.path.realpath(folder)
     provenance = provenance_of(encoder, rule, root)
     watch = Stopwatch()
-    with _only_run(output, processes):
+    with contextlib.nullcontext() if processes.index else only_writer(output):
         if processes.index == 0 and (rebuild or not Index.exists(output)):
             Index.create(output, provenance)
         processes.wait()
@@ -163,16 +167,13 @@ def index_folder(
         index.provenance.check_continues(provenance, os.fspath(output))
         files, unlisted = find_videos(folder, root)
         light = index.light()
-        known = _stamps(light, usable=True)
-        settled = {} if retry else _stamps(light, usable=False)
-        new = [
-            file for file in files if (file.size, file.mtime_ns) not in (known.get(file.path), settled.get(file.path))
-        ]
-        there = {file.path for file in files}
-        removed = [path for path in known if path not in there]
+        known, unusable = _stamps(light, usable=True), _stamps(light, usable=False)
+        settled = known if retry else {**unusable, **known}
+        new = [file for file in files if (file.size, file.mtime_ns) != settled.get(file.path)]
+        gone = {*known, *unusable} - {file.path for file in files}
         processes.wait()
-        if processes.index == 0 and (set(known) | set(_stamps(light, usable=False))) - there:
-            index.commit([], (set(known) | set(_stamps(light, usable=False))) - there)
+        if processes.index == 0 and gone:
+            index.commit([], gone)
         with watch("total"):
             if embed is None:
                 embedder = VideoEmbedder(encoder, provenance.rule, batch_size, num_workers, isolated)
@@ -187,7 +188,7 @@ def index_folder(
             return None
         with watch("finish"):
             index.table.checkout_latest()
-            if new or removed:
+            if new or gone:
                 index.compact()
             light = index.light()
             usable = light.filter(pc.greater_equal(light.column("segment"), 0))
@@ -199,7 +200,7 @@ def index_folder(
         segments=len(usable),
         embedded=sum(file.path in have for file in new),
         unchanged=len(have) - sum(file.path in have for file in new),
-        removed=len(removed),
+        removed=len(gone & set(known)),
         problems=tuple(problems),
         seconds=watch.seconds,
     )
@@ -226,8 +227,6 @@ def _commit_in_groups(
     group_videos: int,
 ) -> list[Problem]:
     """Commit rows as they come; returns the files whose fault may pass, which the next run reads again."""
-    from tqdm.auto import tqdm
-
     share = processes.share(new)
     title = "indexing" if processes.count == 1 else f"indexing (1 of {processes.count} processes)"
     passing: list[Problem] = []
@@ -273,24 +272,7 @@ def _stamps(light: pa.Table, usable: bool) -> dict[str, tuple[int, int]]:
 
 def _turn(index: Index) -> Any:
     """The turn of one of several processes to write; object storage settles it by Lance's own commits."""
-    if index.folder is None:
-        return contextlib.nullcontext()
-    from filelock import FileLock
-
-    return FileLock(str(index.folder / ".turn"))
-
-
-def _only_run(output: str | os.PathLike[str], processes: Processes) -> Any:
-    """A lock on the index while this run is at work; the system takes it back when the process dies."""
-    if processes.index or "://" in os.fspath(output):
-        return contextlib.nullcontext()
-    from filelock import FileLock, Timeout
-
-    os.makedirs(output, exist_ok=True)
-    try:
-        return FileLock(os.path.join(output, ".lock"), timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"another run is at work on the index {os.fspath(output)}: wait for it, or stop it") from None
+    return contextlib.nullcontext() if index.folder is None else FileLock(index.folder / ".turn")
 
 
 # -- Ray -------------------------------------------------------------------------------------------------------------
@@ -300,9 +282,8 @@ class RayEmbedding:
     """Embeds files on a Ray cluster; for `index_folder(embed=...)`.
 
     The files become a Ray Data set, and a pool of actors, each with an encoder of its own, maps over it. Rows come
-    back to
-    the calling process, which is the only writer. Ray starts an actor anew when its worker or node dies. The videos
-    have to lie on a file system that all nodes see.
+    back to the calling process, which is the only writer. Ray starts an actor anew when its worker or node dies. The
+    videos have to lie on a file system that all nodes see.
 
     Args:
         checkpoint: Folder or repository that every node can load.
@@ -332,15 +313,8 @@ class RayEmbedding:
             raise ValueError(f"actors must be at least 1, got {actors}")
         from lfvila_hf.corpus.engines import RayEngine
 
-        self.engine = RayEngine(address)
-        self.actors = actors
-        self.arguments = {
-            "checkpoint": checkpoint,
-            "batch_size": batch_size,
-            "dtype": dtype,
-            "trust_remote_code": trust_remote_code,
-            "isolated": isolated,
-        }
+        self.engine, self.actors = RayEngine(address), actors
+        self.arguments = (checkpoint, batch_size, dtype, trust_remote_code, isolated)
 
     def __call__(self, files: list[VideoFile], provenance: Provenance) -> Iterator[tuple[VideoFile, pa.Table | str]]:
         """Embed files; yields each when its rows are here."""
@@ -349,19 +323,17 @@ class RayEmbedding:
         import ray
 
         gpus = float(ray.cluster_resources().get("GPU", 0) > 0)
-        by_path = {one.path: one for one in files}
-        rows = [vars(one) for one in files]
-        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        items = ray.data.from_items([{"file": pickle.dumps(one)} for one in files], override_num_blocks=len(files))
+        done = items.map_batches(
             EmbeddingActor,
-            fn_constructor_kwargs={**self.arguments, "schema": provenance.schema().serialize().to_pybytes()},
+            fn_constructor_args=(pickle.dumps(provenance), *self.arguments),
             compute=ray.data.ActorPoolStrategy(size=self.actors),
             batch_size=1,
             num_cpus=None if gpus else 1,
             num_gpus=gpus or None,
         )
         for row in done.iter_rows():
-            table = row["rows"]
-            yield by_path[str(row["path"])], pa.ipc.open_stream(table).read_all() if table else str(row["reason"])
+            yield pickle.loads(row["answer"])
 
     def close(self) -> None:
         """Leave the cluster."""
@@ -372,22 +344,22 @@ class EmbeddingActor:
     """An encoder on a node.
 
     Args:
-        checkpoint: Folder or repository.
+        provenance: Pickled provenance of the caller's index.
+        checkpoint: Folder or repository; it and the others are as for `RayEmbedding`.
         batch_size: Segments or clips in one pass.
         dtype: Precision by name, or `None`.
         trust_remote_code: Let the checkpoint run its own Python code.
         isolated: Decode in processes of their own.
-        schema: Serialised schema of the table.
     """
 
     def __init__(
         self,
+        provenance: bytes,
         checkpoint: str,
         batch_size: int,
         dtype: str | None,
         trust_remote_code: bool,
         isolated: bool,
-        schema: bytes,
     ) -> None:
         import torch
 
@@ -395,26 +367,14 @@ class EmbeddingActor:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         encoder = load_encoder(checkpoint, trust_remote_code, device=device, dtype=dtype)
-        self.provenance = Provenance.from_schema(pa.ipc.read_schema(pa.py_buffer(schema)), "of the caller")
+        self.provenance = pickle.loads(provenance)
         self.provenance.check_continues(replace(self.provenance, fingerprint=encoder.fingerprint), "of the caller")
         self.embedder = VideoEmbedder(encoder, self.provenance.rule, batch_size, isolated=isolated)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         """Embed the files of a batch."""
-        files = [
-            VideoFile(*one)
-            for one in zip(*(batch[name].tolist() for name in ("path", "root", "size", "mtime_ns")), strict=True)
-        ]
-        paths, tables, reasons = [], [], []
-        for video, answer in embed_here(self.embedder, files, self.provenance):
-            sink = pa.BufferOutputStream()
-            if not isinstance(answer, str):
-                with pa.ipc.new_stream(sink, answer.schema) as writer:
-                    writer.write_table(answer)
-            paths.append(video.path)
-            tables.append(sink.getvalue().to_pybytes())
-            reasons.append(answer if isinstance(answer, str) else "")
-        return {"path": paths, "rows": tables, "reason": reasons}
+        files = [pickle.loads(one) for one in batch["file"]]
+        return {"answer": [pickle.dumps(one) for one in embed_here(self.embedder, files, self.provenance)]}
 
 
 __all__ = ["IndexReport", "RayEmbedding", "index_folder"]

@@ -22,18 +22,20 @@ TERM_NAMES = {
     "vtm_loss": "video-text matching (VTM)",
     "span_loss": "answer span",
 }
+SHOWN = 64
+"""Texts and videos of the drawn matrix of similarities."""
 LIGHT = 0.43
 """Share of the colour scale above which black stands out from it more than white does."""
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
-    """A figure that draws without a screen, and its axes."""
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure that draws without a screen, and its axes `(rows, columns)`."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'lfvila_hf[plots]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def plot_losses(phases: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path) -> Path:
@@ -50,8 +52,8 @@ def plot_losses(phases: Mapping[str, Sequence[Mapping[str, float]]], path: str |
     logged = {title: history for title, history in logged.items() if history}
     if not logged:
         raise ValueError(f"none of the phases {sorted(phases)} has logged a loss")
-    figure, axes = _figure(5.0 * len(logged), 3.6, len(logged))
-    for axis, (title, history) in zip(axes, logged.items(), strict=True):
+    figure, axes = _figure(5.0 * len(logged), 3.6, columns=len(logged))
+    for axis, (title, history) in zip(axes[0], logged.items(), strict=True):
         for name, label in TERM_NAMES.items():
             points = [(entry["step"], entry[name]) for entry in history if name in entry]
             if points:
@@ -83,19 +85,9 @@ def plot_alignment(
         chosen: clip number of every sentence.
         path: file to write; its folder must exist.
         title: heading.
-
-    Raises:
-        ValueError: the numbers of sentences, clips and seconds do not fit each other, or a chosen clip does not exist.
     """
     rows, columns = similarity.shape
-    if not (len(sentences) == len(chosen) == rows and len(clip_times) == columns + 1):
-        raise ValueError(
-            f"similarity {tuple(similarity.shape)} needs M sentences, M chosen clips and K + 1 seconds, got "
-            f"{len(sentences)}, {len(chosen)} and {len(clip_times)}"
-        )
-    if not all(0 <= clip < columns for clip in chosen):
-        raise ValueError(f"chosen clips must be numbers from 0 to {columns - 1}, got {list(chosen)}")
-    figure, (axis,) = _figure(3.6 + 1.3 * columns, 1.2 + 0.62 * rows)
+    figure, ((axis,),) = _figure(3.6 + 1.3 * columns, 1.2 + 0.62 * rows)
     cosines = similarity.detach().cpu().float().numpy()
     low, high = np.percentile(cosines, (2, 98))  # one outlier must not take the whole scale
     image = axis.imshow(cosines, cmap="viridis", aspect="auto", vmin=low, vmax=max(high, low + 1e-6))
@@ -114,45 +106,29 @@ def plot_alignment(
     return Path(path)
 
 
-def plot_similarity(
-    similarity: torch.Tensor, path: str | Path, title: str = "", target: Sequence[int] | None = None, shown: int = 64
-) -> Path:
-    """Draw the score of every text with every video, and how the right ones lie among the others.
+def plot_similarity(similarity: torch.Tensor, path: str | Path, title: str = "") -> Path:
+    """Draw the score of every text with every video, and how the right ones, those on the diagonal, lie among them.
 
     Args:
-        similarity: `(N_text, N_video)`.
+        similarity: `(N, N)`; the matrix shows the first `SHOWN` texts and videos, the histogram all.
         path: file to write; its folder must exist.
         title: heading.
-        target: the video of each text; text i belongs to video i if left out.
-        shown: texts and videos drawn in the matrix, from the first on; the histogram is of all.
-
-    Raises:
-        ValueError: the shape is none of texts and videos, or a target does not exist.
     """
-    if similarity.ndim != 2 or 0 in similarity.shape:
-        raise ValueError(f"similarity must be (texts, videos), got {tuple(similarity.shape)}")
-    texts, videos = similarity.shape
-    right = torch.as_tensor(list(range(texts)) if target is None else list(target))
-    if len(right) != texts or not ((right >= 0) & (right < videos)).all():
-        raise ValueError(f"{texts} texts need as many targets from 0 to {videos - 1}, got {right.tolist()[:8]}")
+    count = len(similarity)
     values = similarity.detach().cpu().float()
-    figure, (matrix, histogram) = _figure(11.0, 4.8, 2)
-    image = matrix.imshow(values[:shown, :shown].numpy(), cmap="viridis", interpolation="nearest")
-    inside = [(int(video), text) for text, video in enumerate(right[:shown]) if video < shown]
-    if len(inside) <= 32 and inside:
-        matrix.scatter(*zip(*inside, strict=True), s=14, facecolors="none", edgecolors="white", linewidths=0.8)
-    part = "" if max(texts, videos) <= shown else f" (first {min(shown, texts)} of {texts})"
+    figure, ((matrix, histogram),) = _figure(11.0, 4.8, columns=2)
+    image = matrix.imshow(values[:SHOWN, :SHOWN].numpy(), cmap="viridis", interpolation="nearest")
+    part = "" if count <= SHOWN else f" (first {SHOWN} of {count})"
     matrix.set(xlabel="video", ylabel=f"text{part}", title=title)
     figure.colorbar(image, ax=matrix, label="score", shrink=0.85)
-    own = values[torch.arange(texts), right]
-    others = torch.ones(texts, videos, dtype=torch.bool)
-    others[torch.arange(texts), right] = False
+    right = torch.eye(count, dtype=torch.bool)
+    own = values[right]
     bins = torch.linspace(float(values.min()), float(values.max()) + 1e-6, 41).numpy()
-    if others.any():
-        histogram.hist(values[others].numpy(), bins=bins, density=True, alpha=0.6, label="other pairs")
+    if count > 1:
+        histogram.hist(values[~right].numpy(), bins=bins, density=True, alpha=0.6, label="other pairs")
     histogram.hist(own.numpy(), bins=bins, density=True, alpha=0.6, label="right pairs")
     first = (values > own[:, None]).sum(1).eq(0).float().mean().item()
-    histogram.set(xlabel="score", ylabel="density", title=f"right video first: {first:.1%} of {texts} texts")
+    histogram.set(xlabel="score", ylabel="density", title=f"right video first: {first:.1%} of {count} texts")
     histogram.legend(fontsize=8)
     histogram.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
@@ -178,25 +154,12 @@ def plot_attention(
         path: file to write; its folder must exist.
         columns: frames drawn, evenly spaced.
         title: heading.
-
-    Raises:
-        ValueError: the numbers of frames or levels do not fit each other.
     """
     frames = len(pictures)
-    if len(times) != frames or any(len(one) != frames for one in maps) or len(windows) != len(maps) or not len(maps):
-        raise ValueError(
-            f"{frames} pictures need as many seconds and maps of as many frames, got {len(times)} and "
-            f"{[len(one) for one in maps]} with {len(windows)} windows"
-        )
-    _figure(1.0, 1.0)  # says what to install where matplotlib is missing
-    from matplotlib.figure import Figure
-
     chosen = torch.linspace(0, frames - 1, min(columns, frames)).round().long().tolist()
     height, width = pictures.shape[2:]
-    figure = Figure(
-        figsize=(1.7 * len(chosen) + 1.2, (1.7 * height / width + 0.1) * (len(maps) + 1) + 0.8), layout="constrained"
-    )
-    axes = figure.subplots(len(maps) + 1, len(chosen), squeeze=False)
+    tall = (1.7 * height / width + 0.1) * (len(maps) + 1) + 0.8
+    figure, axes = _figure(1.7 * len(chosen) + 1.2, tall, len(maps) + 1, len(chosen))
     pixels = pictures.detach().cpu().float().clamp(0, 255).permute(0, 2, 3, 1).numpy() / 255  # (T, H, W, 3)
     most = max(float(one.max()) for one in maps)
     shown: Any = None
@@ -215,10 +178,8 @@ def plot_attention(
                 extent=(-0.5, width - 0.5, height - 0.5, -0.5),
                 interpolation="nearest",
             )
-    for row in axes:
-        for axis in row:
-            axis.set_xticks([])
-            axis.set_yticks([])
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
     for row, window in enumerate(windows, start=1):
         axes[row][0].set_ylabel(f"level {row - 1}\n{window} frames", fontsize=8)
     figure.colorbar(shown, ax=axes[1:].ravel().tolist(), label="attention received (1 = even)", shrink=0.7)

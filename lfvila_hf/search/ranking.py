@@ -11,6 +11,7 @@ Letters: N segments, C clips of all segments, M sentences, K clips of a segment,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -140,6 +141,14 @@ class View:
         """One row as a dict."""
         return {name: self.rows.column(name)[number].as_py() for name in self.rows.column_names}
 
+    def take(self, numbers: Sequence[int]) -> View:
+        """A view of some segments, in the order asked for."""
+        spans = [np.arange(*self.offsets[number : number + 2]) for number in numbers]
+        if self.has_vector:
+            spans.append(int(self.offsets[-1]) + np.asarray(numbers, np.int64))
+        block = self.block[np.concatenate(spans)] if spans else self.block[:0]
+        return View(self.rows.take(pa.array(numbers, pa.int64())), block, self.has_vector)
+
     def clips(self, number: int) -> np.ndarray:
         """Clip vectors `(K, D)` of a segment."""
         return self.block[self.offsets[number] : self.offsets[number + 1]]
@@ -210,7 +219,7 @@ class Scan:
         offsets = torch.from_numpy(self.view.offsets)
         starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
         place = torch.arange(int(lengths.max()))
-        index = starts[:, None] + place.clamp(max=int(lengths.max()) - 1)  # (B, K)
+        index = starts[:, None] + place  # (B, K)
         there = place < lengths[:, None]
         some = self.cosines[index.clamp(max=len(self.cosines) - 1)]  # (B, K, M)
         some = torch.where(there[..., None], some, torch.full((), BELOW_ANY_COSINE))
@@ -294,16 +303,16 @@ def rank_by_story(
     candidates: int | None = None,
     alpha: float = ALPHA,
 ) -> Hits:
-    """Find the best places for a story, with the moments of its sentences.
+    """Find the best places for a story, with the moments of its sentences; `VideoLibrary.search` says more.
 
     Args:
         view: The library.
         story: The story.
-        score: Score to rank by. Defaults to "both" with segment and clip vectors, else to the one that there is.
+        score: Score to rank by. Defaults to `Scan.best_score`.
         top_k: Hits wanted.
-        per_video: Hits of one video at most.
+        per_video: As for `best_segments`; so are `path` and `candidates`.
         path: Only this video.
-        candidates: Segments that are aligned at most. Defaults to as many as exactness takes.
+        candidates: Segments that are aligned at most.
         alpha: Share of foreign sentences that may be reported as found.
 
     Raises:

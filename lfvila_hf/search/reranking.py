@@ -15,7 +15,7 @@ import torch
 from lfvila_hf.search.encoders import StoryEncoder
 from lfvila_hf.search.index import Provenance
 from lfvila_hf.search.ranking import Hit
-from lfvila_hf.search.segments import SegmentReader, Task, VideoFile, opened, renamed
+from lfvila_hf.search.segments import SegmentReader, Task, VideoFile, opened
 from lfvila_hf.video_processing_lfvila import normalize_pixels
 from lfvila_hf.video_reading_lfvila import probe_video
 
@@ -55,7 +55,7 @@ def match_probabilities(
     try:
         for hit in hits:
             video = VideoFile(hit.path, provenance.root, *stamps[hit.path])
-            with opened(video) as source, renamed(video):
+            with opened(video) as source:
                 info = probe_video(source)
             whole = reader.rule.count(float(info.duration or 0))
             read = reader.read(Task(video, info, ((hit.start, hit.end),), whole, hit.segment))

@@ -92,22 +92,12 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError('the story is empty: write at least one sentence, such as "A man rides. Then he falls."')
     if options.texts and not os.path.isfile(options.texts):
         raise ValueError(f"--texts {options.texts}: no such file")
-    check_index(options.index)
+    known = ("segments.lance", "library.json")  # the second is that of an older version, which `Index.open` names
+    if "://" not in options.index and not any(os.path.exists(os.path.join(options.index, name)) for name in known):
+        make = f"`lfvila-hf index FOLDER --model NAME --output {options.index}` makes one"
+        raise ValueError(f"there is no index in {options.index}; {make}")
     if options.videos and not os.path.isdir(options.videos):
         raise ValueError(f"--videos {options.videos}: there is no such folder")
-
-
-def check_index(index: str) -> None:
-    """Check that a local index exists; `Index.open` checks what it holds.
-
-    Raises:
-        ValueError: It does not.
-    """
-    known = ("segments.lance", "library.json")  # the second is that of an older version, which `Index.open` names
-    if "://" not in index and not any(os.path.exists(os.path.join(index, name)) for name in known):
-        raise ValueError(
-            f"there is no index in {index}; `lfvila-hf index FOLDER --model NAME --output {index}` makes one"
-        )
 
 
 def open_library(
@@ -181,7 +171,7 @@ def main(arguments: list[str]) -> int:
     notes += [f"not found in this library: {sentence}" for sentence in answer.get("missing", [])]  # type: ignore[attr-defined]  # a list
     if notes:
         print("\n".join(notes), file=sys.stdout if options.format == "text" else sys.stderr)
-    print(FORMATTERS[options.format](hits, library))
+    print(FORMATTERS[options.format](hits))
     return 0
 
 

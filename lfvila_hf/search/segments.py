@@ -13,20 +13,21 @@ Letters: N segments or clips, F frames of a clip, T frames of a segment, H W pix
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
 
-from lfvila_hf.search.encoders import StoryEncoder, shrink
+from lfvila_hf.search.encoders import StoryEncoder
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoInfo, VideoLimits, probe_video, read_frames
 
 VIDEO_SUFFIXES = frozenset(
@@ -39,6 +40,7 @@ MAX_SEGMENTS = 20_000
 TASK_BYTES = 2**28
 """Prepared frames that one read may hold; a file is opened and its table of frames made once a read."""
 THUMBNAIL_WIDTH = 320
+CHANGED = "the file changed or went away while it was read; the next run looks again"
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ class Task:
     """Some seconds of one video, read at once.
 
     Args:
-        video: The video, `None` in place of one that cannot be used.
+        video: The video.
         info: What is known of it.
         spans: Start and end second of each of N segments or clips.
         total: Segments or clips of the whole video.
@@ -313,7 +315,7 @@ class SegmentReader:
         Raises:
             LFVilaVideoError: The video cannot be used, or claims to be longer than is believed.
         """
-        with opened(video) as source, renamed(video):
+        with opened(video) as source:
             info = probe_video(source, limits=self.limits)
         duration = float(info.duration or 0)
         if not 0 < duration <= MAX_VIDEO_SECONDS:
@@ -329,16 +331,15 @@ class SegmentReader:
                 f"its {duration:g} s make {total} {unit}, but it has {info.total_num_frames} frames "
                 f"(at most one of {unit} a frame, and {MAX_SEGMENTS} in all)",
             )
-        spans = self.rule.cut(duration) if self.encoder.num_frames else _pairs(self.edges(duration))
+        if self.encoder.num_frames:
+            spans = self.rule.cut(duration)
+        else:
+            spans = list(pairwise(self.rule.windows(duration, self.clip_seconds)[0].tolist()))
         sample = self.encoder.prepare(torch.zeros(3, info.height, info.width, dtype=torch.uint8))
         size = sample.numel() * sample.element_size() * self.per_span
         step = max(TASK_BYTES // max(size, 1) // self.batch_size, 1) * self.batch_size
         for first in range(0, total, step):
             yield Task(video, info, tuple(spans[first : first + step]), total, first)
-
-    def edges(self, duration: float) -> np.ndarray:
-        """Edges `(N + 1,)` of the clips of a video."""
-        return self.rule.windows(duration, self.clip_seconds)[0]
 
     def read(self, task: Task) -> TaskFrames:
         """Read the frames of a task.
@@ -350,7 +351,7 @@ class SegmentReader:
         if task.total > 1 or not self.encoder.num_frames:
             wish = {"times": [second for span in task.spans for second in self.seconds(span, task.info)]}
         packing = _Packing(self.encoder)
-        with opened(task.video) as source, renamed(task.video):
+        with opened(task.video) as source:
             read = read_frames(source, **wish, transform=packing, limits=self.limits, isolated=self.isolated)
         frames, pictures = packing.unpack(read.frames)
         count = self.per_span
@@ -389,16 +390,13 @@ class _Packing:
         return rows[:, :cut].unflatten(1, self.shape), rows[:, cut:].unflatten(1, self.small)
 
 
-def _pairs(edges: np.ndarray) -> list[tuple[float, float]]:
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-
-
 @contextmanager
 def opened(video: VideoFile) -> Iterator[str]:
     """A source for `read_frames` that stays the file that was opened, whatever happens to its name.
 
     Raises:
-        LFVilaVideoError: It cannot be opened, or is not the file that was listed.
+        LFVilaVideoError: It cannot be opened, is not the file that was listed, or cannot be read inside; it is named by
+            its path, not by its descriptor.
     """
     descriptor = open_video(video.root, video.path)
     try:
@@ -407,33 +405,18 @@ def opened(video: VideoFile) -> Iterator[str]:
             raise LFVilaVideoError(video.name, CHANGED)
         held = f"/proc/{os.getpid()}/fd/{descriptor}"
         yield held if os.path.exists(held) else video.name
+    except LFVilaVideoError as error:
+        reason = CHANGED if "the file changed while it was read" in error.reason else error.reason
+        raise LFVilaVideoError(video.name, reason, error.position) from error
     finally:
         os.close(descriptor)
 
 
-CHANGED = "the file changed or went away while it was read; the next run looks again"
-
-
-@contextmanager
-def renamed(video: VideoFile) -> Iterator[None]:
-    """Let errors name the file, not its descriptor."""
-    try:
-        yield
-    except LFVilaVideoError as error:
-        reason = CHANGED if "the file changed while it was read" in error.reason else error.reason
-        raise LFVilaVideoError(video.name, reason, error.position) from error
-
-
 def thumbnail(picture: torch.Tensor) -> bytes:
     """Encode one picture `(3, H, W)` in 0 to 255 as a JPEG at most `THUMBNAIL_WIDTH` pixels wide."""
-    import av
+    from PIL import Image
 
-    picture = shrink(picture.float(), THUMBNAIL_WIDTH / picture.shape[2])
-    array = picture.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()  # (H, W, 3)
-    codec: Any = av.CodecContext.create("mjpeg", "w")
-    codec.width, codec.height, codec.pix_fmt = array.shape[1], array.shape[0], "yuvj444p"
-    codec.options = {"qmin": "2", "qmax": "4"}
-    codec.time_base = Fraction(1, 25)
-    frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format="yuvj444p", dst_color_range="JPEG")
-    frame.pts = 0
-    return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
+    image, file = Image.fromarray(picture.byte().permute(1, 2, 0).numpy()), io.BytesIO()
+    image.thumbnail((THUMBNAIL_WIDTH, picture.shape[1]))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()

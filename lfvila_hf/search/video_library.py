@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,16 +29,9 @@ import torch
 
 from lfvila_hf.search.embedding import VideoEmbedder
 from lfvila_hf.search.encoders import StoryEncoder, as_encoder, load_encoder
-from lfvila_hf.search.index import LIGHT, Index, Provenance, checked_rows, clip_offsets, row_of_problem, rows_of_video
+from lfvila_hf.search.index import LIGHT, Index, Provenance, checked_rows, only_writer, row_of_problem, rows_of_video
 from lfvila_hf.search.ranking import Hit, Hits, Scan, Score, View, rank_by_segments, rank_by_story, reordered
-from lfvila_hf.search.segments import (
-    VIDEO_SUFFIXES,
-    Problem,
-    SegmentRule,
-    find_videos,
-    library_name,
-    open_video,
-)
+from lfvila_hf.search.segments import VIDEO_SUFFIXES, Problem, SegmentRule, find_videos, library_name, open_video
 from lfvila_hf.search.story_sentences import Story, read_story
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
@@ -65,22 +57,6 @@ def provenance_of(encoder: StoryEncoder, rule: SegmentRule | None, root: str) ->
         replace(rule, clip_seconds=clip_seconds),
         root,
     )
-
-
-@contextmanager
-def _only_writer(folder: str) -> Iterator[None]:
-    """Hold the lock that `lfvila-hf index` takes too; object storage settles two writers by Lance's own commits."""
-    if "://" in folder:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    os.makedirs(folder, exist_ok=True)
-    try:
-        with FileLock(os.path.join(folder, ".lock"), timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another run is at work on the index {folder}: wait for it, or stop it") from None
 
 
 class VideoLibrary:
@@ -109,13 +85,12 @@ class VideoLibrary:
         num_workers: int = 1,
     ) -> None:
         encoder = as_encoder(model, processor, checkpoint)
-        self._setup(provenance_of(encoder, rule, "" if root is None else os.path.realpath(root)), None, encoder)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self._encoder: StoryEncoder | None = encoder
+        self.batch_size, self.num_workers, self.trust_remote_code = batch_size, num_workers, False
+        self._open(provenance_of(encoder, rule, "" if root is None else os.path.realpath(root)), None)
 
-    def _setup(self, provenance: Provenance, index: Index | None, encoder: StoryEncoder | None) -> None:
-        self.provenance, self._index, self._encoder = provenance, index, encoder
-        self.batch_size, self.num_workers = 8, 1
-        self.trust_remote_code = False
+    def _open(self, provenance: Provenance, index: Index | None) -> None:
+        self.provenance, self._index = provenance, index
         self._added: dict[str, pa.Table] = {}
         self._removed: set[str] = set()
         self._view: View | None = None
@@ -160,8 +135,9 @@ class VideoLibrary:
         index = Index.open(folder)
         library = cls.__new__(cls)
         provenance = index.provenance if root is None else replace(index.provenance, root=os.path.realpath(root))
-        library._setup(provenance, index, None)
-        library.trust_remote_code = trust_remote_code
+        library._encoder = None
+        library.batch_size, library.num_workers, library.trust_remote_code = 8, 1, trust_remote_code
+        library._open(provenance, index)
         if model is not None:
             library.use_model(model, processor)
         return library
@@ -237,37 +213,28 @@ class VideoLibrary:
         return self._view
 
     def _make_view(self) -> View:
-        has_vector = self.provenance.has_vector
-        base: View | None = None
+        has_vector, width = self.provenance.has_vector, self.provenance.width
+        views = []
         if self._index is not None:
             rows = self._index.light()
             rows = rows.filter(pc.greater_equal(rows.column("segment"), 0))
             base = View(rows, self._index.block(rows), has_vector)
-            if not (self._removed or self._added):
+            gone = self._removed | set(self._added)
+            if not gone:
                 return base
-        gone = self._removed | set(self._added)
-        parts: list[tuple[pa.Table, np.ndarray, np.ndarray]] = []  # light rows, clips, segment vectors
-        if base is not None:
-            keep = np.array([path not in gone for path in base.rows.column("path").to_pylist()], dtype=bool)
-            clips = np.repeat(keep, np.diff(base.offsets))
-            count = int(base.offsets[-1])
-            vectors = base.block[count:][keep] if has_vector else base.block[:0]
-            parts.append((base.rows.filter(pa.array(keep)), base.block[:count][clips], vectors))
+            views.append(base.take([n for n, path in enumerate(rows.column("path").to_pylist()) if path not in gone]))
         for table in self._added.values():
-            own = [row for batch in table.to_batches() for row in checked_rows(batch, self.provenance.width, "memory")]
-            vectors = np.stack([row["vector"] for row in own]) if has_vector else np.zeros((0, self.provenance.width))
-            parts.append((table.select(list(LIGHT)), np.concatenate([row["clips"] for row in own]), vectors))
-        if not parts:
-            return View(self.provenance.schema().empty_table().select(list(LIGHT)), np.zeros((0, 1), np.float32), False)
-        rows = pa.concat_tables([part[0].replace_schema_metadata(None) for part in parts])
-        order = pc.sort_indices(rows, [("path", "ascending"), ("segment", "ascending")]).to_numpy()
-        offsets = clip_offsets(rows)
-        clips = np.concatenate([part[1] for part in parts])
-        place = np.concatenate(
-            [np.arange(offsets[n], offsets[n + 1]) for n in order] or [np.zeros(0, np.int64)]
-        ).astype(int)
-        vectors = np.concatenate([part[2] for part in parts])[order] if has_vector else clips[:0]
-        return View(rows.take(order), np.concatenate([clips[place], vectors]).astype(np.float32), has_vector)
+            own = [row for batch in table.to_batches() for row in checked_rows(batch, width, "memory")]
+            vectors = [row["vector"][None] for row in own if has_vector]
+            block = np.concatenate([*(row["clips"] for row in own), *vectors])
+            views.append(View(table.select(list(LIGHT)).replace_schema_metadata(None), block, has_vector))
+        if not views:
+            return View(self.provenance.schema.empty_table().select(list(LIGHT)), np.zeros((0, 1), np.float32), False)
+        rows = pa.concat_tables([view.rows for view in views])
+        clips = [view.block[: view.offsets[-1]] for view in views]
+        vectors = [view.block[view.offsets[-1] :] for view in views]
+        joined = View(rows, np.concatenate([*clips, *vectors]), has_vector)
+        return joined.take(pc.sort_indices(rows, [("path", "ascending"), ("segment", "ascending")]).to_pylist())
 
     def file_of(self, path: str) -> str:
         """The path on disk of a video of the library.
@@ -275,8 +242,7 @@ class VideoLibrary:
         Raises:
             ValueError: The video is not in the library.
         """
-        if path not in self:
-            raise ValueError(f"the video {path} is not in this library")
+        self.view.rows_of(path)  # refuses what is not in it
         return os.path.join(self.provenance.root, path)
 
     def open_file(self, path: str) -> int:
@@ -286,8 +252,7 @@ class VideoLibrary:
             LFVilaVideoError: The file is gone, has changed, is no video by its suffix, or lies behind a link.
             ValueError: The video is not in the library.
         """
-        if path not in self:
-            raise ValueError(f"the video {path} is not in this library")
+        self.view.rows_of(path)  # refuses what is not in it
         if os.path.splitext(path)[1].lower() not in VIDEO_SUFFIXES:
             raise LFVilaVideoError(path, "its name is not that of a video")
         descriptor = open_video(self.provenance.root, path)
@@ -307,13 +272,12 @@ class VideoLibrary:
         Raises:
             ValueError: There is no such segment, or its row is damaged.
         """
+        if not 0 <= segment < len(self.view.rows_of(path)):
+            raise ValueError(f"there is no segment {segment} of {path} in this library")
         if path in self._added:
-            rows = self._added[path].column("thumbnail")
-            if 0 <= segment < len(rows):
-                return rows[segment].as_py()
-        elif self._index is not None and path in self:
-            return self._index.row(path, segment)["thumbnail"]
-        raise ValueError(f"there is no segment {segment} of {path} in this library")
+            return self._added[path].column("thumbnail")[segment].as_py()
+        assert self._index is not None
+        return self._index.row(path, segment)["thumbnail"]
 
     def add(self, sources: Sources, on_error: str = "raise", progress: bool = False) -> list[Problem]:
         """Embed videos and take them in; those that are in already and have not changed are left as they are.
@@ -378,7 +342,7 @@ class VideoLibrary:
         """Write the library to a folder or an address, replacing the index that is there in one version.
 
         Raises:
-            ValueError: Another run writes to the index.
+            ValueError: `lfvila-hf index` is at work there, or a row is damaged.
         """
         kept = set(self.paths) - set(self._added)
         kept_problems = [] if self._index is None else problems_of(self._index.light())
@@ -389,11 +353,9 @@ class VideoLibrary:
             yield from self._added.values()
             yield from (row_of_problem(self.provenance, one) for one in kept_problems if one.path not in self._added)
 
-        with _only_writer(os.fspath(folder)):
+        with only_writer(folder):
             index = Index.create(folder, self.provenance, rows())
-        encoder, batch_size, workers = self._encoder, self.batch_size, self.num_workers
-        self._setup(self.provenance, index, encoder)
-        self.batch_size, self.num_workers = batch_size, workers
+        self._open(self.provenance, index)
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
@@ -446,7 +408,7 @@ class VideoLibrary:
         """Embed a story."""
         return read_story(self.encoder, story)
 
-    def search_by_video(self, video: str | os.PathLike[str], top_k: int = 10, candidates: int | None = None) -> Hits:
+    def search_by_video(self, video: str | os.PathLike[str], top_k: int = 10) -> Hits:
         """Find the videos that look like a video: one of the library, or any file.
 
         Raises:
@@ -498,16 +460,8 @@ class VideoLibrary:
 
     def _view_of(self, name: str) -> View:
         """The segments of one video, of the library or of any file."""
-        view = self.view
         if name in self:
-            rows = view.rows_of(name)
-            first, last = int(view.offsets[rows.start]), int(view.offsets[rows.stop])
-            vectors = view.segment_vectors()[rows.start : rows.stop] if view.has_vector else view.block[:0]
-            return View(
-                view.rows.slice(rows.start, len(rows)),
-                np.concatenate([view.block[first:last], vectors]),
-                view.has_vector,
-            )
+            return self.view.take(self.view.rows_of(name))
         single = VideoLibrary(self.encoder, rule=self.provenance.rule, batch_size=self.batch_size)
         single.add([name])
         return single.view

@@ -32,8 +32,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     figures: list[Any] = []
     make = plots._figure
 
-    def keep(*sizes: Any) -> Any:
-        figure, axes = make(*sizes)
+    def keep(*sizes: Any, **counts: Any) -> Any:
+        figure, axes = make(*sizes, **counts)
         figures.append(figure)
         return figure, axes
 
@@ -90,18 +90,13 @@ def test_phases_without_a_loss_are_refused(tmp_path: Path) -> None:
 
 def test_an_alignment_shows_cosines_sentences_seconds_and_choices(tmp_path: Path, drawn: list[Any]) -> None:
     similarity = torch.tensor([[0.9, 0.1, 0.2, 0.05], [0.3, -0.2, 0.8, 0.1]], requires_grad=True)
-    path = plots.plot_alignment(
-        similarity,
-        ["A man rides a horse.", "He falls."],
-        [0.0, 1.25, 2.5, 3.75, 5.5],
-        [0, 2],
-        tmp_path / "a.png",
-        "one",
-    )
+    sentences = ["A man rides a horse.", "He falls."]
+    times = [0.0, 1.25, 2.5, 3.75, 5.5]
+    path = plots.plot_alignment(similarity, sentences, times, [0, 2], tmp_path / "a.png", "one")
     height, width = read_picture(path).shape[:2]
     assert 200 < height < 800 and 600 < width < 2000
     (axis, colour_bar) = drawn[0].axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["A man rides a horse.", "He falls."]
+    assert [label.get_text() for label in axis.get_yticklabels()] == sentences
     spans = [label.get_text() for label in axis.get_xticklabels()]
     assert spans == ["0.0-1.2 s", "1.2-2.5 s", "2.5-3.8 s", "3.8-5.5 s"]
     numbers = [text.get_text() for text in axis.texts]
@@ -120,24 +115,12 @@ def test_a_long_sentence_is_wrapped_and_half_precision_is_drawn(tmp_path: Path, 
     assert label.get_text().count("\n") >= 3 and label.get_text().split() == sentence.split()
 
 
-@pytest.mark.parametrize(
-    ("sentences", "times", "chosen"),
-    [(["a"], [0, 1, 2, 3], [0, 1]), (["a", "b"], [0, 1, 2], [0, 1]), (["a", "b"], [0, 1, 2, 3], [0])],
-)
-def test_numbers_that_do_not_fit_each_other_are_named(
-    tmp_path: Path, sentences: list[str], times: list[float], chosen: list[int]
-) -> None:
-    counts = f"got {len(sentences)}, {len(chosen)} and {len(times)}"
-    with pytest.raises(ValueError, match=rf"similarity \(2, 3\) needs M sentences, .* {counts}"):
-        plots.plot_alignment(torch.zeros(2, 3), sentences, times, chosen, tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("chosen", [[0, 3], [-1, 0]])
-def test_a_clip_that_does_not_exist_cannot_be_chosen(tmp_path: Path, chosen: list[int]) -> None:
-    with pytest.raises(
-        ValueError, match=rf"chosen clips must be numbers from 0 to 2, got \[{chosen[0]}, {chosen[1]}\]"
-    ):
-        plots.plot_alignment(torch.zeros(2, 3), ["a", "b"], [0, 1, 2, 3], chosen, tmp_path / "a.png")
+def test_the_share_of_right_videos_first_is_told(tmp_path: Path, drawn: list[Any]) -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.2], [0.8, 0.3, 0.1], [0.0, 0.1, 0.5]])
+    plots.plot_similarity(scores, tmp_path / "a.png")
+    assert drawn[0].axes[1].get_title() == "right video first: 66.7% of 3 texts"
+    plots.plot_similarity(torch.rand(100, 100), tmp_path / "b.svg")
+    assert drawn[1].axes[0].images[0].get_array().shape == (plots.SHOWN, plots.SHOWN)
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
