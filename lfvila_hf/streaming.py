@@ -387,6 +387,7 @@ class ClipStream(ABC):
     Attributes:
         num_frames: Frames pushed so far.
         num_clips: Clips returned so far.
+        last_second: Second of the newest frame; minus infinity before the first.
         picture_size: Height and width of the frames, known from the first one on.
         is_finished: Whether `finish` was called.
     """
@@ -397,7 +398,7 @@ class ClipStream(ABC):
         self.picture_size: tuple[int, int] | None = None
         self.is_finished = False
         self._seconds: list[float] = []  # of frames whose clips were not returned yet
-        self._last = -math.inf  # second of the newest frame
+        self.last_second = -math.inf
         self._step = 0.0  # seconds between frames of the newest clip
 
     def push(self, frames: torch.Tensor, seconds: Sequence[float]) -> list[StreamClip]:
@@ -423,7 +424,7 @@ class ClipStream(ABC):
         self.picture_size = (frames.shape[2], frames.shape[3])
         self.num_frames += len(frames)
         self._seconds += seconds if self._gives_clips else []
-        self._last = seconds[-1]
+        self.last_second = seconds[-1]
         return self._clips(self._take(prepared, seconds))
 
     def finish(self) -> StreamEnd:
@@ -472,7 +473,7 @@ class ClipStream(ABC):
 
         Write it to another file and rename that one, so that a kill leaves the old or the new state.
         """
-        names = ("num_frames", "num_clips", "picture_size", "is_finished", "_last", "_step")
+        names = ("num_frames", "num_clips", "picture_size", "is_finished", "last_second", "_step")
         state = {name.lstrip("_"): getattr(self, name) for name in names}
         state |= {"version": STATE_VERSION, "fingerprint": self.fingerprint, "frames_per_clip": self.frames_per_clip}
         return state | {"seconds": list(self._seconds), "features": self._own_state()}
@@ -495,7 +496,7 @@ class ClipStream(ABC):
                 )
         self.num_frames, self.num_clips = state["num_frames"], state["num_clips"]
         self.picture_size = None if state["picture_size"] is None else tuple(state["picture_size"])
-        self.is_finished, self._last, self._step = state["is_finished"], state["last"], state["step"]
+        self.is_finished, self.last_second, self._step = state["is_finished"], state["last_second"], state["step"]
         self._seconds = list(state["seconds"])
         self._load_own_state(state["features"])
 
@@ -522,7 +523,7 @@ class ClipStream(ABC):
             )
         if len(seconds) != len(frames):
             raise ValueError(f"one second per frame is expected, got {len(seconds)} for {len(frames)} frames")
-        before = self._last
+        before = self.last_second
         for place, second in enumerate(seconds):
             if not math.isfinite(second) or second < before:
                 raise ValueError(

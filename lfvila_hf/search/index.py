@@ -159,8 +159,10 @@ def video_id(path: str) -> str:
     return hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
 
 
-def rows_of_video(provenance: Provenance, video: VideoFile, duration: float, segments: Sequence[Segment]) -> pa.Table:
-    """The rows of one video."""
+def rows_of_video(
+    provenance: Provenance, video: VideoFile, duration: float, segments: Sequence[Segment], first: int = 0
+) -> pa.Table:
+    """The rows of one video, or of its segments from number `first` on."""
     return _table(
         provenance,
         [
@@ -178,7 +180,7 @@ def rows_of_video(provenance: Provenance, video: VideoFile, duration: float, seg
                 "mtime_ns": video.mtime_ns,
                 "problem": None,
             }
-            for number, one in enumerate(segments)
+            for number, one in enumerate(segments, start=first)
         ],
     )
 
@@ -405,6 +407,12 @@ class Index:
             merge = self.table.merge_insert(["path", "segment"]).when_matched_update_all()
             merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(gone)
             merge.execute(pa.concat_tables(tables))
+
+    def append(self, table: pa.Table) -> None:
+        """Add rows of segments that are not there yet, in one version."""
+        with _plain_errors(self.address):
+            self.table.checkout_latest()
+            self.table.add(table)
 
     def compact(self) -> None:
         """Join small files, and remove what was replaced more than a week ago."""
