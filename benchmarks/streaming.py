@@ -14,7 +14,8 @@
 `growth_mb` is the largest resident memory after the first ten minutes of film, less the resident memory then. `latency`
 is the time from the first frame of a clip to its feature over the clip's length: the film's own seconds to the last
 frame that the clip waits for, and the wall seconds of the call that returned it. `cpu_s` is processor time. Every part
-runs in a fresh process. Films are made with PyAV (`--size`, 25 frames/s, moving noise). The last line is one JSON object.
+runs in a fresh process. Films are made with PyAV (`--size`, 25 frames/s, moving noise). The last line is one JSON
+object.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ below the threshold that it began with. The threshold is one of three:
   during which the sentence was on. The first `FIRST_CLIPS` clips only calibrate: nothing begins in them.
 
 **Index.** The stream becomes one video of an index. A row is written when its segment is over: T frames for LF-VILA, a
-minute of clips for an encoder of clips; segments do not overlap. At the end its rows are written once more, in one
-commit, with the duration of the whole stream.
+minute of clips for an encoder of clips; segments do not overlap. At the end its rows are read into memory (some 20 KB
+per minute) and written once more, in one commit, with the duration of the whole stream.
 
 Letters: M sentences, N segments, C clips, T frames of a segment, K clips of a segment, D width.
 """
@@ -45,6 +45,8 @@ FIRST_CLIPS = 30
 PAST_SEGMENTS = 1000
 """Newest segments of a stream that its own threshold is made of."""
 SEGMENT_SECONDS = 60.0
+SEGMENTS_PER_COMPACTION = 500
+"""Rows after which the small files of the table are joined: every commit lists all of them."""
 
 
 # -- begins and ends -------------------------------------------------------------------------------------------------
@@ -301,6 +303,8 @@ class StreamIndex:
         segment = self._segment()
         self.index.append(rows_of_video(self.index.provenance, self.file, segment.end, [segment], self.count))
         self.count += 1
+        if self.count % SEGMENTS_PER_COMPACTION == 0:
+            self.index.compact()
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class LiveVideo:
         with self._opened() as container:
             with video_errors(self.name):
                 session = VideoSession(self, container, Deadline(self.name, None))  # type: ignore[arg-type]  # name, limits
-            decoded = session.decode_forward()
+            decoded: Iterator[Any] = session.decode_forward()
             self._late = float(min(CLOCK_ERROR, session.time_base / 2))
             # A stop ends the bytes of a file or pipe, and what has come is decoded. Other sources have no such end.
             while not (self.stop.is_set() and self._bytes is None):
@@ -143,7 +143,8 @@ class LiveVideo:
                         frame = next(decoded, None)
                     except (av.error.ExitError, av.error.TimeoutError):  # FFmpeg's own timeout
                         self.ending = "stalled"
-                        frame = None
+                        decoded = iter(session.context.decode(None))
+                        continue
                 if frame is None:
                     break
                 if frame.is_corrupt:

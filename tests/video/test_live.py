@@ -129,6 +129,9 @@ def test_an_address_needs_permission(tmp_path: Path) -> None:
         assert seen(live) == SEEN and live.ending == "end"
         with pytest.raises(LFVilaVideoError, match=r"absent\.ts"):
             seen(LiveVideo(f"{address}/absent.ts", allow_network=True))
+        live = LiveVideo(f"{address}/slow/film.ts", stall_seconds=0.5, allow_network=True)
+        found = seen(live)
+        assert found == SEEN and live.ending == "stalled"
         # a play list may not name files of this machine
         (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:3,\nfile://{tmp_path}/film.ts\n#EXT-X-ENDLIST\n")
         with pytest.raises(LFVilaVideoError, match=r"list\.m3u8"):
@@ -138,7 +141,18 @@ def test_an_address_needs_permission(tmp_path: Path) -> None:
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a log."""
+    """Serves a folder without a log; below `/slow` a file that never ends."""
+
+    def do_GET(self) -> None:
+        """Send a file, and below `/slow` nothing more, for longer than anybody waits."""
+        if not self.path.startswith("/slow/"):
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write((Path(self.directory) / self.path.removeprefix("/slow/")).read_bytes())
+        self.wfile.flush()
+        time.sleep(5)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""
