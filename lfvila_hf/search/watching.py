@@ -290,13 +290,13 @@ class StreamIndex:
             return Segment(times[0], times[-1], times, vectors, None, jpeg)
         # A shorter segment at the end repeats frames, as one of a file does.
         places = np.linspace(0, len(self._frames) - 1, self.encoder.num_frames).astype(int).tolist()
-        vectors, clips = self.encoder.encode_segments(torch.stack([self._frames[place] for place in places])[None])
+        whole, clips = self.encoder.encode_segments(torch.stack([self._frames[place] for place in places])[None])
         seconds, end = [self._seconds[place] for place in places], self._seconds[-1] + self.step
         self._frames, self._seconds = [], []
         if clips is None:
-            return Segment(seconds[0], end, [], np.zeros((0, self.encoder.width), np.float32), vectors[0].numpy(), jpeg)
+            return Segment(seconds[0], end, [], np.zeros((0, self.encoder.width), np.float32), whole[0].numpy(), jpeg)
         times = [*seconds[:: len(seconds) // clips.shape[1]], end]
-        return Segment(seconds[0], end, times, clips[0].numpy(), vectors[0].numpy(), jpeg)
+        return Segment(seconds[0], end, times, clips[0].numpy(), whole[0].numpy(), jpeg)
 
     def _write(self) -> None:
         """Append the row of a segment."""
