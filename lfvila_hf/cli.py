@@ -106,6 +106,9 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "index": Command("lfvila_hf.search.index_command:main", "embed a folder of videos, so that it can be searched"),
     "search": Command("lfvila_hf.search.search_command:main", "find videos and moments of an index by a story"),
+    "watch": Command(
+        "lfvila_hf.search.watch_command:main", "say when sentences begin and end in a video that is still being made"
+    ),
     "app": Command("lfvila_hf.search.app_command:main", "search an index in the browser"),
     "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, report unusable ones"),
     "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files for training"),

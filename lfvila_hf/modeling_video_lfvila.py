@@ -510,6 +510,24 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
             ValueError: The frames are missing, not `(B, T, channels, H, W)`, empty, or of an integer type.
         """
         kwargs = backend_options(kwargs)
+        hidden = self.embed_frames(pixel_values_videos)  # (B, T, h, w, C)
+        hidden, clip_level = self.run_levels(hidden, 0, self.config.clip_level + 1, **kwargs)
+        hidden, _ = self.run_levels(hidden, self.config.clip_level + 1, len(self.levels), **kwargs)
+        last = self.norm(hidden)  # (B, T, h, w, D)
+        tokens = self.pool(last)  # (B, T, P, D)
+        return LFVilaVideoModelOutput(
+            last_hidden_state=last,
+            pooler_output=tokens.mean((1, 2)),  # (B, D)
+            clip_hidden_state=self.clip_norm(self.clip_merging(clip_level)),  # (B, T, h', w', D)
+            tokens=tokens,
+        )
+
+    def embed_frames(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """Cut frames into patches and embed them: `(B, T, 3, H, W)` to `(B, T, h, w, C)`.
+
+        Raises:
+            ValueError: See `forward`.
+        """
         if pixel_values_videos is None:
             raise ValueError("pixel_values_videos (B, T, channels, H, W) is expected, got None")
         shape = pixel_values_videos.shape
@@ -527,22 +545,29 @@ class LFVilaVideoModel(LFVilaPreTrainedModel):
         pixels = pixel_values_videos.to(self.norm.weight.dtype)
         if shape[3] % rows or shape[4] % columns:
             pixels = F.pad(pixels, (0, -shape[4] % columns, 0, -shape[3] % rows))
-        hidden = self.dropout(self.patch_embed(pixels))  # (B, T, h, w, C)
-        for level, blocks in enumerate(self.levels):
-            hidden = blocks(hidden, **kwargs)
-            before_merging = hidden
+        return self.dropout(self.patch_embed(pixels))
+
+    def run_levels(
+        self, hidden_states: torch.Tensor, first: int, stop: int, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run some levels, each with the patch merging that follows it.
+
+        Args:
+            hidden_states: `(B, T, h, w, C)`, the stem's output for `first` = 0.
+            first: First level.
+            stop: One past the last level.
+            **kwargs: Passed to the attention backend.
+
+        Returns:
+            The input of level `stop`, and the grid of the last level that clip features are made from: before its
+            merging, or after it with `clip_after_merging`.
+        """
+        before_merging = hidden_states
+        for level in range(first, stop):
+            hidden_states = before_merging = self.levels[level](hidden_states, **kwargs)
             if str(level) in self.merging:
-                hidden = self.merging[str(level)](hidden)
-            if level == self.config.clip_level:
-                clip_level = hidden if self.config.clip_after_merging else before_merging
-        last = self.norm(hidden)  # (B, T, h, w, D)
-        tokens = self.pool(last)  # (B, T, P, D)
-        return LFVilaVideoModelOutput(
-            last_hidden_state=last,
-            pooler_output=tokens.mean((1, 2)),  # (B, D)
-            clip_hidden_state=self.clip_norm(self.clip_merging(clip_level)),  # (B, T, h', w', D)
-            tokens=tokens,
-        )
+                hidden_states = self.merging[str(level)](hidden_states)
+        return hidden_states, hidden_states if self.config.clip_after_merging else before_merging
 
     def pool(self, grid: torch.Tensor) -> torch.Tensor:
         """Max-pool the grid with stride 1: `(B, T, h, w, D)` to the tokens of each frame, `(B, T, P, D)`."""

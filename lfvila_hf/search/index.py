@@ -153,12 +153,13 @@ class Provenance:
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
-def rows_of_video(provenance: Provenance, video: VideoFile, duration: float, segments: Sequence[Segment]) -> pa.Table:
-    """The rows of one video."""
+def rows_of_video(
+    provenance: Provenance, video: VideoFile, duration: float, segments: Sequence[Segment], first: int = 0
+) -> pa.Table:
+    """The rows of one video, or of its segments from number `first` on."""
     about = {"path": video.path, "duration": duration, "file_size": video.size, "mtime_ns": video.mtime_ns}
-    return _table(
-        provenance, [{**about, **vars(one), "segment": number, "problem": None} for number, one in enumerate(segments)]
-    )
+    rows = [{**about, **vars(one), "segment": n, "problem": None} for n, one in enumerate(segments, start=first)]
+    return _table(provenance, rows)
 
 
 def row_of_problem(provenance: Provenance, problem: Problem) -> pa.Table:
@@ -364,6 +365,12 @@ class Index:
             merge = self.table.merge_insert(["path", "segment"]).when_matched_update_all()
             merge = merge.when_not_matched_insert_all().when_not_matched_by_source_delete(gone)
             merge.execute(pa.concat_tables(tables))
+
+    def append(self, table: pa.Table) -> None:
+        """Add rows of segments that are not there yet, in one version."""
+        with _plain_errors(self.address):
+            self.table.checkout_latest()
+            self.table.add(table)
 
     def compact(self) -> None:
         """Join small files, and remove what was replaced more than a week ago."""
