@@ -118,7 +118,8 @@ def main(arguments: list[str]) -> int:
 
     from lfvila_hf.search.encoders import load_encoder
     from lfvila_hf.search.formats import clock
-    from lfvila_hf.search.watching import SentenceWatch, StreamIndex, clips_in_segment, only_writer, thresholds_of_index
+    from lfvila_hf.search.index import only_writer
+    from lfvila_hf.search.watching import SentenceWatch, StreamIndex, clips_in_segment, thresholds_of_index
     from lfvila_hf.streaming import stream_encoder
     from lfvila_hf.video.live import LiveVideo
 

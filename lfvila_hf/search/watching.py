@@ -22,8 +22,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -305,23 +304,3 @@ class StreamIndex:
         self.count += 1
         if self.count % SEGMENTS_PER_COMPACTION == 0:
             self.index.compact()
-
-
-@contextmanager
-def only_writer(address: str) -> Iterator[None]:
-    """Hold the lock of an index while a stream is written to it.
-
-    Raises:
-        ValueError: Another process holds it.
-    """
-    if "://" in address:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    os.makedirs(address, exist_ok=True)
-    try:
-        with FileLock(os.path.join(address, ".lock"), timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another process writes to the index {address}: wait for it, or stop it") from None

@@ -21,13 +21,13 @@ from small_library import make_checkpoint
 from lfvila_hf import cli
 from lfvila_hf.search import VideoLibrary, load_encoder
 from lfvila_hf.search.encoders import Clip, as_encoder
+from lfvila_hf.search.index import only_writer
 from lfvila_hf.search.watching import (
     FIRST_CLIPS,
     Event,
     OwnPast,
     SentenceWatch,
     StreamIndex,
-    only_writer,
     thresholds_of_index,
 )
 from lfvila_hf.streaming import StreamClip, stream_encoder
@@ -281,7 +281,7 @@ def test_rows_of_a_stream_appear_segment_by_segment(
     np.testing.assert_array_equal(row["clips"], of_clips[0].numpy())  # type: ignore[index]  # it has clips
     streamed = torch.stack([clip.embedding for clip in clips[:4]])
     np.testing.assert_allclose(row["clips"], streamed.numpy(), atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="asked for were 4 s"):
+    with pytest.raises(ValueError, match="asked for was segments of 4.0 s"):
         StreamIndex(make_index_of_another_rule(tmp_path, encoder), encoder, stream, step, path)
 
 
