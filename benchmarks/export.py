@@ -11,7 +11,9 @@
 | `eager`, `compiled` | the tower with its projections in PyTorch; `compiled` with `--compiled` |
 | `plain` | the plain port of the video tower, eager (plain_htwa.py), without projections |
 | `onnx`, `openvino` | the exported tower in float32; with `int8` and `float16` in those |
-| `swin onnx`, ... | other models at equal tokens (video_baselines.py), random weights, exported the same way at fixed sizes |
+| `swin onnx`, ... | other models at equal tokens (video_baselines.py), exported the same way at fixed sizes |
+
+All weights are random.
 
 Seconds are processor time of all threads, so that other work on the machine does not count; `x floor` and `x eager` are
 medians of each round's ratio. `difference` is the largest one from eager. `load` is the processor time of opening the
@@ -68,7 +70,9 @@ def in_torch(module: Any, inputs: tuple[torch.Tensor, ...]) -> Part:
     return forward
 
 
-def in_engine(graph: Path, inputs: tuple[torch.Tensor, ...], options: argparse.Namespace) -> tuple[Part, dict[str, float]]:
+def in_engine(
+    graph: Path, inputs: tuple[torch.Tensor, ...], options: argparse.Namespace
+) -> tuple[Part, dict[str, float]]:
     """A forward in an engine, with the time that opening took and the size of the files."""
     start = time.process_time()
     run = load_graph(graph, options.threads)
@@ -154,7 +158,11 @@ def measure(tower: str, options: argparse.Namespace, folder: Path) -> dict[str, 
         row["x_eager"] = ratio(seconds, name, "eager")
         if "floor" in parts:
             row["x_floor"] = ratio(seconds, name, "floor")
-    columns = [one for one in ("x_floor", "x_eager", "seconds", "difference", "mb", "load") if any(one in r for r in rows.values())]
+    columns = [
+        one
+        for one in ("x_floor", "x_eager", "seconds", "difference", "mb", "load")
+        if any(one in r for r in rows.values())
+    ]
     print_table([tower, *columns], ([name, *(row.get(one) for one in columns)] for name, row in rows.items()))
     print(flush=True)
     return rows

@@ -60,9 +60,7 @@ def main(arguments: list[str]) -> int:
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
-    folder = export_model(
-        options.checkpoint, options.output, options.to, options.precision, options.trust_remote_code
-    )
+    folder = export_model(options.checkpoint, options.output, options.to, options.precision, options.trust_remote_code)
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
     print(f"{folder}: {options.to}, {options.precision}, {megabytes:.1f} MiB")
     return 0

@@ -63,10 +63,9 @@ class ExportedLFVila(nn.Module):
             try:
                 self._run[tower] = load_graph(self.folder / f"{tower}{ENGINES[self.manifest.engine]}", num_threads)
             except ImportError as error:
-                raise ImportError(
-                    f"{self.folder} needs the engine {self.manifest.engine}: pip install "
-                    f"'lfvila_hf[{self.manifest.engine}]'"
-                ) from error
+                engine = self.manifest.engine
+                message = f"{self.folder} needs the engine {engine}: pip install 'lfvila_hf[{engine}]'"
+                raise ModuleNotFoundError(message, name=error.name) from error
             except Exception as error:  # the engines have errors of their own
                 raise ValueError(
                     f"the graph of the {tower} tower in {self.folder}, written with {self.manifest.engine} "
@@ -146,12 +145,12 @@ class ExportedLFVila(nn.Module):
             raise ValueError("an exported model returns no tuples: leave return_dict=False out")
         video = self.config.video_config
         if num_clips not in (None, video.num_clips):
-            raise ValueError(f"num_clips={num_clips} differs from the exported {video.num_clips}. Export for that number")
+            raise ValueError(f"num_clips={num_clips} differs from the exported {video.num_clips}. Leave it out")
         shape, size = tuple(pixel_values_videos.shape), (video.num_channels, *video.image_size)
         if len(shape) != 5 or shape[2:] != size or 0 in shape:
             raise ValueError(
-                f"pixel_values_videos must be (B, T, {', '.join(map(str, size))}), got {shape}: the export takes frames "
-                f"of this size only. Use the processor of this folder"
+                f"pixel_values_videos must be (B, T, {', '.join(map(str, size))}), got {shape}: the export takes "
+                f"frames of this size only. Use the processor of this folder"
             )
         if not pixel_values_videos.is_floating_point():
             raise ValueError(
@@ -220,7 +219,7 @@ class ExportedLFVila(nn.Module):
     def _embed(self, tower: str, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run a graph; returns its outputs by name."""
         if torch.is_autocast_enabled("cpu"):
-            raise ValueError("an exported model keeps its precision: leave dtype (autocast) out, or export with another")
+            raise ValueError("an exported model keeps its precision: leave dtype (autocast) out, or export again")
         arrays = self._run[tower](tuple(one.detach().cpu().contiguous().numpy() for one in inputs))
         names = [name for name in TOWERS[tower] if name.endswith("embeds")]
         return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=False)}
@@ -235,8 +234,9 @@ def check_int8() -> None:
     known = getattr(torch.cpu, "get_capabilities", dict)()
     if known.get("architecture") == "x86_64" and not any(known.get(flag) for flag in INT8_FLAGS):
         raise ValueError(
-            f"int8 needs a processor with VNNI ({' or '.join(INT8_FLAGS)}), this one ({known.get('cpu_name', 'unknown')}) "
-            "has none: its 8-bit products would be inaccurate and slow. Export in float32"
+            f"int8 needs a processor with VNNI ({' or '.join(INT8_FLAGS)}), this one "
+            f"({known.get('cpu_name', 'unknown')}) has none: its 8-bit products would be inaccurate and slow. "
+            "Export in float32"
         )
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Export both towers with their projections to ONNX or OpenVINO.
 
-`torch.export` traces each tower once, torch's ONNX exporter writes the graph, and OpenVINO reads that. The sizes that may
-change are the batch, the number of frames (multiples of what the temporal windows tile), sentences and tokens. Frames
-have the height and width of the configuration.
+`torch.export` traces each tower once, torch's ONNX exporter writes the graph, and OpenVINO reads that. The sizes that
+may change are the batch, the number of frames (multiples of what the temporal windows tile), sentences and tokens.
+Frames have the height and width of the configuration.
 
 - **Text.** The tower drops columns that are padding in every row. Their number depends on the values of the mask, which
   both engines handle (ONNX `NonZero`).
@@ -287,9 +287,10 @@ def _check_installed(engine: str, precision: str) -> str:
             import openvino  # noqa: F401
 
             if precision == "int8" and find_spec("nncf") is None:
-                raise ImportError("nncf is not installed")
+                raise ModuleNotFoundError("nncf is not installed", name="nncf")
     except ImportError as error:
-        raise ImportError(f"exporting to {engine} needs more packages: pip install 'lfvila_hf[{engine}]'") from error
+        message = f"exporting to {engine} needs more packages: pip install 'lfvila_hf[{engine}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
     return "onnxruntime" if engine == "onnx" else "openvino"
 
 

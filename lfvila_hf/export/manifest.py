@@ -99,7 +99,9 @@ def read_manifest(folder: Path) -> Manifest:
         ValueError: There is none, it cannot be read, or it is of another version.
     """
     if not is_exported(folder):
-        raise ValueError(f"{folder} is no exported folder: it has no {MANIFEST}. `lfvila-hf export CHECKPOINT` makes one")
+        raise ValueError(
+            f"{folder} is no exported folder: it has no {MANIFEST}. `lfvila-hf export CHECKPOINT` makes one"
+        )
     try:
         values = json.loads((folder / MANIFEST).read_text("utf-8"))
         version = values["format"]
@@ -112,9 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     names = {field.name for field in fields(Manifest)}
     wrong = sorted(names ^ set(values)) or [
-        name
-        for name, known in (("engine", ENGINES), ("precision", PRECISIONS))
-        if values[name] not in known
+        name for name, known in (("engine", ENGINES), ("precision", PRECISIONS)) if values[name] not in known
     ]
     if wrong or not isinstance(values["files"], dict):
         raise ValueError(f"the exported folder {folder} is damaged: {MANIFEST} has wrong fields {wrong}. Export again")

@@ -3,7 +3,7 @@
 
 | family | found by | a clip is |
 |---|---|---|
-| LF-VILA | an `LFVilaModel` in it, or an `ExportedLFVila` | one of the K clips of a segment; segment and paragraph vectors too |
+| LF-VILA | an `LFVilaModel` in it, an `ExportedLFVila` | one of K clips of a segment; also segment, paragraph |
 | video-text | `get_video_features`, or the two heads of PE-Video | the model's vector of its number of frames |
 | image-text | `get_image_features` and `get_text_features` | the normalised mean of normalised frame vectors |
 | sentence-transformers | `modules.json` | the same, by `encode` |
@@ -105,9 +105,7 @@ class LFVilaEncoder(StoryEncoder):
             raise ValueError(f"{self.name} has no sentence vectors (temporal_alignment=False): use the score 'global'")
         return vectors
 
-    def encode_stories(
-        self, stories: Sequence[Sequence[str]]
-    ) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    def encode_stories(self, stories: Sequence[Sequence[str]]) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
         """Embed stories, in several paragraphs of equal length if one has more sentences than the model reads."""
         paragraphs, counts = [], []
         for sentences in stories:

@@ -99,9 +99,7 @@ class StoryEncoder:
         """Embed a story: sentence vectors `(M, D)`, and a paragraph vector `(D,)` if the encoder has one."""
         return self.encode_stories([sentences])[0]
 
-    def encode_stories(
-        self, stories: Sequence[Sequence[str]]
-    ) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    def encode_stories(self, stories: Sequence[Sequence[str]]) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
         """Embed several stories at once; for each what `encode_story` returns."""
         vectors = self.encode_sentences([sentence for sentences in stories for sentence in sentences])
         return [(part, None) for part in vectors.split([len(sentences) for sentences in stories])]

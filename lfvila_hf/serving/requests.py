@@ -1,6 +1,8 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
 """Requests of the embeddings route: what a body may say, and what is refused with which status.
 
+Two bodies, the second with every kind of input:
+
     {"model": NAME, "input": "text", "encoding_format": "float"}
     {"input": ["text", {"text": ["sentence", "sentence"]}, {"video": "data:video/mp4;base64,..."}], "parts": true}
 """
@@ -85,7 +87,9 @@ def read_request(body: bytes, name: str, width: int, max_inputs: int, splits: bo
     if form not in ("float", "base64"):
         raise Refusal(400, f'encoding_format must be "float" or "base64", got {form!r:.100}', param="encoding_format")
     if values.get("dimensions") not in (None, width):
-        raise Refusal(400, f"dimensions must be {width} or absent, got {values['dimensions']!r:.100}", param="dimensions")
+        raise Refusal(
+            400, f"dimensions must be {width} or absent, got {values['dimensions']!r:.100}", param="dimensions"
+        )
     parts = values.get("parts", False)
     if not isinstance(parts, bool):
         raise Refusal(400, f"parts must be true or false, got {parts!r:.100}", param="parts")

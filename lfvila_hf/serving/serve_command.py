@@ -33,7 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the model in requests (default: the last part of MODEL)")
     parser.add_argument("--device", help="where the model runs (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the model (default: the checkpoint's)")
-    parser.add_argument("--max-batch", type=int, default=32, help="texts in one pass of the model (default: %(default)s)")
+    parser.add_argument(
+        "--max-batch", type=int, default=32, help="texts in one pass of the model (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="videos decoded at the same time (default: %(default)s)")
     parser.add_argument("--max-mib", type=int, default=32, help="size of a request in MiB (default: %(default)s)")
     parser.add_argument(

@@ -6,9 +6,9 @@
     GET  /health          200 when it answers
     GET  /metrics         Prometheus text
 
-Requests are read and checked in the event loop, videos are decoded in processes of their own, and texts and clips wait
-in one queue each for the model (`Batcher`). So a request that is malformed, huge or slow costs the others nothing but its
-share of the processor. Videos come inside the request: the service reads neither files nor addresses.
+Requests are read in the event loop, videos are decoded in processes of their own, and texts and clips wait in one queue
+each for the model (`Batcher`). So a request that is malformed, huge or slow costs the others nothing but its share of
+the processor. Videos come inside the request: the service reads neither files nor addresses.
 
 Letters: M sentences, F frames of a clip, T frames of a segment, K clips, D width.
 """
@@ -105,7 +105,9 @@ class TokenGuard:
             if not hmac.compare_digest(given, self.expected):
                 from starlette.responses import JSONResponse
 
-                refusal = Refusal(401, "the token is missing or wrong: send Authorization: Bearer TOKEN", "authentication")
+                refusal = Refusal(
+                    401, "the token is missing or wrong: send Authorization: Bearer TOKEN", "authentication"
+                )
                 return await JSONResponse(refusal.body(), 401, {"www-authenticate": "Bearer"})(scope, receive, send)
         await self.app(scope, receive, send)
 
@@ -217,7 +219,9 @@ class EmbeddingService:
                     body = await self._answer(b"".join(chunks))
             except TimeoutError as error:
                 raise Refusal(
-                    504, f"no answer within {self.limits.answer_seconds:g} s: send fewer inputs, or try again", "timeout"
+                    504,
+                    f"no answer within {self.limits.answer_seconds:g} s: send fewer inputs, or try again",
+                    "timeout",
                 ) from error
             status, answer = 200, Response(body, media_type="application/json")
         except Refusal as refusal:
@@ -306,7 +310,9 @@ class EmbeddingService:
         if isinstance(value, tuple):
             if len(value) > 1 and not self.encoder.num_frames:
                 raise Refusal(
-                    400, f"input {place}: {self.name} has no vector of several sentences. Send each as an input", param="input"
+                    400,
+                    f"input {place}: {self.name} has no vector of several sentences. Send each as an input",
+                    param="input",
                 )
             return await self.texts.submit(value)
         async with self.decoded:
@@ -347,6 +353,7 @@ class EmbeddingService:
 
 def _as_json(found: Sequence[Embedded], as_base64: bool, parts: bool, name: str, tokens: int) -> bytes:
     """Write the answer in the shape of embedding services."""
+
     def written(vector: np.ndarray) -> Any:
         vector = vector.astype("<f4")
         return base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist()

@@ -51,7 +51,10 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ("{}", "cannot be read"),
-        (json.dumps({"format": FORMAT + 1, "lfvila_hf": "9.9"}), f"format {FORMAT + 1} .lfvila_hf 9.9.*reads format {FORMAT}"),
+        (
+            json.dumps({"format": FORMAT + 1, "lfvila_hf": "9.9"}),
+            f"format {FORMAT + 1} .lfvila_hf 9.9.*reads format {FORMAT}",
+        ),
         (json.dumps({"format": FORMAT}), "wrong fields"),
         (json.dumps({"format": FORMAT, "files": {}, **VALUES, "engine": "tensorrt"}), r"wrong fields \['engine'\]"),
         (json.dumps({"format": FORMAT, "files": [], **VALUES}), "wrong fields"),

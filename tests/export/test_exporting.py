@@ -118,7 +118,10 @@ def test_smaller_precisions_stay_near_and_are_smaller(
     model = LFVilaModel.from_pretrained(checkpoint).eval()
     found = ExportedLFVila.from_pretrained(exported(engine, precision), num_threads=1)
     bound = FLOAT16 if precision == "float16" else INT8
-    differences = [video_difference(found, model, 2, 16), *(text_difference(found, model, one) for one in text_batches())]
+    differences = [
+        video_difference(found, model, 2, 16),
+        *(text_difference(found, model, one) for one in text_batches()),
+    ]
     assert FLOAT32 < max(differences) <= bound, differences
     names = ("video.onnx.data", "text.onnx.data") if engine == "onnx" else ("video.bin", "text.bin")
     sizes = [sum((exported(engine, one) / name).stat().st_size for name in names) for one in (precision, "float32")]
@@ -166,7 +169,9 @@ def test_an_export_goes_where_a_model_goes(
 def test_two_checkpoints_have_two_fingerprints(
     exported: Callable[..., Path], tmp_path: Path, tiny_vocabulary: dict[str, int]
 ) -> None:
-    other = export_model(make_checkpoint(tmp_path / "checkpoint", tiny_vocabulary, seed=1), tmp_path / "exported", "onnx")
+    other = export_model(
+        make_checkpoint(tmp_path / "checkpoint", tiny_vocabulary, seed=1), tmp_path / "exported", "onnx"
+    )
     assert load_encoder(str(other)).fingerprint != load_encoder(str(exported("onnx"))).fingerprint
 
 
@@ -199,7 +204,10 @@ def test_other_configurations_are_exported_as_they_are(
 def test_inputs_that_an_export_does_not_take_are_refused(exported: Callable[..., Path]) -> None:
     found = ExportedLFVila.from_pretrained(exported("openvino"))
     wrong: list[tuple[Callable[[], Any], str]] = [
-        (lambda: found.get_video_features(random_videos(1, frames=12)), "num_frames=12: this export takes multiples of 8"),
+        (
+            lambda: found.get_video_features(random_videos(1, frames=12)),
+            "num_frames=12: this export takes multiples of 8",
+        ),
         (lambda: found.get_video_features(random_videos(1, height=32)), r"must be \(B, T, 3, 24, 40\), got"),
         (lambda: found.get_video_features(random_videos(1)[0]), r"must be \(B, T, 3, 24, 40\), got"),
         (lambda: found.get_video_features(random_videos(1)[:, :0]), r"must be \(B, T, 3, 24, 40\), got"),

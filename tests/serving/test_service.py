@@ -196,7 +196,9 @@ def test_the_command_checks_its_arguments_at_once(tmp_path: Path) -> None:
         check(parser.parse_args([str(tmp_path / "none")]))
     with pytest.raises(ValueError, match="--max-batch must be above 0, got 0"):
         check(parser.parse_args(["name", "--max-batch", "0"]))
-    assert [is_loopback(host) for host in ("localhost", "::1", "127.0.0.3", "0.0.0.0", "a.b")] == [True] * 3 + [False] * 2
+    assert [is_loopback(host) for host in ("localhost", "::1", "127.0.0.3", "0.0.0.0", "a.b")] == [True] * 3 + [
+        False
+    ] * 2
 
 
 # -- a real server ---------------------------------------------------------------------------------------------------
