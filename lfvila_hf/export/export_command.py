@@ -33,7 +33,6 @@ def build_parser() -> argparse.ArgumentParser:
         const="float16",
         help="weights stored in float16, computed with in float32: half the size",
     )
-    parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")
     parser.set_defaults(precision="float32")
     return parser
 
@@ -60,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
-    folder = export_model(options.checkpoint, options.output, options.to, options.precision, options.trust_remote_code)
+    folder = export_model(options.checkpoint, options.output, options.to, options.precision)
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
     print(f"{folder}: {options.to}, {options.precision}, {megabytes:.1f} MiB")
     return 0

@@ -117,29 +117,27 @@ def export_model(
     output: str | os.PathLike[str],
     engine: str = "onnx",
     precision: str = "float32",
-    trust_remote_code: bool = False,
 ) -> Path:
     """Export both towers of a checkpoint, with configuration and processor, to a new folder.
 
     The folder appears under its name when it is complete.
 
     Args:
-        checkpoint: Folder or repository on the Hub, with its processor.
+        checkpoint: Folder or repository on the Hub, with its processor. Its weights are read as float32.
         output: Folder to write; must not exist.
         engine: "onnx" or "openvino". Defaults to "onnx".
         precision: "float32", "float16" or "int8". Defaults to "float32".
-        trust_remote_code: Let the checkpoint run its own Python code. Defaults to False.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: An argument is unknown, the folder exists, or the checkpoint has no text and video projections.
+        ValueError: An argument is unknown, the folder exists, or the checkpoint is not LF-VILA, lacks weights, or has
+            no text and video projections.
         ImportError: The engine is not installed.
     """
-    from transformers import AutoModel, AutoProcessor
-
     import lfvila_hf
+    from lfvila_hf.search.encoders import load_encoder
 
     folder = Path(output)
     if engine not in ENGINES:
@@ -149,32 +147,31 @@ def export_model(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty. Give another output folder, or delete it")
     package = _check_installed(engine, precision)
-    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=trust_remote_code, dtype=torch.float32)
+    encoder: Any = load_encoder(os.fspath(checkpoint), dtype="float32")  # it checks weights, vocabulary, projections
+    model = getattr(encoder, "model", None)
     if not isinstance(model, LFVilaModel):
-        raise ValueError(f"{checkpoint} is a {type(model).__name__}, only LF-VILA is exported")
-    if model.video_projection is None or model.text_projection is None:
-        raise ValueError(f"{checkpoint} has no text and video projections, which its embeddings need")
-    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+        kind = type(model if model is not None else encoder).__name__
+        raise ValueError(f"{checkpoint} is a {kind}: only checkpoints of LF-VILA are exported")
     step, fixed = frame_rule(model.config)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         model.config.save_pretrained(partial)
-        processor.save_pretrained(partial)
+        encoder.processor.save_pretrained(partial)
         with tempfile.TemporaryDirectory(dir=partial) as work:
             for tower in TOWERS:
                 graph = Path(work) / f"{tower}.onnx"
                 write_graph(model.eval(), tower, graph)
                 store_graph(graph, partial, engine, precision)
-        graphs = sorted(path for path in partial.iterdir() if path.stem.partition(".")[0] in TOWERS)
+        files = sorted(path for path in partial.iterdir() if path.name.partition(".")[0] in ("config", *TOWERS))
         Manifest(
             engine=engine,
             precision=precision,
             frames_multiple=step,
             frames_fixed=fixed,
             has_clips=model.clip_projection is not None,
-            files={path.name: describe_file(path) for path in graphs},
+            files={path.name: describe_file(path) for path in files},
             lfvila_hf=lfvila_hf.__version__,
             engine_version=version(package),
         ).write(partial)

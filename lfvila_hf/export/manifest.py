@@ -1,5 +1,5 @@
 # Copyright 2026 The lfvila_hf authors. Licensed under the MIT License.
-"""Manifest of an exported folder: version stamp, sizes that the graphs take, size and checksum of every file of theirs.
+"""Manifest of an exported folder: version stamp, sizes that the graphs take, size and checksum of their files.
 
 Letters: T frames, K clips.
 """
@@ -35,7 +35,7 @@ class Manifest:
         frames_multiple: T must be a multiple of it; or it is the only T that the video graph takes, if `frames_fixed`.
         frames_fixed: Whether the number of frames is fixed.
         has_clips: Whether there are clip and sentence embeddings (`temporal_alignment`).
-        files: Name, bytes and SHA-256 of each file of the graphs.
+        files: Name, bytes and SHA-256 of each file of the graphs, and of the configuration.
         lfvila_hf: Version of this package that exported.
         engine_version: Version of the package that wrote the graphs.
         format: Version of the layout. Defaults to the current one.

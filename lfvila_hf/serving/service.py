@@ -52,6 +52,7 @@ class ServiceLimits:
         max_batch: Texts in one pass of the model; a quarter as many clips. Defaults to 32.
         read_seconds: Seconds in which the body of a request must have come. Defaults to 30.
         answer_seconds: Seconds after which a request is given up. Defaults to 120.
+        decode_seconds: Seconds that decoding one video may take. Defaults to 30.
         decoders: Videos decoded at the same time. Defaults to 2.
         isolated: Decode in processes of their own. Defaults to True.
     """
@@ -63,6 +64,7 @@ class ServiceLimits:
     max_batch: int = 32
     read_seconds: float = 30.0
     answer_seconds: float = 120.0
+    decode_seconds: float = 30.0
     decoders: int = 2
     isolated: bool = True
 
@@ -142,7 +144,7 @@ class EmbeddingService:
         )
         waiting = prometheus.Gauge("lfvila_waiting", "Inputs that wait for the model", ["kind"], registry=registry)
         self.texts = Batcher(self._embed_texts, self.limits.max_batch, observe=batches.labels("text").observe)
-        most_clips = max(self.limits.max_batch // 4, 1)
+        self.most_clips = most_clips = max(self.limits.max_batch // 4, 1)
         # Decoded frames are large: so many clips are held between decoding and their result, the others as files.
         self.decoded = asyncio.Semaphore(self.limits.decoders + 2 * most_clips)
         self.clips = Batcher(
@@ -292,7 +294,10 @@ class EmbeddingService:
         limits, splits = self.limits, bool(self.encoder.num_frames)
         arguments = (body, self.name, self.encoder.width, limits.max_inputs, splits)
         wanted = await loop.run_in_executor(None, read_request, *arguments)
-        tasks = [asyncio.ensure_future(self._embed(one, place)) for place, one in enumerate(wanted.inputs)]
+        # A request has one batch of each kind in the queues at a time, so that the others come in between.
+        turns = {tuple: asyncio.Semaphore(limits.max_batch), bytes: asyncio.Semaphore(self.most_clips)}
+        inputs = enumerate(wanted.inputs)
+        tasks = [asyncio.ensure_future(self._embed(one, place, turns[type(one)])) for place, one in inputs]
         try:
             found = await asyncio.gather(*tasks)
         finally:
@@ -301,33 +306,32 @@ class EmbeddingService:
         tokens = sum(one.tokens for one in found)
         return await loop.run_in_executor(None, _as_json, found, wanted.as_base64, wanted.parts, self.name, tokens)
 
-    async def _embed(self, value: tuple[str, ...] | bytes, place: int) -> Embedded:
-        """Embed one input.
+    async def _embed(self, value: tuple[str, ...] | bytes, place: int, turns: asyncio.Semaphore) -> Embedded:
+        """Embed one input when its request has a turn.
 
         Raises:
             Refusal: The model cannot read it, or the video cannot be used.
         """
-        if isinstance(value, tuple):
-            if len(value) > 1 and not self.encoder.num_frames:
-                raise Refusal(
-                    400,
-                    f"input {place}: {self.name} has no vector of several sentences. Send each as an input",
-                    param="input",
-                )
-            return await self.texts.submit(value)
-        async with self.decoded:
-            try:
-                clip = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decode, value)
-            except LFVilaVideoError as error:
-                raise Refusal(400, f"input {place}: the video cannot be used: {error.reason}", param="input") from error
-            return await self.clips.submit(clip)
+        async with turns:
+            if isinstance(value, tuple):
+                if len(value) > 1 and not self.encoder.num_frames:
+                    message = f"input {place}: {self.name} has no vector of several sentences: send each alone"
+                    raise Refusal(400, message, param="input")
+                return await self.texts.submit(value)
+            async with self.decoded:
+                try:
+                    clip = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decode, value)
+                except LFVilaVideoError as error:
+                    message = f"input {place}: the video cannot be used: {error.reason}"
+                    raise Refusal(400, message, param="input") from error
+                return await self.clips.submit(clip)
 
     # -- in threads ----------------------------------------------------------------------------------------------------
 
     def _decode(self, content: bytes) -> tuple[torch.Tensor, list[float]]:
         """Decode F frames of a clip, or T of a segment, evenly spaced from first to last: `(F, 3, H, W)`, seconds."""
         count = self.encoder.num_frames or self.encoder.frames_per_clip
-        limits = VideoLimits(max_seconds=self.limits.answer_seconds)
+        limits = VideoLimits(max_seconds=self.limits.decode_seconds)
         read = read_frames(
             content, num_frames=count, transform=self.encoder.prepare, limits=limits, isolated=self.limits.isolated
         )

@@ -249,6 +249,14 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_only_checkpoints_of_lf_vila_are_exported(exported: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a ExportedLFVila: only checkpoints of LF-VILA are exported"):
+        export_model(exported("onnx"), tmp_path / "again")
+    with pytest.raises(ValueError, match="cannot be used: there is no folder"):
+        export_model(tmp_path / "none", tmp_path / "again")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_left_of_an_export_that_fails(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
