@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import os
 import shutil
@@ -205,6 +206,8 @@ def write_graph(model: LFVilaModel, tower: str, path: Path) -> None:
             verbose=False,
         )
     assert program is not None  # given with dynamo=True
+    for node in program.model.graph.all_nodes():  # stack traces with the paths of this machine
+        node.metadata_props.clear()
     program.save(path, external_data=True)
 
 
@@ -246,14 +249,16 @@ def _store_onnx(graph: Path, target: Path, precision: str) -> None:
 
 def _store_in_half(model: Any) -> None:
     """Replace the float32 weights of an ONNX model by float16 ones that are cast back where they are used."""
+    import numpy as np
     import onnx
     from onnx import numpy_helper
 
     for weight in model.graph.initializer:
         if weight.data_type == onnx.TensorProto.FLOAT and math.prod(weight.dims) >= 256:
-            name = weight.name
-            half = numpy_helper.from_array(numpy_helper.to_array(weight).astype("float16"), f"{name}.float16")
-            weight.CopyFrom(half)
+            name, values = weight.name, numpy_helper.to_array(weight)
+            if np.abs(values).max() > np.finfo("float16").max:
+                continue
+            weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.float16"))
             cast = onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT)
             model.graph.node.insert(0, cast)
 
@@ -268,6 +273,7 @@ def _store_openvino(graph: Path, target: Path, precision: str) -> None:
         with _silent():
             import nncf
 
+            nncf.set_log_level(logging.ERROR)
             model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     openvino.save_model(model, target, compress_to_fp16=precision == "float16")
 

@@ -166,6 +166,13 @@ def test_an_export_goes_where_a_model_goes(
     assert load_encoder(str(tmp_path / "moved")).fingerprint == load_encoder(str(folder)).fingerprint
 
 
+def test_graphs_say_nothing_of_the_machine_they_were_made_on(exported: Callable[..., Path]) -> None:
+    for folder in (exported("onnx"), exported("openvino")):
+        for path in folder.glob("*.[ox]*"):
+            content = path.read_bytes()
+            assert b".py" not in content and str(folder.parent).encode() not in content, path.name
+
+
 def test_two_checkpoints_have_two_fingerprints(
     exported: Callable[..., Path], tmp_path: Path, tiny_vocabulary: dict[str, int]
 ) -> None:
