@@ -33,7 +33,7 @@ import torch
 from lfvila_hf.search.app_guard import AppGuard
 from lfvila_hf.search.encoders import StoryEncoder
 from lfvila_hf.serving.batching import Batcher
-from lfvila_hf.serving.requests import Refusal, read_request
+from lfvila_hf.serving.requests import EmbeddingRequest, Refusal, read_request
 from lfvila_hf.video_reading_lfvila import LFVilaVideoError, VideoLimits, read_frames
 
 LOG = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class EmbeddingService:
                 ) from error
             try:
                 async with asyncio.timeout(self.limits.answer_seconds):
-                    body = await self._answer(b"".join(chunks))
+                    body = await self._answer(chunks)
             except TimeoutError as error:
                 raise Refusal(
                     504,
@@ -288,12 +288,16 @@ class EmbeddingService:
         if self.held > self.limits.max_held:
             raise Refusal(503, "too many bytes are at work already: try again", "overloaded")
 
-    async def _answer(self, body: bytes) -> bytes:
-        """Return the JSON of the embeddings of a request."""
-        loop = asyncio.get_running_loop()
-        limits, splits = self.limits, bool(self.encoder.num_frames)
-        arguments = (body, self.name, self.encoder.width, limits.max_inputs, splits)
-        wanted = await loop.run_in_executor(None, read_request, *arguments)
+    async def _answer(self, chunks: list[bytes]) -> bytes:
+        """Return the JSON of the embeddings of a request; takes the chunks of its body out of the list."""
+        loop, limits, splits = asyncio.get_running_loop(), self.limits, bool(self.encoder.num_frames)
+
+        def read() -> EmbeddingRequest:
+            body = b"".join(chunks)
+            chunks.clear()  # not held beside the videos in it
+            return read_request(body, self.name, self.encoder.width, limits.max_inputs, splits)
+
+        wanted = await loop.run_in_executor(None, read)
         # A request has one batch of each kind in the queues at a time, so that the others come in between.
         turns = {tuple: asyncio.Semaphore(limits.max_batch), bytes: asyncio.Semaphore(self.most_clips)}
         inputs = enumerate(wanted.inputs)
