@@ -1,12 +1,12 @@
 """Exported folders: the embeddings of the model, any batch and number of frames, and where a model goes.
 
-Every export takes tens of seconds of processor time, so one folder of each kind serves all tests.
+A trace takes tens of seconds, so one serves all tests of one checkpoint.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from video_files import write_video
 
 import lfvila_hf
 from lfvila_hf import LFVilaModel, LFVilaProcessor, LFVilaVideoProcessor
-from lfvila_hf.export import ExportedLFVila
+from lfvila_hf.export import ExportedLFVila, exporting
 from lfvila_hf.export.exporting import export_model, frame_rule
 from lfvila_hf.search import VideoLibrary
 from lfvila_hf.search.encoders import load_encoder
@@ -54,18 +54,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_vocabulary: dict[s
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes an exported folder once for all tests that want it."""
-    root, made = tmp_path_factory.mktemp("exported"), set()
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """Makes an exported folder once for all tests that want it; all of them are stored from one trace."""
+    root, graphs = tmp_path_factory.mktemp("exported"), tmp_path_factory.mktemp("graphs")
+    write = exporting.write_graph
+
+    def write_once(model: LFVilaModel, tower: str, path: Path) -> None:
+        if not (graphs / path.name).exists():
+            write(model, tower, graphs / path.name)
+        for name in (path.name, f"{path.name}.data"):
+            shutil.copy(graphs / name, path.parent)
 
     def export(engine: str, precision: str = "float32") -> Path:
         folder = root / f"{engine}_{precision}"
-        if folder not in made:
-            export_model(checkpoint, folder, engine, precision)
-            made.add(folder)
+        if not folder.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(exporting, "write_graph", write_once)
+                export_model(checkpoint, folder, engine, precision)
         return folder
 
-    return export
+    yield export
 
 
 def video_difference(exported: ExportedLFVila, model: LFVilaModel, batch: int, frames: int) -> float:
