@@ -270,6 +270,7 @@ def _load_openvino(graph: Path, num_threads: int | None) -> Run:
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits for its core while others are free
         "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
     }
     compiled = openvino.Core().compile_model(graph, "CPU", settings)
