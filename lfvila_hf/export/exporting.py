@@ -107,10 +107,15 @@ def trace_tower(model: LFVilaModel, tower: str) -> torch.export.ExportedProgram:
         arguments = (ids, torch.ones_like(ids))
         sizes = {0: batch, 2: tokens, **sentences}
         module = TextTower(model)
-    with torch.no_grad(), _silent():
-        return torch.export.export(
-            module.eval(), arguments, dynamic_shapes=tuple(sizes for _ in arguments), strict=False
-        )
+    backend = model.config._attn_implementation
+    # Traced with fused attention, views rest on the strides of its kernel, which the decomposed graph does not have.
+    model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad(), _silent():
+            dynamic_shapes = tuple(sizes for _ in arguments)
+            return torch.export.export(module.eval(), arguments, dynamic_shapes=dynamic_shapes, strict=False)
+    finally:
+        model.set_attn_implementation(backend)
 
 
 def export_model(
