@@ -47,7 +47,9 @@ OTHERS = ("swin", "timesformer", "videomae")
 def make_model(options: argparse.Namespace) -> LFVilaModel:
     """The joint model of the preset with random weights."""
     torch.manual_seed(0)
-    return LFVilaModel(getattr(LFVilaConfig, options.preset)()).eval()
+    model = LFVilaModel(getattr(LFVilaConfig, options.preset)()).eval()
+    model.set_attn_implementation("sdpa")  # as `from_pretrained` does for both towers
+    return model
 
 
 def make_inputs(tower: str, model: LFVilaModel, options: argparse.Namespace) -> tuple[torch.Tensor, ...]:
