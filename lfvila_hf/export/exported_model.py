@@ -22,7 +22,7 @@ from lfvila_hf.modeling_base_lfvila import LFVilaOutput, LFVilaTextModelOutput, 
 from lfvila_hf.modeling_lfvila import LFVilaModel
 
 INT8_FLAGS = ("avx512_vnni", "avx_vnni")
-"""Instructions of x86 processors without which 8-bit products overflow 16-bit sums, or are slower than float32."""
+"""Instructions of x86 processors without which sums of 8-bit products can overflow 16 bits."""
 
 Run = Callable[[tuple[np.ndarray, ...]], list[np.ndarray]]
 
@@ -235,7 +235,7 @@ def check_int8() -> None:
     if known.get("architecture") == "x86_64" and not any(known.get(flag) for flag in INT8_FLAGS):
         raise ValueError(
             f"int8 needs a processor with VNNI ({' or '.join(INT8_FLAGS)}), this one "
-            f"({known.get('cpu_name', 'unknown')}) has none: its 8-bit products would be inaccurate and slow. "
+            f"({known.get('cpu_name', 'unknown')}) has none: its 8-bit products can overflow. "
             "Export in float32"
         )
 

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.extras, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ENGINES = ("onnx", "openvino")
 FLOAT32, FLOAT16, INT8 = 1e-5, 5e-3, 0.1
-"""Largest differences of unit vectors of 64 numbers; 3e-7, 1.3e-3 and 0.04 were measured."""
+"""Largest differences of unit vectors of 64 numbers; 2.4e-7, 4.4e-4 and 1.3e-2 were measured on a tiny model."""
 STORY = [["A man rides.", "The ball is red."], ["It is blue."], ["a man", "a box", "a ball", "it is in"]]
 
 
