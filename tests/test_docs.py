@@ -22,14 +22,15 @@ from video_files import write_video
 
 from lfvila_hf import LFVilaForPreTraining, LFVilaModel, LFVilaProcessor, LFVilaVideoProcessor, cli
 from lfvila_hf.search import app_command
+from lfvila_hf.serving import serve_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "examples").rglob("*.md"))]
 # Packages of extras: a page that imports one which is not installed is skipped from there on.
-OPTIONAL = {"gradio", "lancedb", "matplotlib", "mteb", "ray", "sentence_transformers"}
+OPTIONAL = {"gradio", "lancedb", "matplotlib", "mteb", "onnx", "openvino", "ray", "sentence_transformers"}
 # Commands that serve until they are stopped: their arguments are parsed.
-SERVING = {"app": app_command.build_parser}
+SERVING = {"app": app_command.build_parser, "serve": serve_command.build_parser}
 MARK = re.compile(r"<!-- not run: (\S.+) -->")
 
 

@@ -54,6 +54,7 @@ PROMISED = {
     ],
     "lfvila_hf.loss_lfvila": ["LFVilaLoss", "MTCDraw", "global_contrastive_loss", "mtc_loss"],
     "lfvila_hf.conversion": ["config_from_original", "convert_state_dict"],
+    "lfvila_hf.export": ["ExportedLFVila"],
 }
 BOTH_SIDES = ["input_ids", "attention_mask", "pixel_values_videos"]
 ARGUMENTS = {

@@ -18,8 +18,6 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 CLOSED = ("file", "upload", "proxy", "stream", "custom_component", "dev/", "run-history", "deep_link")
 """Beginnings of Gradio's routes, with or without its prefix, that have to do with files or other machines."""
 PREFIX = "gradio_api/"
-MAX_BODY = 2**20
-"""Bytes of a request; a story has a few thousand."""
 
 
 class AppGuard:
@@ -28,11 +26,13 @@ class AppGuard:
     Args:
         app: The application that answers the requests that are let through.
         hosts: Names under which it may be asked. Defaults to any.
+        max_body: Most bytes of a request; a story has a few thousand. Defaults to 1 MiB.
     """
 
-    def __init__(self, app: Any, hosts: Sequence[str] | None = None) -> None:
+    def __init__(self, app: Any, hosts: Sequence[str] | None = None, max_body: float = 2**20) -> None:
         self.app = app
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
+        self.max_body = max_body
         # A Space is shown in a frame of the Hub; a page of this machine in none.
         frames = b"'self' https://huggingface.co" if hosts is None else b"'none'"
         self.headers = [
@@ -62,7 +62,7 @@ class AppGuard:
                 message = {**message, "headers": [*kept, *self.headers]}
             await send(message)
 
-        left = MAX_BODY
+        left = self.max_body
 
         async def bounded() -> Any:
             nonlocal left

@@ -3,7 +3,7 @@
 
 | family | found by | a clip is |
 |---|---|---|
-| LF-VILA | an `LFVilaModel` in it | one of the K clips of a segment; segment and paragraph vectors too |
+| LF-VILA | an `LFVilaModel` in it, an `ExportedLFVila` | one of K clips of a segment; also segment, paragraph |
 | video-text | `get_video_features`, or the two heads of PE-Video | the model's vector of its number of frames |
 | image-text | `get_image_features` and `get_text_features` | the normalised mean of normalised frame vectors |
 | sentence-transformers | `modules.json` | the same, by `encode` |
@@ -21,10 +21,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch.nn import functional
 
+from lfvila_hf.export.exported_model import ExportedLFVila
+from lfvila_hf.export.manifest import is_exported
 from lfvila_hf.inference import encode_paragraphs
 from lfvila_hf.modeling_lfvila import LFVilaModel
 from lfvila_hf.search.encoders import PROBES, StoryEncoder, fingerprint_of, normalized, shrink
@@ -42,15 +45,15 @@ PATCHES = ("siglip2",)
 
 
 def is_lfvila(model: Any) -> bool:
-    """Whether a model is or holds an `LFVilaModel`."""
-    return isinstance(model, LFVilaModel) or isinstance(getattr(model, "model", None), LFVilaModel)
+    """Whether a model is an exported one, or is or holds an `LFVilaModel`."""
+    return isinstance(model, LFVilaModel | ExportedLFVila) or isinstance(getattr(model, "model", None), LFVilaModel)
 
 
 class LFVilaEncoder(StoryEncoder):
     """LF-VILA: a segment of T frames becomes a segment vector and K clip vectors.
 
     Args:
-        model: An `LFVilaModel`, or a model that holds one (then hits can be reranked).
+        model: An `LFVilaModel`, an `ExportedLFVila`, or a model that holds the former (then hits can be reranked).
         processor: Its `LFVilaProcessor`.
         **options: Settings of the video processor, such as `isolated=True`.
 
@@ -59,14 +62,15 @@ class LFVilaEncoder(StoryEncoder):
     """
 
     def __init__(self, model: Any, processor: Any, **options: Any) -> None:
-        towers = model if isinstance(model, LFVilaModel) else model.model
-        if towers.video_projection is None or towers.text_projection is None:
+        exported = isinstance(model, ExportedLFVila)
+        towers = model if exported or isinstance(model, LFVilaModel) else model.model
+        if not exported and (towers.video_projection is None or towers.text_projection is None):
             raise ValueError(f"{type(model).__name__} has no text and video projections, which searching needs")
         if processor is None:
             raise ValueError(f"{type(model).__name__} needs its LFVilaProcessor")
         self.whole, self.model, self.processor = model, towers.eval(), processor
         self.name = type(towers).__name__
-        self.width = int(towers.video_projection.weight.shape[0])
+        self.width = int(towers.config.hidden_size)
         video = processor.video_processor
         known = video.valid_kwargs.__annotations__
         self.settings = VideoSettings({name: getattr(video, name, None) for name in known} | options)
@@ -102,15 +106,23 @@ class LFVilaEncoder(StoryEncoder):
             raise ValueError(f"{self.name} has no sentence vectors (temporal_alignment=False): use the score 'global'")
         return vectors
 
-    def encode_story(self, sentences: Sequence[str]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Embed a story, in several paragraphs of equal length if it has more sentences than the model reads."""
-        groups = -(-len(sentences) // self.processor.max_sentences)
-        bounds = [round(number * len(sentences) / groups) for number in range(groups + 1)]
-        paragraphs = [list(sentences[bounds[number] : bounds[number + 1]]) for number in range(groups)]
+    def encode_stories(self, stories: Sequence[Sequence[str]]) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
+        """Embed stories, in several paragraphs of equal length if one has more sentences than the model reads."""
+        paragraphs, counts = [], []
+        for sentences in stories:
+            groups = -(-len(sentences) // self.processor.max_sentences)
+            bounds = [round(number * len(sentences) / groups) for number in range(groups + 1)]
+            paragraphs += [list(sentences[bounds[number] : bounds[number + 1]]) for number in range(groups)]
+            counts.append(groups)
         read = encode_paragraphs(self.model, self.processor, paragraphs)
-        rows = None if read.sentence_embeds is None else read.sentence_embeds[read.sentence_mask.bool()]  # (M, D)
-        paragraph = normalized(read.text_embeds.mean(0), self.name)  # (D,)
-        return None if rows is None else normalized(rows, self.name), paragraph
+        found: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
+        for last, count in zip(np.cumsum(counts).tolist(), counts, strict=True):
+            own = slice(last - count, last)
+            rows = None
+            if read.sentence_embeds is not None:
+                rows = normalized(read.sentence_embeds[own][read.sentence_mask[own].bool()], self.name)  # (M, D)
+            found.append((rows, normalized(read.text_embeds[own].mean(0), self.name)))
+        return found
 
     def notes(self, sentences: Sequence[str]) -> list[str]:
         """See `StoryEncoder`."""
@@ -404,6 +416,10 @@ def load(checkpoint: str, trust_remote_code: bool, with_fusion: bool) -> StoryEn
 
     remote = {"trust_remote_code": trust_remote_code}
     try:
+        if is_exported(checkpoint):
+            if with_fusion:
+                raise ValueError("it is an export, which has no cross-modal encoder, which reranking needs")
+            return LFVilaEncoder(ExportedLFVila(checkpoint), AutoProcessor.from_pretrained(checkpoint, **remote))
         found = cached_file(checkpoint, "modules.json", _raise_exceptions_for_missing_entries=False)
         if found is not None and not with_fusion:
             return _load_sentence_transformer(checkpoint, trust_remote_code)

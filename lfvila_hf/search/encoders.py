@@ -97,7 +97,12 @@ class StoryEncoder:
 
     def encode_story(self, sentences: Sequence[str]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Embed a story: sentence vectors `(M, D)`, and a paragraph vector `(D,)` if the encoder has one."""
-        return self.encode_sentences(sentences), None
+        return self.encode_stories([sentences])[0]
+
+    def encode_stories(self, stories: Sequence[Sequence[str]]) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
+        """Embed several stories at once; for each what `encode_story` returns."""
+        vectors = self.encode_sentences([sentence for sentences in stories for sentence in sentences])
+        return [(part, None) for part in vectors.split([len(sentences) for sentences in stories])]
 
     def notes(self, sentences: Sequence[str]) -> list[str]:
         """Say what the encoder cannot read of a story."""

@@ -199,6 +199,9 @@ def test_a_longer_story_of_lfvila_is_read_in_paragraphs(tiny_vocabulary: dict[st
     for number, sentence in enumerate(story):
         torch.testing.assert_close(rows[number], encoder.encode_sentences([sentence])[0], atol=1e-5, rtol=0)
     assert "this story of 7 was read in 2 paragraphs" in encoder.notes(story)[0]
+    together = encoder.encode_stories([["a man"], story, SENTENCES])
+    for one, alone in zip(together, (["a man"], story, SENTENCES), strict=True):
+        torch.testing.assert_close(one, encoder.encode_story(alone), atol=1e-5, rtol=0)
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------

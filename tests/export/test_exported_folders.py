@@ -1,0 +1,134 @@
+"""What is refused before an engine is asked: manifests, versions, processors, arguments. Needs no engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny_config
+
+from lfvila_hf.export import ExportedLFVila
+from lfvila_hf.export.export_command import build_parser, check
+from lfvila_hf.export.exported_model import check_int8
+from lfvila_hf.export.exporting import export_model, frame_rule
+from lfvila_hf.export.manifest import FORMAT, MANIFEST, Manifest, describe_file, read_manifest
+from lfvila_hf.search.encoders import load_encoder
+
+VALUES: dict[str, Any] = {
+    "engine": "onnx",
+    "precision": "float32",
+    "frames_multiple": 8,
+    "frames_fixed": False,
+    "has_clips": True,
+    "lfvila_hf": "0.1",
+    "engine_version": "1.32",
+}
+
+
+def make_folder(folder: Path, **values: Any) -> Path:
+    folder.mkdir()
+    for name in ("video.onnx", "text.onnx"):
+        (folder / name).write_bytes(b"a graph")
+    files = {name: describe_file(folder / name) for name in ("video.onnx", "text.onnx")}
+    Manifest(**{**VALUES, "files": files, **values}).write(folder)
+    return folder
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    manifest = read_manifest(make_folder(tmp_path / "a"))
+    manifest.check_files(tmp_path / "a")
+    assert manifest.frames_multiple == 8
+    assert manifest.digest() == read_manifest(make_folder(tmp_path / "b")).digest()
+    assert manifest.digest() != read_manifest(make_folder(tmp_path / "c", precision="int8")).digest()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "is no exported folder"),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ("{}", "cannot be read"),
+        (
+            json.dumps({"format": FORMAT + 1, "lfvila_hf": "9.9"}),
+            f"format {FORMAT + 1} .lfvila_hf 9.9.*reads format {FORMAT}",
+        ),
+        (json.dumps({"format": FORMAT}), "wrong fields"),
+        (json.dumps({"format": FORMAT, "files": {}, **VALUES, "engine": "tensorrt"}), r"wrong fields \['engine'\]"),
+        (json.dumps({"format": FORMAT, "files": [], **VALUES}), "wrong fields"),
+    ],
+)
+def test_a_folder_that_is_no_export_of_this_version_is_refused(content: str | None, words: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(ValueError, match=words):
+        ExportedLFVila.from_pretrained(tmp_path)
+
+
+def test_changed_files_are_noticed(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "a")
+    (folder / "text.onnx").write_bytes(b"A graph")
+    with pytest.raises(ValueError, match="is damaged: text.onnx has 7 bytes and SHA-256"):
+        ExportedLFVila.from_pretrained(folder)
+    (folder / "text.onnx").unlink()
+    with pytest.raises(ValueError, match="text.onnx is missing"):
+        ExportedLFVila.from_pretrained(folder)
+
+
+def test_the_search_names_the_folder_and_the_reason(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "a")
+    with pytest.raises(ValueError, match="no cross-modal encoder, which reranking needs"):
+        load_encoder(str(folder), with_fusion=True)
+    (folder / "video.onnx").unlink()
+    with pytest.raises(ValueError, match="cannot be used: the exported folder .* is damaged"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "accepted"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "cpu_name": "old"}, False),
+        ({"architecture": "x86_64", "avx2": True, "avx512_vnni": True}, True),
+        ({"architecture": "x86_64", "avx2": True, "avx_vnni": True}, True),
+        ({"architecture": "aarch64"}, True),
+        ({}, True),  # not known
+    ],
+)
+def test_int8_needs_vnni(
+    capabilities: dict[str, Any], accepted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    if accepted:
+        check_int8()
+        return
+    with pytest.raises(ValueError, match=r"int8 needs a processor with VNNI .*this one \(old\).*Export in float32"):
+        ExportedLFVila.from_pretrained(make_folder(tmp_path / "a", precision="int8"))
+
+
+def test_frames_are_multiples_of_what_windows_tile() -> None:
+    assert frame_rule(tiny_config()) == (8, False)
+    assert frame_rule(tiny_config(video={"num_frames": 16})) == (8, False)
+    assert frame_rule(tiny_config(video={"num_frames": 12, "num_clips": 3})) == (12, True)  # 24 would tile
+    assert frame_rule(tiny_config(video={"temporal_shift": True, "num_frames": 16})) == (16, True)
+
+
+def test_arguments_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
+    parser = build_parser()
+    words = ["--to", "onnx", "--output", str(tmp_path / "new")]
+    with pytest.raises(ValueError, match="there is no folder"):
+        check(parser.parse_args([str(tmp_path / "none"), *words]))
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        check(parser.parse_args([str(tmp_path), *words[:-1], str(tmp_path / "full")]))
+    assert parser.parse_args(["a", *words]).precision == "float32"
+    assert parser.parse_args(["a", *words, "--fp16"]).precision == "float16"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["a", *words, "--fp16", "--int8"])
+    for options in ({"engine": "tensorrt"}, {"precision": "int4"}):
+        with pytest.raises(ValueError, match="must be one of"):
+            export_model(tmp_path, tmp_path / "new", **options)
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        export_model(tmp_path, tmp_path / "full")
