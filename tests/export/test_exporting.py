@@ -149,7 +149,7 @@ def test_an_export_goes_where_a_model_goes(
     lengths = {"a.mp4": 20, "b.mp4": 60}
     (tmp_path / "videos").mkdir()
     videos = [
-        write_video(tmp_path / "videos" / name, count, size=(24, 40), first_number=99 * count)
+        write_video(tmp_path / "videos" / name, count, size=(24, 40), first_number=50 * count)
         for name, count in lengths.items()
     ]
     texts = [lfvila_hf.encode_paragraphs(one, processor, STORY) for one in (model, export)]
