@@ -90,6 +90,9 @@ COMMANDS: dict[str, Command] = {
     "index": Command("lfvila_hf.search.index_command:main", "embed a folder of videos, so that it can be searched"),
     "search": Command("lfvila_hf.search.search_command:main", "find videos and moments of an index by a story"),
     "app": Command("lfvila_hf.search.app_command:main", "search an index in the browser"),
+    "order-twins": Command(
+        "lfvila_hf.evaluation.order_twins.order_twins_command:main", "measure whether a model knows the order of events"
+    ),
     "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, report unusable ones"),
     "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files for training"),
     "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora", True),

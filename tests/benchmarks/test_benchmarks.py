@@ -27,6 +27,7 @@ SMALLEST = {
     "frame_growth": f"{ONCE} --frames 8 16 --full-up-to 8 --fit-from 8 --image-size 32 48",
     "kill_soak": "--kills 1 --steps 4",
     "loading": ONCE,
+    "order_twins": "--models xclip --seeds 0 --films 3 --work work",
     "recipe_learning": "--tasks lvu_way_of_speaking",
     "text_tower": f"{ONCE} --batch 1 --sentences 2 --length 12",
     "training_step": f"{ONCE} --batch 2 --frames 8 --no-memory",
