@@ -127,9 +127,10 @@ def test_films_made_twice_have_the_same_annotations_and_frames(films: TwinFilms,
     again = make_order_twins(tmp_path / "again", num_films=NUM_FILMS, progress=False)
     assert (again.root / "films.jsonl").read_bytes() == (films.root / "films.jsonl").read_bytes()
     assert again.fingerprint == films.fingerprint
-    for film in films.films:
+    for number, film in enumerate(films.films):
         assert films.path(film).read_bytes() == again.path(film).read_bytes(), film
-        assert torch.equal(read_frames(films.path(film)).frames, read_frames(again.path(film)).frames), film
+        if number < 4:
+            assert torch.equal(read_frames(films.path(film)).frames, read_frames(again.path(film)).frames), film
     other = make_order_twins(tmp_path / "other", num_films=1, seed=1, progress=False)
     assert other.fingerprint != films.fingerprint
 

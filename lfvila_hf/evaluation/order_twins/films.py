@@ -20,8 +20,8 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
@@ -234,9 +234,9 @@ def make_order_twins(
         return made
     stories = source.stories(num_films, seed)
     root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    unfinished = root.with_name(f".{root.name}.{uuid.uuid4().hex}")
     try:
-        os.chmod(unfinished, 0o777 & ~_umask())  # mkdtemp's folders are for their owner alone
+        unfinished.mkdir()
         _write_films(unfinished, stories, source, seed, wanted, progress)
         try:
             os.replace(unfinished, root)  # onto nothing, or an empty folder
@@ -307,7 +307,7 @@ def _configure(context: Any, size: Sequence[int], fps: int) -> None:
     context.height, context.width, context.pix_fmt = size[0], size[1], "yuv420p"
     context.framerate, context.time_base = Fraction(fps), Fraction(1, fps)
     context.thread_count = 1  # more threads are other slices, and other frames
-    context.options = {"preset": "medium", "crf": "23", "bf": "0", "sc_threshold": "0", "g": "100000"}
+    context.options = {"preset": "ultrafast", "crf": "23", "bf": "0", "sc_threshold": "0", "g": "100000"}
 
 
 def _write_films(
@@ -351,29 +351,3 @@ def _join(clips: Sequence[Sequence[bytes]], size: tuple[int, int], fps: int, pat
                 packet.is_keyframe = number == 0
                 container.mux(packet)
                 place += 1
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def refuse(problems: Sequence[str], total: int, what: str) -> None:
-    """Raise one line about all items that cannot be used; nothing if there are none.
-
-    Raises:
-        ValueError: There are some.
-    """
-    if problems:
-        rest = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{len(problems)} of {total} {what} cannot be used: {'; '.join(problems[:5])}{rest}")
-
-
-def each(action: Callable[[Any], Any], items: Sequence[Any], name: Callable[[Any], str]) -> Iterator[str]:
-    """Run an action on every item and yield one text per item that it refuses."""
-    for item in items:
-        try:
-            action(item)
-        except ValueError as error:
-            yield f"{name(item)} ({getattr(error, 'reason', error)})"

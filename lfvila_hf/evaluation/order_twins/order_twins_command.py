@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="equal parts that a film is cut into, for models that read clips (default: %(default)s)",
     )
     parser.add_argument("--known-cuts", action="store_true", help="cut films where their clips begin instead")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="clips at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="clips at once (default: %(default)s)")
     parser.add_argument("--device", help="device of the model (default: cpu)")
     parser.add_argument("--dtype", help="precision of the model by name (default: the checkpoint's)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")

@@ -135,7 +135,7 @@ def encode_films(
     *,
     num_clips: int = DEFAULT_CLIPS,
     known_cuts: bool = False,
-    batch_size: int = 8,
+    batch_size: int = 16,
     progress: bool = True,
 ) -> list[FilmVectors]:
     """Embed all films and paragraphs.
@@ -148,7 +148,7 @@ def encode_films(
         data: The films.
         num_clips: Clips of equal length that a film is cut into. Defaults to 8.
         known_cuts: Cut where the clips of the film begin instead.
-        batch_size: Clips or films in one pass of the model.
+        batch_size: Clips in one pass of the model. Defaults to 16.
         progress: Show a progress bar.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lfvila_hf.evaluation.order_twins.films import FEWEST_CLIPS, Story, each, encode_clip, refuse
+from lfvila_hf.evaluation.order_twins.films import FEWEST_CLIPS, Story, encode_clip
 from lfvila_hf.shapetales.generate import BENCHMARK_VERSION
 from lfvila_hf.shapetales.rendering import draw_clips
 from lfvila_hf.shapetales.story_plan import StoryParameters, plan_stories
@@ -147,7 +147,15 @@ class CaptionedClips:
             clips = [int(generator.choice(groups[group])) for group in chosen]
             stories.append(Story(tuple(self.sentences[clip] for clip in clips), clips))
         used = sorted({clip for story in stories for clip in story.clips})
-        refuse(list(each(self._check, used, lambda clip: self.labels[clip])), len(used), "clips")
+        problems = []
+        for clip in used:
+            try:
+                self._check(clip)
+            except ValueError as error:
+                problems.append(f"{self.labels[clip]} ({getattr(error, 'reason', error)})")
+        if problems:
+            named = "; ".join([*problems[:5], *([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])])
+            raise ValueError(f"{len(problems)} of {len(used)} clips cannot be used: {named}. Mend or remove them")
         return stories
 
     def encode(self, story: Story) -> list[list[bytes]]:
