@@ -78,7 +78,7 @@ class OrderTwins(AbsTask):
         # Results are stored by the task's name: those of other films have another one.
         name = self.metadata.name + ("" if standard == STANDARD else f"-{films.fingerprint[:12]}")
         dataset = {**self.metadata.dataset, "revision": films.fingerprint}
-        self.metadata = self.metadata.model_copy(update={"name": name, "dataset": dataset})  # type: ignore[misc]
+        self.metadata = self.metadata.model_copy(update={"name": name, "dataset": dataset})
         super().__init__(**kwargs)
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
@@ -102,7 +102,7 @@ class OrderTwins(AbsTask):
         """Unload the data set; name and revision of the films stay."""
         metadata = self.metadata
         super().unload_data()
-        self.metadata = metadata  # type: ignore[misc]
+        self.metadata = metadata
 
     def _evaluate_subset(
         self,
@@ -116,7 +116,7 @@ class OrderTwins(AbsTask):
         num_proc: int | None = None,
         timer: Any,
         **kwargs: Any,
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         if not isinstance(model, EncoderProtocol):
             raise TypeError(f"{type(model).__name__} is no encoder of MTEB: it has no encode and similarity")
         place = {"hf_split": hf_split, "hf_subset": hf_subset}
@@ -124,9 +124,7 @@ class OrderTwins(AbsTask):
         for modality in ("text", "video"):
             columns = [data_split.select_columns([f"{modality}_{side}"]) for side in range(2)]
             rows = concatenate_datasets([one.rename_column(one.column_names[0], modality) for one in columns])
-            loader = create_dataloader(
-                rows, task_metadata=self.metadata, input_column=modality, num_proc=num_proc, **encode_kwargs
-            )
+            loader = create_dataloader(rows, task_metadata=self.metadata, num_proc=num_proc, **encode_kwargs)
             with timer(f"Encoding {modality}s", split=hf_split, subset=hf_subset):
                 vectors.append(model.encode(loader, task_metadata=self.metadata, **place, **encode_kwargs))
         count = len(data_split)
@@ -134,7 +132,7 @@ class OrderTwins(AbsTask):
         scores = similarity.view(2, count, 2, count).diagonal(dim1=1, dim2=3).permute(2, 0, 1)  # (P, 2, 2)
         if prediction_folder:
             self._save_task_predictions(scores.tolist(), model, prediction_folder, **place)
-        found: dict[str, float] = {"num_pairs": count}
+        found: dict[str, Any] = {"num_pairs": count}
         for name, accuracy in twin_accuracies(scores).items():
             found |= {
                 f"{name}_accuracy": accuracy.value,
