@@ -344,7 +344,7 @@ def _join(clips: Sequence[Sequence[bytes]], size: tuple[int, int], fps: int, pat
         place = 0
         for clip in clips:
             for number, data in enumerate(clip):
-                packet = av.Packet(data)
+                packet: Any = av.Packet(data)
                 packet.stream, packet.time_base = stream, Fraction(1, fps)
                 packet.pts = packet.dts = place
                 packet.duration = 1
