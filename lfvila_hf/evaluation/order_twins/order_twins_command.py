@@ -91,6 +91,8 @@ def main(arguments: list[str]) -> int:
     encoder = load_encoder(
         options.model, options.trust_remote_code, device=options.device, dtype=options.dtype
     )  # before the films: a wrong name is told at once
+    if options.known_cuts and encoder.num_frames:
+        raise ValueError(f"--known-cuts is for models that read clips: {encoder.name} cuts films by itself")
     with tempfile.TemporaryDirectory(prefix="order_twins_") as temporary:
         films = make_order_twins(
             options.films or os.path.join(temporary, "films"),
