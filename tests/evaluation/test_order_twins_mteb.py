@@ -118,7 +118,8 @@ def test_our_checkpoint_has_the_accuracy_of_its_global_score(
     # As many sentences as a story may have: the search would read a longer one in several paragraphs.
     processor = LFVilaProcessor(videos, tiny_tokenizer, max_sentences=8, max_sentence_length=8)
     processor.save_pretrained(tmp_path)
-    config = tiny_config(text={"vocab_size": len(tiny_tokenizer), "max_sentences": 8})
+    text = {"vocab_size": len(tiny_tokenizer), "max_sentences": 8, "max_position_embeddings": 64}
+    config = tiny_config(text=text)
     tiny_model(LFVilaModel, config).save_pretrained(tmp_path)
     found = evaluate(LFVilaMTEB(str(tmp_path)), films)
     expected = evaluate_order_twins(load_encoder(str(tmp_path)), films, progress=False)["accuracy"]["global"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tiny_models import VIDEO, tiny_config, tiny_model
+from transformers import BertTokenizer
 from video_files import write_video
 
 from lfvila_hf import LFVilaModel, LFVilaProcessor, LFVilaVideoProcessor
@@ -59,13 +60,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> LFVilaMTEB:
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_vocabulary: dict[str, int]) -> LFVilaMTEB:
     """A small model with random weights."""
     folder = tmp_path_factory.mktemp("checkpoint")
     size = dict(zip(("height", "width"), VIDEO["image_size"], strict=True))
     videos = LFVilaVideoProcessor(size=size, num_frames=VIDEO["num_frames"], num_clips=VIDEO["num_clips"])
-    LFVilaProcessor(videos, tiny_tokenizer, max_sentence_length=8).save_pretrained(folder)
-    tiny_model(LFVilaModel, tiny_config(text={"vocab_size": len(tiny_tokenizer)})).save_pretrained(folder)
+    tokenizer = BertTokenizer(vocab=dict(tiny_vocabulary))
+    LFVilaProcessor(videos, tokenizer, max_sentence_length=8).save_pretrained(folder)
+    tiny_model(LFVilaModel, tiny_config(text={"vocab_size": len(tokenizer)})).save_pretrained(folder)
     return LFVilaMTEB(str(folder))
 
 
