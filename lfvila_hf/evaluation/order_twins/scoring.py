@@ -9,7 +9,8 @@ A pair of twins gives a 2 x 2 matrix of scores, paragraphs by films. Three accur
   one paragraph, whatever it is compared with, gains nothing here.
 
 A tie counts one half. Scores tie if they differ by less than `TIE` of the largest one, which is what float32 rounding
-leaves of sums in different orders. The mean of clip vectors and MaxSim tie for every pair whose clips are known.
+leaves of sums in different orders. The mean of sentence vectors, and MaxSim, give both paragraphs of a pair the same
+scores, so they have exactly 0.5.
 
 Intervals are Wilson's, 95 %, with the number of pairs as the number of observations: both comparisons of a pair share
 films and sentences.
