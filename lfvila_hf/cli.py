@@ -114,6 +114,9 @@ COMMANDS: dict[str, Command] = {
         "lfvila_hf.search.watch_command:main", "say when sentences begin and end in a video that is still being made"
     ),
     "app": Command("lfvila_hf.search.app_command:main", "search an index in the browser"),
+    "order-twins": Command(
+        "lfvila_hf.evaluation.order_twins.order_twins_command:main", "measure whether a model knows the order of events"
+    ),
     "check-videos": Command("lfvila_hf.data.check_command:main", "read every video of a folder, report unusable ones"),
     "prepare": Command("lfvila_hf.prepare.prepare_command:main", "convert public annotation files for training"),
     "corpus": Command("lfvila_hf.corpus.corpus_command:main", "build, cut and count long-form video corpora", True),
