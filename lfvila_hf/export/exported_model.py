@@ -79,7 +79,7 @@ class ExportedLFVila(nn.Module):
         return cls(folder, num_threads)
 
     # The same arithmetic on the same names; it reads nothing of the model.
-    similarity = LFVilaModel.similarity
+    similarity: Any = LFVilaModel.similarity
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, return_dict: bool = True
@@ -121,7 +121,7 @@ class ExportedLFVila(nn.Module):
                 f"input_ids must lie in 0 to {text.vocab_size - 1}, got {int(input_ids.min())} to "
                 f"{int(input_ids.max())}: use the processor of this folder"
             )
-        embeds = self._embed("text", input_ids.long(), mask.long())
+        embeds: dict[str, Any] = self._embed("text", input_ids.long(), mask.long())
         return LFVilaTextModelOutput(sentence_mask=mask.any(-1).long(), **embeds)
 
     def get_video_features(
@@ -158,7 +158,8 @@ class ExportedLFVila(nn.Module):
                 f"{pixel_values_videos.dtype}"
             )
         self.check_frames(shape[1])
-        return LFVilaVideoModelOutput(**self._embed("video", pixel_values_videos.float()))
+        embeds: dict[str, Any] = self._embed("video", pixel_values_videos.float())
+        return LFVilaVideoModelOutput(**embeds)
 
     def check_frames(self, num_frames: int) -> None:
         """Check a number of frames.
@@ -231,7 +232,7 @@ def check_int8() -> None:
     Raises:
         ValueError: It is an x86 processor without VNNI.
     """
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if known.get("architecture") == "x86_64" and not any(known.get(flag) for flag in INT8_FLAGS):
         raise ValueError(
             f"int8 needs a processor with VNNI ({' or '.join(INT8_FLAGS)}), this one "

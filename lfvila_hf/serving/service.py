@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import hmac
 import json
 import logging
@@ -155,7 +156,7 @@ class EmbeddingService:
             observe=batches.labels("clip").observe,
         )
         for kind, batcher in (("text", self.texts), ("clip", self.clips)):
-            waiting.labels(kind).set_function(lambda batcher=batcher: len(batcher.waiting))
+            waiting.labels(kind).set_function(functools.partial(len, batcher.waiting))
         self.decoders = ThreadPoolExecutor(self.limits.decoders)
 
     def app(self, hosts: Sequence[str] | None = None, token: str | None = None) -> Any:

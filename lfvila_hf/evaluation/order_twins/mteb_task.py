@@ -119,7 +119,7 @@ class OrderTwins(AbsTask):
     ) -> dict[str, Any]:
         if not isinstance(model, EncoderProtocol):
             raise TypeError(f"{type(model).__name__} is no encoder of MTEB: it has no encode and similarity")
-        place = {"hf_split": hf_split, "hf_subset": hf_subset}
+        place: dict[str, Any] = {"hf_split": hf_split, "hf_subset": hf_subset}
         vectors = []
         for modality in ("text", "video"):
             columns = [data_split.select_columns([f"{modality}_{side}"]) for side in range(2)]
