@@ -33,7 +33,7 @@ def main(checkpoint: str, request_file: str) -> int:
     model = AutoModel.from_pretrained(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
     text = encode_paragraphs(model, processor, [query])
-    videos = encode_videos(model, processor, [request["videos"][name] for name in names], batch_size=32)
+    videos = encode_videos(model, processor, [request["videos"][name] for name in names], batch_size=32, num_workers=2)
     scores = model.similarity(text, videos, score=request["score"])[0]
     order = scores.argsort(descending=True).tolist()
 
