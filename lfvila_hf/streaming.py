@@ -397,6 +397,7 @@ class ClipStream(ABC):
         self.num_frames = self.num_clips = 0
         self.picture_size: tuple[int, int] | None = None
         self.is_finished = False
+        self._is_ending = False  # `finish` was called, and may have failed
         self._seconds: list[float] = []  # of frames whose clips were not returned yet
         self.last_second = -math.inf
         self._step = 0.0  # seconds between frames of the newest clip
@@ -439,6 +440,7 @@ class ClipStream(ABC):
         self._check_open()
         if not self.num_frames:
             raise ValueError("the stream has no frames, at least one is expected")
+        self._is_ending = True
         embeddings, video = self._end()
         self.is_finished = True
         return StreamEnd(self._clips(embeddings), video, self.num_frames)
@@ -473,7 +475,7 @@ class ClipStream(ABC):
 
         Write it to another file and rename that one, so that a kill leaves the old or the new state.
         """
-        names = ("num_frames", "num_clips", "picture_size", "is_finished", "last_second", "_step")
+        names = ("num_frames", "num_clips", "picture_size", "is_finished", "_is_ending", "last_second", "_step")
         state = {name.lstrip("_"): getattr(self, name) for name in names}
         state |= {"version": STATE_VERSION, "fingerprint": self.fingerprint, "frames_per_clip": self.frames_per_clip}
         return state | {"seconds": list(self._seconds), "features": self._own_state()}
@@ -496,6 +498,7 @@ class ClipStream(ABC):
                 )
         self.num_frames, self.num_clips = state["num_frames"], state["num_clips"]
         self.picture_size = None if state["picture_size"] is None else tuple(state["picture_size"])
+        self._is_ending = state["is_ending"]
         self.is_finished, self.last_second, self._step = state["is_finished"], state["last_second"], state["step"]
         self._seconds = list(state["seconds"])
         self._load_own_state(state["features"])
@@ -507,6 +510,8 @@ class ClipStream(ABC):
     def _checked(self, frames: Any, seconds: list[float]) -> torch.Tensor:
         """Return frames as a tensor; raise `ValueError` for frames or seconds that do not fit."""
         self._check_open()
+        if self._is_ending:
+            raise ValueError("the end of this stream was taken already. Call finish again, or make a new stream")
         if not isinstance(frames, torch.Tensor | np.ndarray):
             raise ValueError(f"frames must be a tensor or an array, got {type(frames).__name__}. Stack pictures first")
         frames = torch.as_tensor(frames)
@@ -685,6 +690,8 @@ def stream_encoder(encoder: Any, clip_seconds: float = 0.0) -> tuple[ClipStream,
         )
     if not encoder.num_frames:
         return EncoderStream(encoder), (clip_seconds or encoder.clip_seconds) / encoder.frames_per_clip
+    if not hasattr(encoder.model, "video_projection"):
+        raise ValueError(f"{encoder.name} is an export, which has no features of single frames: use its checkpoint")
     stream = StreamingEncoder(encoder.model, encoder.processor)
     return stream, clip_seconds / stream.frames_per_clip if clip_seconds else SECONDS_PER_FRAME
 

@@ -136,8 +136,8 @@ class Provenance:
         for what, mine in self._traits().items():
             if mine != (theirs := asked._traits()[what]):
                 raise ValueError(
-                    f"the index {name} was made with another {what}: {mine}, asked for was {theirs}. Use another "
-                    "--output, or --rebuild to embed all videos again"
+                    f"the index {name} was made with another {what}: {mine}, asked for was {theirs}. Use an "
+                    "index of its own, or embed all videos again (lfvila-hf index --rebuild)"
                 )
 
     def _traits(self) -> dict[str, str]:

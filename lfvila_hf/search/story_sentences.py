@@ -51,15 +51,18 @@ def check_sentences(story: str | Sequence[str]) -> list[str]:
     Raises:
         ValueError: It is empty, too long, or holds something that is no sentence.
     """
+    characters = len(story) if isinstance(story, str) else sum(len(one) for one in story if isinstance(one, str))
+    if characters > MAX_CHARACTERS:
+        raise ValueError(f"the story has {characters} characters, at most {MAX_CHARACTERS} are read: shorten it")
     if isinstance(story, str):
-        if len(story) > MAX_CHARACTERS:
-            raise ValueError(f"the story has {len(story)} characters, at most {MAX_CHARACTERS} are read: shorten it")
         sentences = split_sentences(story)
     else:
         sentences = list(story)
         for number, sentence in enumerate(sentences):
             if not isinstance(sentence, str) or not sentence.strip():
                 raise ValueError(f"sentence {number} of the story is {sentence!r:.40}, expected words")
+    if any("\ud800" <= character <= "\udfff" for sentence in sentences for character in sentence):
+        raise ValueError("the story holds half a surrogate pair, which is no character: send whole characters")
     if not any(character.isalnum() for sentence in sentences for character in sentence):
         raise ValueError('the story is empty: write at least one sentence, such as "A man rides. Then he falls."')
     if len(sentences) > MAX_SENTENCES:

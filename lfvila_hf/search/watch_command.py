@@ -122,6 +122,7 @@ def main(arguments: list[str]) -> int:
     from lfvila_hf.search.watching import SentenceWatch, StreamIndex, clips_in_segment, thresholds_of_index
     from lfvila_hf.streaming import stream_encoder
     from lfvila_hf.video.live import LiveVideo
+    from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
@@ -141,25 +142,29 @@ def main(arguments: list[str]) -> int:
     with stop_on_signals() as stop, only_writer(options.index) if options.index else nullcontext():
         live = LiveVideo(options.source, options.stall_seconds, options.allow_network, stop)
         index = StreamIndex(options.index, encoder, stream, step, name_of(options.source)) if options.index else None
-        error: ValueError | None = None
+        error: Exception | None = None
         try:
             for second, picture in live.sampled(step):
                 clips = stream.push(picture[None], [second])
                 say((event for clip in clips for event in watching.see(clip)), options.json)
                 if index is not None:
                     index.add(picture, second, clips)
-        except ValueError as problem:  # a video that cannot be used from here on: what came before is finished first
+        except Exception as problem:  # raised below: what came before is finished first
             error = problem
-        if stream.num_frames:
-            end = stream.finish()
-            say((event for clip in end.clips for event in watching.see(clip)), options.json)
-            say(watching.finish(), options.json)
-            if index is not None:
-                index.finish(end.clips)
+        try:
+            if stream.num_frames:
+                end = stream.finish()
+                say((event for clip in end.clips for event in watching.see(clip)), options.json)
+                say(watching.finish(), options.json)
+                if index is not None:
+                    index.finish(end.clips)
+        except Exception as problem:
+            error = error or problem
     for note in live.notes:
         tell(note)
     ending = live.ending or "end"
-    if error is not None and ending not in ("stalled", "stopped"):
+    is_end = isinstance(error, LFVilaVideoError) and ending in ("stalled", "stopped")
+    if error is not None and not is_end:
         raise error
     seconds = max(stream.last_second + step, 0.0)
     if options.json:

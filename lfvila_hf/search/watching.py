@@ -218,7 +218,7 @@ class StreamIndex:
         encoder: The encoder.
         stream: Its stream.
         step: Seconds between two frames of the stream.
-        path: Name of the video in the index; rows that it had are removed.
+        path: Name of the video in the index; rows that it had are replaced when its first segment is there.
 
     Raises:
         ValueError: The index was made by another encoder, rule or folder, or another process writes to it.
@@ -234,7 +234,6 @@ class StreamIndex:
             Index.create(address, provenance)
         self.index = Index.open(address)
         self.index.provenance.check_continues(provenance, address)
-        self.index.commit([], [path])
         self.file = VideoFile(path, "", 0, time.time_ns())
         self.count = 0
         self._frames: list[torch.Tensor] = []  # prepared, of a segment of LF-VILA
@@ -300,7 +299,11 @@ class StreamIndex:
     def _write(self) -> None:
         """Append the row of a segment."""
         segment = self._segment()
-        self.index.append(rows_of_video(self.index.provenance, self.file, segment.end, [segment], self.count))
+        row = rows_of_video(self.index.provenance, self.file, segment.end, [segment], self.count)
+        if self.count:
+            self.index.append(row)
+        else:
+            self.index.commit([row], [self.path])
         self.count += 1
         if self.count % SEGMENTS_PER_COMPACTION == 0:
             self.index.compact()

@@ -20,7 +20,9 @@ from typing import Any
 from lfvila_hf.search.story_sentences import check_sentences
 
 KNOWN = {"input", "model", "encoding_format", "dimensions", "user", "parts"}
-DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+=-]+)*;base64,", re.ASCII)
+DATA_URL = re.compile(r"data:(?:[\w.+-]+(?:/[\w.+-]+)?)?(?:;[\w.+=-]+)*;base64,", re.ASCII)
+LONGEST_PREFIX = 200
+"""Characters of a data URL before its content."""
 
 
 class Refusal(Exception):
@@ -79,7 +81,7 @@ def read_request(body: bytes, name: str, width: int, max_inputs: int, splits: bo
     if not isinstance(values, dict):
         raise Refusal(400, f"the body must be a JSON object, got {type(values).__name__}")
     if unknown := sorted(set(values) - KNOWN):
-        raise Refusal(400, f"unknown fields {unknown[:5]}: known are {', '.join(sorted(KNOWN))}", param=unknown[0])
+        raise Refusal(400, f"unknown fields {unknown[:5]}: known are {', '.join(sorted(KNOWN))}")
     model = values.get("model", name)
     if model != name:
         raise Refusal(404, f"there is no model {str(model)[:100]!r}, this service has {name!r}", param="model")
@@ -108,7 +110,10 @@ def _read_input(value: Any, place: str, splits: bool) -> tuple[str, ...] | bytes
         return _read_video(value["video"], place)
     if isinstance(value, dict) and set(value) == {"text"}:
         value = value["text"]
-    elif isinstance(value, list) or not isinstance(value, str):
+        is_text = isinstance(value, str | list)
+    else:
+        is_text = isinstance(value, str)
+    if not is_text:
         raise Refusal(
             400,
             f'{place} must be a string, {{"text": string or list of sentences}} or {{"video": data URL}}, got '
@@ -126,7 +131,7 @@ def _read_video(value: Any, place: str) -> bytes:
     """Decode a data URL or bare base64."""
     if not isinstance(value, str):
         raise Refusal(400, f"{place}: video must be a data URL or base64, got {_shown(value)}", param="input")
-    start = DATA_URL.match(value)
+    start = DATA_URL.match(value[:LONGEST_PREFIX])
     if start is None and re.match(r"\w{1,20}:", value):
         raise Refusal(
             400,

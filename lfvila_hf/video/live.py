@@ -206,6 +206,7 @@ class LiveVideo:
                 descriptor = 0 if self.source == "-" else os.open(self.source, flags)
                 kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
                 if kind == stat.S_IFDIR:
+                    os.close(descriptor)
                     raise LFVilaVideoError(self.name, "this is a directory, a video file was expected")
             grows = kind == stat.S_IFREG and self.source != "-"
             self._bytes = (_GrowingFile if grows else _GrowingBytes)(descriptor, self.stall_seconds, self.stop)

@@ -71,6 +71,7 @@ def test_the_card_of_a_pushed_checkpoint_runs_without_the_package(checkpoint: Pa
     assert "tensor(" in printed and re.search(r"sentence 1: \d", printed), printed
 
 
+@pytest.mark.slow
 def test_a_push_goes_on_where_it_broke_off(checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["push", checkpoint, "org/thing"]
     shards = len(list(checkpoint.glob("*.safetensors")))

@@ -62,6 +62,7 @@ def test_a_compiled_training_step_has_the_gradients_of_a_plain_one() -> None:
         assert (found[name] - one).abs().max() <= 1e-5 * one.abs().max(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("training", "dynamic"), [(False, None), (True, None), (False, True)])
 def test_other_batches_and_frames_need_no_third_graph(training: bool, dynamic: bool | None) -> None:
     """The first graph is for the sizes of its input, the second for any, as PyTorch does by default.

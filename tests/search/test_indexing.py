@@ -336,7 +336,7 @@ def test_another_model_cut_folder_or_precision_is_refused_until_told_to_begin_an
     setup.index()
     before = contents(setup.index_folder)
     other = as_encoder(make_model(tiny_vocabulary, seed=3), make_processor(tiny_vocabulary))
-    with pytest.raises(ValueError, match="was made with another checkpoint.* or --rebuild to embed all videos again"):
+    with pytest.raises(ValueError, match="was made with another checkpoint.* or embed all videos again"):
         setup.index(encoder=other)
     with pytest.raises(
         ValueError, match="another cut: segments of 1.0 s with overlap 0.5.* asked for was segments of 2.0 s"

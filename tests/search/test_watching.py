@@ -252,6 +252,9 @@ def test_a_stream_is_searched_while_it_runs_and_after_it(film: Path, tmp_path: P
     assert VideoLibrary.load(index, ColourEncoder()).num_segments == 1
     with only_writer(str(index)):
         assert watch(film, "--index", index) == 1
+    film.write_bytes(b"no video any more")
+    assert watch(film, "--index", index) == 1
+    assert VideoLibrary.load(index, ColourEncoder()).num_segments == 1
 
 
 def test_rows_of_a_stream_appear_segment_by_segment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -74,3 +75,17 @@ def test_a_wrong_body_is_refused_in_one_sentence(body: Any, status: int, words: 
     assert caught.value.status == status
     assert words in str(caught.value)
     assert caught.value.body()["error"]["message"] == str(caught.value)
+
+
+def test_long_prefixes_and_texts_are_refused_at_once() -> None:
+    start = time.process_time()
+    for one in (
+        {"video": "data:" + "a" * 200_000},
+        {"text": ["a word " * 5_000]},
+        {"text": {"hello": 1}},
+        "half \ud800",
+    ):
+        with pytest.raises(Refusal) as found:
+            read(input=one)
+        assert found.value.status == 400
+    assert time.process_time() - start < 2

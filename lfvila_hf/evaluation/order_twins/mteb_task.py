@@ -30,10 +30,11 @@ from mteb.models.models_protocols import EncoderProtocol
 
 from lfvila_hf.evaluation.order_twins.films import KINDS, TwinFilms, load_order_twins, make_order_twins
 from lfvila_hf.evaluation.order_twins.scoring import twin_accuracies
+from lfvila_hf.shapetales.generate import BENCHMARK_VERSION
 
 SPLIT = "test"
-STANDARD = ("ShapeTales", 100, 0)
-"""Source, number of films and seed of the films whose results are called "OrderTwins"."""
+STANDARD = ("ShapeTales", BENCHMARK_VERSION, 100, 0)
+"""Source, its version, number of films and seed of the films whose results are called "OrderTwins"."""
 
 
 class OrderTwins(AbsTask):
@@ -74,7 +75,7 @@ class OrderTwins(AbsTask):
             made = (Path(films) / "manifest.json").is_file()
             films = load_order_twins(films) if made else make_order_twins(films, progress=False)
         self.films = films
-        standard = (films.settings["source"], films.settings["num_films"], films.settings["seed"])
+        standard = tuple(films.settings.get(key) for key in ("source", "source_version", "num_films", "seed"))
         # Results are stored by the task's name: those of other films have another one.
         name = self.metadata.name + ("" if standard == STANDARD else f"-{films.fingerprint[:12]}")
         dataset = {**self.metadata.dataset, "revision": films.fingerprint}

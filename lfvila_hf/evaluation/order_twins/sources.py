@@ -210,7 +210,7 @@ class ClipFolder(CaptionedClips):
             raise ValueError(f'there is no {path}, expected one line per clip: {{"clip_id": "a.mp4", "text": "..."}}')
         names: list[str] = []
         sentences = []
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), start=1):
             if line.strip():
                 name, text = _caption(line, f"{path}:{number}")
                 if name in names:

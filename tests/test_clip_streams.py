@@ -70,6 +70,21 @@ def random_frames(model: LFVilaModel, count: int, seed: int = 3) -> torch.Tensor
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
+def test_an_end_that_failed_can_be_taken_again_but_takes_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    whole, stream = make_stream(model), make_stream(model)
+    frames, seconds = random_frames(model, 3), [0.0, 1.0, 2.0]
+    whole.push(frames, seconds)
+    stream.push(frames, seconds)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.video_model), "run_levels", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            stream.finish()
+    with pytest.raises(ValueError, match="the end of this stream was taken already"):
+        stream.push(frames, [3.0, 4.0, 5.0])
+    assert torch.equal(stream.finish().video_embeds, whole.finish().video_embeds)
+
+
 def run(
     stream: ClipStream, frames: torch.Tensor, sizes: tuple[int, ...] = (1,), step: float = 1.675
 ) -> tuple[list[StreamClip], list[int], StreamEnd]:
@@ -269,7 +284,7 @@ import os, random, signal, sys, time
 sys.path[:0] = {[str(Path(__file__).parent)]!r}
 import torch
 torch.set_num_threads(1)
-from test_streaming import make_model, make_stream, random_frames
+from test_clip_streams import make_model, make_stream, random_frames
 
 model = make_model("shift", clip_feature_source="last")
 frames = random_frames(model, 400)
@@ -324,7 +339,7 @@ import sys
 sys.path[:0] = {[str(Path(__file__).parent)]!r}
 import torch
 torch.set_num_threads(1)
-from test_streaming import make_model, make_stream, random_frames
+from test_clip_streams import make_model, make_stream, random_frames
 
 def resident():
     with open("/proc/self/status") as status:
