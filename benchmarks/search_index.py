@@ -1,4 +1,4 @@
-"""Where the time of `lfvila-hf index` goes: decoding, the model, thumbnails, writing, finishing.
+"""Time of `lfvila-hf index` by part: decoding, the model, thumbnails, writing, finishing.
 
     python benchmarks/search_index.py --videos FOLDER --model NAME
 

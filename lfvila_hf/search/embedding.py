@@ -43,7 +43,7 @@ class Stopwatch:
 
 
 class _Part(NamedTuple):
-    """What one task gave: vectors `(N, D)`, clips `(K, D)` of N segments, their seconds and pictures."""
+    """Result of one task: vectors `(N, D)`, clips `(K, D)` of N segments, their seconds and pictures."""
 
     vectors: np.ndarray
     clips: list[np.ndarray]

@@ -54,7 +54,7 @@ ROWS_PER_READ = 512
 
 @dataclass(frozen=True)
 class Provenance:
-    """What vectors must agree in to be comparable, and where the encoder is.
+    """Traits that vectors must share to be comparable, and the place of the encoder.
 
     Args:
         fingerprint: Of the encoder.

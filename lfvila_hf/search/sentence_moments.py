@@ -104,7 +104,7 @@ def cell_cosines(
 
 
 class Calibration:
-    """What is usual for each sentence of a story in a library.
+    """Usual cosines of each sentence of a story in a library.
 
     Args:
         largest: Largest cosine of each sentence in each segment, `(N, M)`.
@@ -134,7 +134,7 @@ class Calibration:
         self.nowhere = (self._library_p_values() > alpha / 2) & (self._company_p_values() > alpha / 2)  # (M,)
 
     def p_values(self, row: int, own: range) -> torch.Tensor:
-        """How often a foreign segment would be as similar, `(M,)`.
+        """Share of foreign segments that would be as similar, `(M,)`.
 
         Args:
             row: Segment of a hit.

@@ -38,7 +38,7 @@ STANDARD = ("ShapeTales", BENCHMARK_VERSION, 100, 0)
 
 
 class OrderTwins(AbsTask):
-    """Which of two films, or paragraphs, with the same events in different orders.
+    """Choice between two films, or two paragraphs, with the same events in different orders.
 
     Args:
         films: Films from `make_order_twins` or `load_order_twins`, or the folder of films, which is made with the
