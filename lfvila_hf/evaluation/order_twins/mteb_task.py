@@ -46,6 +46,7 @@ class OrderTwins(AbsTask):
         **kwargs: Arguments of `AbsTask`.
     """
 
+    data_loaded: bool = False
     metadata = TaskMetadata(
         name="OrderTwins",
         description="Films whose clips are joined in different orders, and paragraphs with a sentence per clip: "
