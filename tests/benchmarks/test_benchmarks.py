@@ -24,7 +24,6 @@ SMALLEST = {
     "contrastive_time": f"{ONCE} --batch 2 --chunk 1",
     "corpus_build": "--clips 200 --workers 1",
     "encoding": f"{ONCE} --videos 2 --seconds 2 --batch 1 --workers 0",
-    "export": f"{ONCE} --engines onnx --precisions float32 --sentences 2 --length 12",
     "frame_growth": f"{ONCE} --frames 8 16 --full-up-to 8 --fit-from 8 --image-size 32 48",
     "kill_soak": "--kills 1 --steps 4",
     "loading": ONCE,
@@ -36,8 +35,8 @@ SMALLEST = {
     "video_decoding": "--repeat 1 --rounds 1 --slow-rounds 1",
     "video_tower": f"{ONCE} --frames 8 --no-memory",
 }
-NEED_MORE = {"conversion_memory", "search_index", "search_moments", "search_real", "search_speed", "serving"}
-"""Scripts that need a large or trained checkpoint, real videos, or FAISS."""
+NEED_MORE = {"conversion_memory", "export", "search_index", "search_moments", "search_real", "search_speed", "serving"}
+"""Scripts that need a large or trained checkpoint, real videos, FAISS, or minutes of tracing."""
 FAST = ("text_tower", "training_step")
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8"))
 
@@ -54,8 +53,6 @@ def test_every_script_has_a_smallest_form() -> None:
 def test_a_script_runs_and_ends_with_its_result(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if name == "export":
-        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra onnx)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(sys, "argv", [name, *SMALLEST[name].split()])
