@@ -176,7 +176,6 @@ def export_model(
             precision=precision,
             frames_multiple=step,
             frames_fixed=fixed,
-            has_clips=model.clip_projection is not None,
             files={path.name: describe_file(path) for path in files},
             lfvila_hf=lfvila_hf.__version__,
             engine_version=version(package),

@@ -34,7 +34,6 @@ class Manifest:
         precision: "float32", "float16" (weights are stored in it) or "int8" (matrix products run in it).
         frames_multiple: T must be a multiple of it; or it is the only T that the video graph takes, if `frames_fixed`.
         frames_fixed: Whether the number of frames is fixed.
-        has_clips: Whether there are clip and sentence embeddings (`temporal_alignment`).
         files: Name, bytes and SHA-256 of each file of the graphs, and of the configuration.
         lfvila_hf: Version of this package that exported.
         engine_version: Version of the package that wrote the graphs.
@@ -45,7 +44,6 @@ class Manifest:
     precision: str
     frames_multiple: int
     frames_fixed: bool
-    has_clips: bool
     files: dict[str, dict[str, Any]]
     lfvila_hf: str
     engine_version: str

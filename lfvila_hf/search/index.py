@@ -343,7 +343,7 @@ class Index:
         Raises:
             ValueError: It is not there, or damaged.
         """
-        for row in self.full(f"path = {_quoted(path)} AND segment = {segment}"):
+        for row in self.full(f"path = {quoted(path)} AND segment = {segment}"):
             return row
         raise ValueError(f"there is no segment {segment} of {path} in the index {self.address}")
 
@@ -355,7 +355,7 @@ class Index:
             paths: Names of all files that are replaced or removed.
         """
         names = sorted(paths)
-        gone = f"path IN ({', '.join(map(_quoted, names))})"
+        gone = f"path IN ({', '.join(map(quoted, names))})"
         with _plain_errors(self.address):
             self.table.checkout_latest()
             if not tables:
@@ -467,7 +467,8 @@ def clip_offsets(light: pa.Table) -> np.ndarray:
     return np.cumsum([0, *np.maximum(lengths - 1, 0)], dtype=np.int64)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Write a text as a literal of the filters of `Index.full`."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -498,4 +499,4 @@ def _open(address: str) -> Any:
         raise ValueError(f"the index {address} is damaged or cannot be opened: {str(error)[:200]}") from error
 
 
-__all__ = ["Index", "Provenance", "clip_offsets", "only_writer", "row_of_problem", "rows_of_video"]
+__all__ = ["Index", "Provenance", "clip_offsets", "only_writer", "quoted", "row_of_problem", "rows_of_video"]

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from lfvila_hf.search.encoders import StoryEncoder
-from lfvila_hf.search.index import Index, rows_of_video
+from lfvila_hf.search.index import Index, quoted, rows_of_video
 from lfvila_hf.search.ranking import Scan
 from lfvila_hf.search.segments import Segment, SegmentRule, VideoFile, thumbnail
 from lfvila_hf.search.sentence_moments import Calibration
@@ -263,7 +263,7 @@ class StreamIndex:
             self._clips += clips
         while self._frames or self._clips:
             self._write()
-        rows = list(self.index.full(f"path = '{self.path.replace(chr(39), 2 * chr(39))}'"))
+        rows = list(self.index.full(f"path = {quoted(self.path)}"))
         segments = [
             Segment(row["start"], row["end"], row["clip_times"], row["clips"], row["vector"], row["thumbnail"])
             for row in sorted(rows, key=lambda row: row["segment"])

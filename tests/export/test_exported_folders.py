@@ -21,7 +21,6 @@ VALUES: dict[str, Any] = {
     "precision": "float32",
     "frames_multiple": 8,
     "frames_fixed": False,
-    "has_clips": True,
     "lfvila_hf": "0.1",
     "engine_version": "1.32",
 }
