@@ -362,7 +362,7 @@ class EarlyLook(TrainerCallback):
     def __init__(self, trainer: LFVilaTrainer, data: DemoData, steps: int) -> None:
         self.trainer = trainer
         self.data = data
-        self.step = steps // 6
+        self.step = round(steps / 6)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate once."""
