@@ -230,9 +230,14 @@ def check_int8() -> None:
     """Check that this processor multiplies 8-bit integers without overflow.
 
     Raises:
-        ValueError: It is an x86 processor without VNNI.
+        ValueError: It is an x86 processor without VNNI, or the installed PyTorch cannot tell.
     """
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not hasattr(torch.cpu, "get_capabilities"):
+        raise ValueError(
+            f"int8 needs a processor with VNNI, and PyTorch {torch.__version__} cannot tell whether this one has it. "
+            "Install a newer PyTorch, or export in float32"
+        )
+    known: dict[str, Any] = torch.cpu.get_capabilities()
     if known.get("architecture") == "x86_64" and not any(known.get(flag) for flag in INT8_FLAGS):
         raise ValueError(
             f"int8 needs a processor with VNNI ({' or '.join(INT8_FLAGS)}), this one "

@@ -106,6 +106,12 @@ def test_int8_needs_vnni(
         ExportedLFVila.from_pretrained(make_folder(tmp_path / "a", precision="int8"))
 
 
+def test_int8_is_refused_where_pytorch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    with pytest.raises(ValueError, match=r"PyTorch .* cannot tell .* Install a newer PyTorch, or export in float32"):
+        check_int8()
+
+
 def test_frames_are_multiples_of_what_windows_tile() -> None:
     assert frame_rule(tiny_config()) == (8, False)
     assert frame_rule(tiny_config(video={"num_frames": 16})) == (8, False)
