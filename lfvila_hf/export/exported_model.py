@@ -6,6 +6,7 @@ Letters: B batch, T frames, K clips, M sentences, L tokens, H W pixels, D shared
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable
@@ -237,7 +238,7 @@ def check_int8() -> None:
             f"int8 needs a processor with VNNI, and PyTorch {torch.__version__} cannot tell whether this one has it. "
             "Install a newer PyTorch, or export in float32"
         )
-    known: dict[str, Any] = torch.cpu.get_capabilities()
+    known = torch.cpu.get_capabilities()
     if known.get("architecture") == "x86_64" and not any(known.get(flag) for flag in INT8_FLAGS):
         raise ValueError(
             f"int8 needs a processor with VNNI ({' or '.join(INT8_FLAGS)}), this one "
@@ -268,10 +269,20 @@ def _load_onnx(graph: Path, num_threads: int | None) -> Run:
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
 
 
-def _load_openvino(graph: Path, num_threads: int | None) -> Run:
-    """Load a graph in OpenVINO."""
+@functools.cache
+def _openvino_core() -> Any:
+    """Return OpenVINO's core, kept as long as the process runs.
+
+    Its CPU plugin gives the thread that compiles a signal stack, and frees it with the last graph. Were that freed by
+    another thread, the first thread's next signal would end the process.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _load_openvino(graph: Path, num_threads: int | None) -> Run:
+    """Load a graph in OpenVINO."""
     # Where the processor has bfloat16, OpenVINO would compute in it.
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -279,7 +290,7 @@ def _load_openvino(graph: Path, num_threads: int | None) -> Run:
         "ENABLE_CPU_PINNING": False,  # a pinned thread waits for its core while others are free
         "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
     }
-    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    compiled = _openvino_core().compile_model(graph, "CPU", settings)
     lock = threading.Lock()  # one set of buffers; a second call at the same time would be refused
 
     def run(arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:

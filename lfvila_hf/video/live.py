@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -39,6 +40,8 @@ from lfvila_hf.video_sources_lfvila import (
 NETWORK_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,udplite,rtp,rtmp,rtmps,rtmpt,rtsp,srt,crypto"
 NETWORK_FORMATS = f"{FORMATS},hls,dash,rtsp,rtp,sdp"
 DEVICE_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+CLOCK_RANGE = Fraction(2**33, 90_000)
+"""Seconds after which the clock of MPEG transport streams starts again: 26.5 hours."""
 GAP_SECONDS = 30.0
 """Seconds without a frame above which the frame before counts as gone, not as still on screen."""
 POLL_SECONDS = 0.1
@@ -155,6 +158,9 @@ class LiveVideo:
                 stamp = frame.pts * session.time_base
                 first = stamp if first is None else first
                 second = float(stamp - first)
+                if self._newest is not None and self._newest - second > CLOCK_RANGE / 2:
+                    first -= CLOCK_RANGE
+                    second = float(stamp - first)
                 if self._newest is not None and second < self._newest:
                     raise LFVilaVideoError(self.name, f"its time stamps go back to {second:.2f} s", self._position())
                 self._newest, broken = second, session.corrupt_packets

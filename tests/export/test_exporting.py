@@ -6,6 +6,8 @@ A trace takes tens of seconds, so one serves all tests of one checkpoint.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -269,6 +271,25 @@ def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+RELEASE = """
+import gc, os, signal, sys, threading
+from lfvila_hf.export import ExportedLFVila
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+models = [ExportedLFVila.from_pretrained(sys.argv[1], num_threads=1)]
+thread = threading.Thread(target=lambda: (models.clear(), gc.collect()))
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_signals_are_handled_after_another_thread_released_the_model(engine: str, exported: Callable[..., Path]) -> None:
+    command = [sys.executable, "-c", RELEASE, str(exported(engine))]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 0 and found.stdout == "handled\n", (found.returncode, found.stderr)
 
 
 def test_only_checkpoints_of_lf_vila_are_exported(exported: Callable[..., Path], tmp_path: Path) -> None:

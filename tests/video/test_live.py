@@ -116,6 +116,20 @@ def test_a_gap_in_time_is_not_filled_and_time_stamps_that_go_back_are_an_error(t
     assert found == [(0.0, "blue"), (0.5, "blue")]
 
 
+def test_seconds_go_on_where_the_clock_of_a_transport_stream_starts_again(tmp_path: Path) -> None:
+    first = write_colours(tmp_path / "1.ts", [("red", 1.0)], first_second=100.0).read_bytes()
+    # 2**33 ticks of 90 kHz are 95443.7 s
+    late = write_colours(tmp_path / "2.ts", [("blue", 3.0)], first_second=95442.0).read_bytes()
+    later = write_colours(tmp_path / "3.ts", [("green", 1.0)], first_second=60.0).read_bytes()
+    film = tmp_path / "days.ts"
+    film.write_bytes(first + late + later)
+    live = LiveVideo(str(film), stall_seconds=1.0)
+    found = seen(live, 1.0)
+    assert [colour for _, colour in found] == ["red", "blue", "blue", "blue", "green"], found
+    assert [second for second, _ in found] == pytest.approx([0, 95342, 95343, 95344, 95404], abs=1.0)
+    assert live.ending == "end" and live.notes[-1].startswith("2 gaps in time")
+
+
 def test_an_address_needs_permission(tmp_path: Path) -> None:
     write_colours(tmp_path / "film.ts", PARTS)
     with pytest.raises(LFVilaVideoError, match="it is an address: allow it with --allow-network"):
