@@ -286,7 +286,9 @@ os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_signals_are_handled_after_another_thread_released_the_model(engine: str, exported: Callable[..., Path]) -> None:
+def test_signals_are_handled_after_another_thread_released_the_model(
+    engine: str, exported: Callable[..., Path]
+) -> None:
     command = [sys.executable, "-c", RELEASE, str(exported(engine))]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 0 and found.stdout == "handled\n", (found.returncode, found.stderr)
