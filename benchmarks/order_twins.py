@@ -8,8 +8,11 @@
   and four, cut into eight equal parts, and cut where their clips begin; seeds of the films;
 - `xclip`: a small X-CLIP with random weights, the floor.
 
-Everything is kept in `--work`: a second call goes on with what is missing, a training from its last checkpoint.
-`--figure FILE` draws accuracy by pair over the kinds of twins. Times are processor times.
+Without MTC nothing trains the projections of sentences and clips, so only *global* says something of that model.
+
+Everything is kept in `--work`: a second call goes on with what is missing, a training from its last checkpoint. What
+was measured stays: use another folder after a change of the recipe. `--figure FILE` draws accuracy by pair over the
+kinds of twins. Times are processor times.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ MODELS = ("lfvila", "lfvila_without_mtc", "conse", "conse_clips", "conse_cuts", 
 LINES = {
     "LF-VILA demo, MTC, aligned": ("lfvila", "aligned"),
     "LF-VILA demo, MTC, global": ("lfvila", "global"),
-    "LF-VILA demo, no MTC, aligned": ("lfvila_without_mtc", "aligned"),
+    "LF-VILA demo, no MTC, global": ("lfvila_without_mtc", "global"),
     "ConSE, real clips, aligned": ("conse_clips", "aligned"),
     "ConSE, real clips, MaxSim": ("conse_clips", "maxsim"),
     "ConSE, ShapeTales, aligned": ("conse", "aligned"),
@@ -92,7 +95,7 @@ def conse() -> StoryEncoder:
 
 def trained(work: Path, seed: int, mtc_weight: float, steps: int) -> StoryEncoder:
     """LF-VILA of the demo's size, trained by the demo, or as far as an earlier call came."""
-    folder = work / f"mtc{mtc_weight}_seed{seed}"
+    folder = work / f"mtc{mtc_weight}_seed{seed}_steps{steps}"
     if not (folder / "metrics.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         words = ["--output", folder, "--seed", seed, "--mtc-weight", mtc_weight, "--contrastive-steps", steps]
@@ -110,14 +113,21 @@ def films_of(model: str, seed: int, options: Any) -> TwinFilms:
         names = sorted(name for name in CAPTIONS if (options.videos / name).is_file())
         sentences = [CAPTIONS[name] for name in names]
         videos = [str(options.videos / name) for name in names]
-        source = CaptionedClips("real clips", sentences, videos, names, clips_per_film=(5, 4))
+        sizes = [(options.videos / name).stat().st_size for name in names]
+        source = CaptionedClips("real clips", sentences, videos, names, sizes, clips_per_film=(5, 4))
     folder = options.work / f"films_{'real' if source else 'shapetales'}_{film_seed}_{options.films}"
     return make_order_twins(folder, source, num_films=options.films, seed=film_seed, progress=False)
 
 
+def result_file(model: str, seed: int, options: Any) -> Path:
+    """The file of one measurement."""
+    steps = f"_{options.steps}" if model.startswith("lfvila") else ""
+    return options.work / "measured" / f"{model}{steps}_{seed}_{options.films}.json"
+
+
 def measure(model: str, seed: int, options: Any) -> dict[str, Any]:
     """Evaluate one model with one seed, or read what was measured before."""
-    file = options.work / "measured" / f"{model}_{seed}_{options.films}.json"
+    file = result_file(model, seed, options)
     if file.exists():
         return json.loads(file.read_text("utf-8"))
     start = time.process_time()
@@ -132,7 +142,12 @@ def measure(model: str, seed: int, options: Any) -> dict[str, Any]:
     seconds = {"films": round(made, 1), "evaluation": round(time.process_time() - start, 1)}
     result = {**found, "model": model, "class": found["model"], "seed": seed, "processor_seconds": seconds}
     if model.startswith("lfvila"):
-        result["steps"] = options.steps
+        config = encoder.model.config  # type: ignore[attr-defined]  # of LF-VILA
+        result["training"] = {
+            "steps": options.steps,
+            "num_sentence_layers": config.text_config.num_sentence_layers,
+            "temporal_temperature": config.temporal_temperature,
+        }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".part").write_text(json.dumps(result, indent=1), encoding="utf-8")
     file.with_suffix(".part").rename(file)
@@ -151,14 +166,17 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
             continue
         values = [[run[kind]["pair"][0] for run in runs] for kind in KINDS]
         means = [statistics.fmean(one) for one in values]
-        ranges = [[m - min(one) for m, one in zip(means, values, strict=True)]]
-        ranges.append([max(one) - m for m, one in zip(means, values, strict=True)])
+        # The mean of equal numbers may differ from them by rounding.
+        ranges = [
+            [max(m - min(one), 0.0) for m, one in zip(means, values, strict=True)],
+            [max(max(one) - m, 0.0) for m, one in zip(means, values, strict=True)],
+        ]
         places = [place + (number - 3) * 0.04 for place in range(len(KINDS))]
         seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
         axis.errorbar(places, means, ranges, marker="o", capsize=3, label=f"{label} ({seeds})")
     axis.axhline(0.5, color="grey", linestyle="--", linewidth=1)
     axis.set_xticks(range(len(KINDS)), ["all clips reversed", "permuted", "two neighbours swapped"])
-    axis.set(ylabel="accuracy of the right twin, by pair", ylim=(0.3, 1.02), xlim=(-0.4, 2.4))
+    axis.set(ylabel="accuracy of the right twin, by pair", ylim=(0, 1.02), xlim=(-0.4, 2.4))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
@@ -181,8 +199,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         if model in ("conse_clips", "conse_cuts") and options.videos is None:
             continue
         for seed in options.seeds:
-            file = options.work / "measured" / f"{model}_{seed}_{options.films}.json"
-            if file.exists() or not options.measured_only:
+            if result_file(model, seed, options).exists() or not options.measured_only:
                 results.append(measure(model, seed, options))
                 print(f"{model}, seed {seed}: done", file=sys.stderr, flush=True)
     rows = []

@@ -76,6 +76,9 @@ def shapetales(
 ) -> DemoData:
     """Make ShapeTales (or finish making it) in `folder`, decode its training frames into `store`, and read it."""
     decode = DecodeStory(video_processor, store)
+    made = len(list((folder / "videos").glob("*.mp4")))
+    if made:
+        print(f"    going on: {made} videos are there already", flush=True)
     tales = make_shapetales(
         folder,
         train_stories=stories,
@@ -148,7 +151,8 @@ def _offer_paragraphs(folder: Path, output: Path) -> str:
     lines = [json.dumps({"clip_id": name, "text": text}, ensure_ascii=False) for name in names]
     output.mkdir(parents=True, exist_ok=True)
     template = output / "paragraphs.jsonl"
-    template.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if not template.exists():  # or the user is at work on it
+        template.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     shown = "\n".join(f"  {line}" for line in lines[:3]) + ("\n  ..." if len(lines) > 3 else "")
     return (
         f"{folder / 'paragraphs.jsonl'} is missing. It holds one line per video, here for your {len(names)}:\n{shown}\n"

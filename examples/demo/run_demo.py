@@ -10,7 +10,7 @@ Steps, in the order of this file:
 3. contrastive phase: towers and projections learn by the global loss and MTC
 4. evaluation on held-out stories, by the three scores, which read the towers alone
 5. with `--fusion-steps N`, fusion phase: the cross-modal encoder and its heads learn by MLM and VTM, towers frozen
-6. checkpoint and processor to disk
+6. result table; checkpoint and processor to disk
 7. a new process loads both with AutoModel and AutoProcessor and searches (examples/demo/search.py)
 8. metrics.json, loss.png, alignment.png
 
@@ -21,8 +21,10 @@ examples/demo/README.md explains the results.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -47,10 +49,11 @@ from lfvila_hf import (
 )
 from lfvila_hf.data.collating import LFVilaCollator
 from lfvila_hf.data.datasets import PreTrainingDataset, RetrievalDataset, SegmentReader, VideoTextDataset
-from lfvila_hf.data.frame_store import FrameStore
+from lfvila_hf.data.frame_store import FrameStore, file_stamp
 from lfvila_hf.data.skipping import SkipLog
 from lfvila_hf.processing_lfvila import merge_sentences
 from lfvila_hf.search.plots import plot_losses
+from lfvila_hf.training.training_checkpoints import is_disk_full
 
 SCORES = ("global", "aligned", "both")
 RETRIEVAL_KEYS = ("t2v_r1", "t2v_r5", "t2v_r10", "t2v_medr", "t2v_meanr", "v2t_r1", "v2t_r5", "v2t_r10", "v2t_medr")
@@ -91,8 +94,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", flush=True)
         return 130
+    except subprocess.CalledProcessError as error:
+        raise SystemExit("error: the search failed, its own message is above") from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        text = str(error)  # of a loader's process with its traceback in front
+        raise SystemExit(f"error: {text[max(text.rfind('cannot use video '), 0) :]}") from error
+    except Exception as error:
+        if is_disk_full(error, options.output):
+            raise SystemExit(f"error: no space left on the disk of {options.output}") from error
+        raise
     return 0
 
 
@@ -107,7 +117,6 @@ def run(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    forget_other_training(options)
 
     # 1. data
     if options.data is None:
@@ -120,12 +129,15 @@ def run(options: argparse.Namespace) -> None:
         # Of a whole video 32 frames are kept besides those of evaluation (twice T), which jitter picks from.
         store = FrameStore(options.output / "frames", frames_per_video=32)
         data = own_footage(options.data, options.output)
+    if len(store):
+        print(f"    frames of {len(store)} videos are stored already", flush=True)
 
     # 2. model and processor
     transformers.set_seed(options.seed)
     model, processor = build(data, options)
+    forget_other_training(options, data, model)
     train = training_set("contrastive", data, processor, store, options)
-    train.fill_frame_cache(num_workers=options.workers, progress=False)
+    train.fill_frame_cache(num_workers=options.workers, progress=sys.stderr.isatty())
     lap("data")
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"    {data.name}: {len(data.train)} videos to learn from, {len(data.test)} to find", flush=True)
@@ -141,7 +153,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"3/5 evaluation on {len(data.test)} {'held-out' if data.held_out else 'trained-on'} videos", flush=True)
     validation = evaluate(contrastive, data.validation, data.validation_twins)
     best = best_score(validation)
-    test = evaluate(contrastive, data.test, data.test_twins)
+    test = evaluate(contrastive, data.test, data.test_twins) if data.held_out else validation
     lap("evaluation")
 
     # 5. fusion phase
@@ -157,13 +169,14 @@ def run(options: argparse.Namespace) -> None:
         losses |= last_losses(fusion)
         lap("fusion")
     else:
-        print("4/5 fusion phase: left out (--fusion-steps 150 trains the cross-modal encoder too)", flush=True)
+        print("4/5 fusion phase: left out (--fusion-steps 200 trains the cross-modal encoder too)", flush=True)
 
-    # 6. checkpoint
+    # 6. result table and checkpoint
+    results = report(test, best, 1 / len(data.test))
+    print_table(results, heads, data.held_out)
     checkpoint = options.output / "checkpoint"
     model.config.training_phase = "contrastive"
-    model.save_pretrained(checkpoint)
-    processor.save_pretrained(checkpoint)
+    save_checkpoint(model, processor, checkpoint)
     plot_losses(logs, options.output / "loss.png")
 
     # 7. search in a new process
@@ -184,7 +197,7 @@ def run(options: argparse.Namespace) -> None:
         "held_out": data.held_out,
         "seed": options.seed,
         "mtc_weight": options.mtc_weight,
-        **report(test, best, 1 / len(data.test)),
+        **results,
         "validation": {
             f"{score}_{key}": validation[f"eval_{score}_{key}"]
             for score in SCORES
@@ -201,7 +214,7 @@ def run(options: argparse.Namespace) -> None:
         "files": len(files),
     }
     (options.output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    summarise(metrics, options)
+    print_end(metrics, options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -290,8 +303,8 @@ def make_trainer(
         per_device_train_batch_size=min(options.batch_size, most),
         per_device_eval_batch_size=32,
         dataloader_drop_last=True,
-        # Not persistent: Trainer would keep the loader of the first rows that it evaluates, and use it for all others.
         dataloader_num_workers=1,
+        dataloader_persistent_workers=True,  # a new process every 25 steps would be waited for
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=min(10, steps),
         save_strategy="steps",
@@ -307,7 +320,6 @@ def make_trainer(
         train_dataset=train,
         data_collator=LFVilaCollator(processor, mlm_probability=0.15 if phase == "fusion" else 0.0, seed=options.seed),
         processing_class=processor,
-        callbacks=[Progress()],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -315,19 +327,42 @@ def make_trainer(
 
 def run_phase(trainer: LFVilaTrainer) -> float:
     """Train one phase, from its last checkpoint if there is one, and return the seconds that it waited for data."""
+    progress = Progress()
+    trainer.add_callback(progress)
     trainer.train(resume_from_checkpoint="auto")
     trainer.save_state()  # for `lfvila-hf plot losses`
-    waits = [entry["decode_wait_seconds"] for entry in trainer.state.log_history if "decode_wait_seconds" in entry]
-    return sum(waits) * trainer.args.logging_steps
+    logs = [entry for entry in trainer.state.log_history if entry["step"] > progress.first]
+    return sum(entry.get("decode_wait_seconds", 0.0) for entry in logs) * trainer.args.logging_steps
 
 
-def forget_other_training(options: argparse.Namespace) -> None:
-    """Remove training that was begun with other options: its checkpoints do not fit."""
-    options_file, free = options.output / "options.json", ("output", "workers")  # a moved folder is the same run
-    chosen = json.dumps({name: str(value) for name, value in vars(options).items() if name not in free}, indent=1)
-    if options_file.exists() and options_file.read_text() != chosen:
-        shutil.rmtree(options.output / "training", ignore_errors=True)
-    options_file.write_text(chosen)
+def forget_other_training(options: argparse.Namespace, data: DemoData, model: LFVilaForPreTraining) -> None:
+    """Remove training that was begun with other options, another model or other videos: its checkpoints do not fit."""
+    free = ("output", "workers")  # a moved folder is the same run
+    videos = [file_stamp(video) for video in data.train["video"]]
+    rows = json.dumps([list(data.train["id"]), list(data.train["sentences"]), videos])
+    run = {name: str(value) for name, value in vars(options).items() if name not in free}
+    run["rows"] = hashlib.sha256(rows.encode()).hexdigest()
+    run["model"] = hashlib.sha256(model.config.to_json_string().encode()).hexdigest()
+    text = json.dumps(run, indent=1)
+    file, training = options.output / "options.json", options.output / "training"
+    if file.exists() and file.read_text("utf-8") == text:
+        return
+    if training.exists():
+        print("    options, videos or paragraphs have changed: training starts again", flush=True)
+        shutil.rmtree(training)
+    file.with_suffix(".part").write_text(text, "utf-8")
+    file.with_suffix(".part").replace(file)
+
+
+def save_checkpoint(model: LFVilaForPreTraining, processor: LFVilaProcessor, folder: Path) -> None:
+    """Save model and processor; the folder appears when it is complete."""
+    partial = folder.with_suffix(".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -422,10 +457,10 @@ def evaluate_heads(trainer: LFVilaTrainer, data: DemoData) -> dict[str, float]:
     return {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
 
 
-def summarise(metrics: dict[str, Any], options: argparse.Namespace) -> None:
-    """Print the result and the commands to go on with."""
-    retrieval, order = metrics["retrieval"], metrics["order"]
-    kind = "held-out" if metrics["held_out"] else "trained-on"
+def print_table(results: dict[str, Any], heads: dict[str, float], held_out: bool) -> None:
+    """Print retrieval and order by score, and what the heads of the fusion phase reach."""
+    retrieval, order = results["retrieval"], results["order"]
+    kind = "held-out" if held_out else "trained-on"
     print(f"\n{kind} retrieval among {retrieval['num_videos']} videos (chance R@1 {retrieval['chance_r1']:.3f})")
     print(f"  {'score':8} {'R@1':>6} {'R@5':>6} {'R@10':>6} {'median rank':>12} {'order of twins':>15}")
     for score in SCORES:
@@ -435,20 +470,27 @@ def summarise(metrics: dict[str, Any], options: argparse.Namespace) -> None:
             f"  {score:8} {row['t2v_r1']:6.3f} {row['t2v_r5']:6.3f} {row['t2v_r10']:6.3f} "
             f"{row['t2v_medr']:12.1f} {twin:>15}"
         )
-    if heads := metrics["fusion"]:
+    if heads:
         print(
             f"fusion phase: pairs told apart {heads['vtm_accuracy']:.3f} (chance 0.5), "
             f"masked words found {heads['mlm_accuracy']:.3f}"
         )
+    print(flush=True)
+
+
+def print_end(metrics: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print the cost and the commands to go on with."""
     seconds = metrics["seconds"]
     print(
-        f"{seconds['total']:.0f} s, of these {seconds['data_wait']:.0f} s training waited for frames; memory "
+        f"\n{seconds['total']:.0f} s, of these {seconds['data_wait']:.0f} s training waited for frames; memory "
         f"{metrics['peak_rss_mb']:.0f} MB; {metrics['disk_mb']:.0f} MB in {metrics['files']} files in {options.output}/"
     )
-    videos = options.data or options.output / "shapetales" / "videos"
+    videos = shlex.quote(str(options.data or options.output / "shapetales" / "videos"))
+    checkpoint = shlex.quote(str(options.output / "checkpoint"))
     print(
         "\ngo on with\n"
-        f"  lfvila-hf index {videos} --model {options.output / 'checkpoint'} --output outputs/index\n"
+        "  . .venv/bin/activate\n"
+        f"  lfvila-hf index {videos} --model {checkpoint} --output outputs/index\n"
         "  lfvila-hf app outputs/index      # search these videos in the browser\n"
         "  make demo DATA=folder            # the same with your own videos\n"
         "  python examples/retrieval/run_retrieval.py examples/retrieval/configs/didemo.yaml --smoke    # fine-tune"

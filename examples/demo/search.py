@@ -78,4 +78,7 @@ def main(checkpoint: str, request_file: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:3]))
+    try:
+        raise SystemExit(main(*sys.argv[1:3]))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -124,7 +124,8 @@ class FrameStore:
         misses: Number of videos that were looked up and not found, in this process.
 
     Raises:
-        ValueError: `max_bytes` is below 1, `frames_per_video` below 2, or the resolution is unknown.
+        ValueError: `max_bytes` is below 1, `frames_per_video` below 2, the resolution is unknown, or the folder holds
+            an `index.jsonl` of something else.
     """
 
     def __init__(
@@ -273,6 +274,7 @@ class FrameStore:
 
         Raises:
             OSError: The folder cannot be written.
+            ValueError: It holds an index of something else.
         """
         from filelock import FileLock
 
@@ -285,6 +287,8 @@ class FrameStore:
                 found = b""
             if found == HEADER + b"\n" and self._frames_file.exists():
                 return
+            if found and b'"frame_store"' not in found:
+                raise ValueError(f"{self._index_file} is not of a frame store. Give the store another folder")
             if found:
                 logger.warning("frame store %s is of another version: it is made anew", self.folder)
             elif (self.folder / "bytes_in_use").exists():

@@ -21,6 +21,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from transformers import AutoModel, AutoProcessor
 
 from lfvila_hf.inference import encode_paragraphs, encode_videos
+from lfvila_hf.search.encoders import fingerprint_of
 
 
 def split_sentences(text: str) -> list[str]:
@@ -33,7 +34,8 @@ class LFVilaMTEB(AbsEncoder):
 
     Args:
         model_name: Folder or repository of an `LFVilaModel` and its processor.
-        revision: Revision of the repository.
+        revision: Revision of the repository. By default results are stored under the first digits of a SHA-256 of
+            the weights and settings.
         device: Device of the model. Defaults to a GPU if there is one.
         batch_size: Texts or videos encoded at once, unless the call of `encode` says otherwise, as `mteb.evaluate`
             does.
@@ -64,7 +66,8 @@ class LFVilaMTEB(AbsEncoder):
         config = self.model.config
         fields = {
             "name": model_name if model_name.count("/") == 1 else f"local/{model_name.rstrip('/').split('/')[-1]}",
-            "revision": revision or "local",
+            # MTEB stores results by name and revision, and most local folders are called "checkpoint".
+            "revision": revision or fingerprint_of(self.model, config.to_dict(), self.processor.to_dict())[:16],
             "modalities": ["video", "text"],
             "similarity_fn_name": ScoringFunction.COSINE,
             "embed_dim": config.hidden_size,

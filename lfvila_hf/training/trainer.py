@@ -284,7 +284,7 @@ class LFVilaTrainer(GlobalBatchLossMixin, AtomicCheckpointMixin, Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Return a loader of every row; during training of a sample of `eval_sample_size` rows.
 
-        `dataloader_drop_last`, which a contrastive batch wants, is for training only.
+        `dataloader_drop_last` and `dataloader_persistent_workers` are for training only.
         """
         size = self.args.eval_sample_size
         if self.is_in_train and size is not None:
@@ -295,21 +295,23 @@ class LFVilaTrainer(GlobalBatchLossMixin, AtomicCheckpointMixin, Trainer):
                 generator = torch.Generator().manual_seed(self.args.seed)
                 self._sampled_rows = torch.randperm(len(dataset), generator=generator)[:size].sort().values.tolist()
                 eval_dataset = Subset(dataset, self._sampled_rows)
-        with self._keeping_the_last_batch():
+        with self._arguments_of_evaluation():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Return a loader of every row."""
-        with self._keeping_the_last_batch():
+        with self._arguments_of_evaluation():
             return super().get_test_dataloader(test_dataset)
 
     @contextmanager
-    def _keeping_the_last_batch(self) -> Iterator[None]:
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+    def _arguments_of_evaluation(self) -> Iterator[None]:
+        """Keep the last batch, and no workers: `Trainer` would use persistent ones, and their rows, for other rows."""
+        drop_last, persistent = self.args.dataloader_drop_last, self.args.dataloader_persistent_workers
+        self.args.dataloader_drop_last = self.args.dataloader_persistent_workers = False
         try:
             yield
         finally:
-            self.args.dataloader_drop_last = drop_last
+            self.args.dataloader_drop_last, self.args.dataloader_persistent_workers = drop_last, persistent
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
@@ -534,6 +536,9 @@ def _loader_options(collator: Any, args: Any) -> dict[str, Any]:
         "prefetch_factor": args.dataloader_prefetch_factor,
         "worker_init_fn": partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
     }
+    if args.dataloader_persistent_workers:
+        # Running workers draw no seed for the next epoch, those of a resumed run do: not from the generator of dropout.
+        options["generator"] = torch.Generator().manual_seed(args.seed)
     if args.dataloader_num_workers and getattr(args, "dataloader_multiprocessing_context", None):
         options["multiprocessing_context"] = args.dataloader_multiprocessing_context
     return options

@@ -28,7 +28,7 @@ SMALLEST = {
     "kill_soak": "--kills 1 --steps 4",
     "loading": ONCE,
     "streaming": f"{ONCE} --hours 0.05 --size 48 80",
-    "order_twins": "--models xclip --seeds 0 --films 3 --work work",
+    "order_twins": "--models xclip --seeds 0 --films 3 --work work --figure figure.png",
     "recipe_learning": "--tasks lvu_way_of_speaking",
     "text_tower": f"{ONCE} --batch 1 --sentences 2 --length 12",
     "training_step": f"{ONCE} --batch 2 --frames 8 --no-memory",

@@ -505,12 +505,27 @@ def test_without_write_permission_decoding_goes_on(
     assert len(caplog.records) == 1 and "cannot be written (Not a directory)" in caplog.text
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions hold back")
-def test_a_store_that_may_only_be_read_is_read(tmp_path: Path, video: str) -> None:
+def test_a_store_that_may_only_be_read_is_read(
+    tmp_path: Path, video: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     put(FrameStore(tmp_path / "store"), video, pictures())
-    for path in (*(tmp_path / "store").iterdir(), tmp_path / "store"):
-        path.chmod(0o555)
-    assert found(FrameStore(tmp_path / "store"), video) == [0, 1, 2]
+
+    def forbidden(*arguments: Any) -> None:  # permissions do not hold back a root user
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", forbidden)
+    store = FrameStore(tmp_path / "store")
+    assert found(store, video) == [0, 1, 2]
+    put(store, video, pictures(4), {"number": 4})
+    assert found(store, video, {"number": 4}) is None
+    assert len(caplog.records) == 1 and "cannot be written (Permission denied)" in caplog.text
+
+
+def test_an_index_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "index.jsonl").write_text('{"name": "mine"}\n')
+    with pytest.raises(ValueError, match=r"index\.jsonl is not of a frame store\. Give the store another folder"):
+        FrameStore(tmp_path)
+    assert (tmp_path / "index.jsonl").read_text() == '{"name": "mine"}\n'
 
 
 @pytest.mark.parametrize(

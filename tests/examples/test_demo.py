@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from video_files import write_video
 
 from lfvila_hf.search.plot_command import training_log
+from lfvila_hf.video_reading_lfvila import LFVilaVideoError
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 FOOTAGE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "videos"
@@ -145,8 +148,33 @@ def test_the_same_command_goes_on_and_other_options_start_the_training_again(
     assert printed.count("going on from step") == 1 and "going on from step 10 of 10" in printed
     assert "40 videos to learn from" in printed
     assert read(output / "metrics.json")["retrieval"] == read(stories[0] / "metrics.json")["retrieval"]
-    assert "going on" not in run_demo(output, "--stories", "40", *SHORT, "--seed", "1")
+    printed = run_demo(output, "--stories", "40", *SHORT, "--seed", "1")
+    assert "options, videos or paragraphs have changed: training starts again" in printed
+    assert "going on from step" not in printed
     assert {path: path.stat().st_mtime_ns for path in videos} == videos
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    words = ("--stories", "40", "--contrastive-steps", "140", "--batch-size", "4", "--output", str(tmp_path / "demo"))
+    command = [sys.executable, "-u", str(DEMO / "run_demo.py"), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        printed = []
+        for line in run.stdout:
+            printed.append(line)
+            if "step 100 of 140" in line:
+                # The line comes before the checkpoint of the same step.
+                while not list((tmp_path / "demo" / "training" / "contrastive").glob("checkpoint-100")):
+                    time.sleep(0.05)
+                run.send_signal(signal.SIGINT)
+    assert run.returncode == 130 and printed[-1] == "stopped; the same command goes on from here\n", printed
+    printed = run_demo(tmp_path / "demo", *words)
+    assert "going on: 341 videos are there already" in printed and "frames of 40 videos are stored already" in printed
+    assert "going on from step 100 of 140" in printed
+    metrics = read(tmp_path / "demo" / "metrics.json")
+    assert metrics["seconds"]["data_wait"] < metrics["seconds"]["contrastive"]
+    assert not (tmp_path / "demo" / "checkpoint.part").exists()
 
 
 @pytest.mark.slow
@@ -190,6 +218,12 @@ def test_own_footage_is_searched_and_one_seed_gives_one_result(tmp_path: Path) -
         assert (tmp_path / name / "checkpoint" / "model.safetensors").stat().st_size > 1_000_000
         results.append({key: metrics[key] for key in ("retrieval", "fusion", "search")})
     assert results[0] == results[1]
+    words = ("--data", str(folder), "--contrastive-steps", "5", "--fusion-steps", "3")
+    assert "going on from step 5 of 5" in run_demo(tmp_path / "one", *words)
+    rows = (folder / "paragraphs.jsonl").read_text("utf-8")
+    (folder / "paragraphs.jsonl").write_text(rows.replace("He falls", "He laughs"), "utf-8")
+    printed = run_demo(tmp_path / "one", *words)
+    assert "paragraphs have changed: training starts again" in printed and "going on from step" not in printed
     assert sorted(path.name for path in folder.iterdir()) == before, "the user's folder must stay as it is"
 
 
@@ -261,7 +295,12 @@ def test_a_template_of_the_paragraphs_is_left_in_the_output(demo: Any, tmp_path:
     (folder / "paragraphs.jsonl").unlink()
     with pytest.raises(SystemExit, match="This template is in .*put your own sentences into it and move it to"):
         demo.main(["--data", str(folder), "--output", str(tmp_path / "out")])
-    shutil.move(tmp_path / "out" / "paragraphs.jsonl", folder)
+    template = tmp_path / "out" / "paragraphs.jsonl"
+    template.write_text(template.read_text().replace("What happens first.", "A dog runs."))
+    with pytest.raises(SystemExit, match="This template is in"):
+        demo.main(["--data", str(folder), "--output", str(tmp_path / "out")])
+    assert "A dog runs." in template.read_text(), "the user's work was lost"
+    shutil.move(template, folder)
     assert len(demo.own_footage(folder, tmp_path / "out").train) == 3
 
 
@@ -270,3 +309,23 @@ def test_a_video_that_is_missing_or_broken_is_named(demo: Any, tmp_path: Path) -
     (folder / "v1.mp4").write_text("no video")
     with pytest.raises(SystemExit, match=r"error: .*v1\.mp4.*paragraphs\.jsonl:2"):
         demo.main(["--data", str(folder), "--output", str(tmp_path / "out"), *SHORT])
+
+
+def test_a_fault_met_by_a_loader_is_one_line(demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(options: Any) -> None:
+        raise LFVilaVideoError(
+            "Caught LFVilaVideoError in DataLoader worker\nTraceback\ncannot use video a.mp4: it is gone"
+        )
+
+    monkeypatch.setattr(demo, "run", run)
+    with pytest.raises(SystemExit, match=r"^error: cannot use video a\.mp4: it is gone$"):
+        demo.main(["--output", str(tmp_path)])
+
+
+def test_a_full_disk_is_one_line(demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(options: Any) -> None:
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(demo, "run", run)
+    with pytest.raises(SystemExit, match=r"^error: no space left on the disk of "):
+        demo.main(["--output", str(tmp_path)])

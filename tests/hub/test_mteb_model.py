@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,22 @@ class Rows:
 
     def __init__(self, **columns: Any) -> None:
         self.dataset = Dataset.from_dict(columns)
+
+
+def test_two_checkpoints_of_one_folder_name_have_two_revisions(
+    folder: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # MTEB looks stored results up by name and revision.
+    other = tmp_path_factory.mktemp("other") / Path(folder).name
+    shutil.copytree(folder, other)
+    first, same = (LFVilaMTEB(one).mteb_model_meta for one in (folder, str(other)))
+    assert (first.name, first.revision) == (same.name, same.revision)
+    model = LFVilaModel.from_pretrained(other)
+    with torch.no_grad():
+        model.video_projection.weight.mul_(2)
+    model.save_pretrained(other)
+    changed = LFVilaMTEB(str(other)).mteb_model_meta
+    assert changed.name == first.name and changed.revision != first.revision
 
 
 def test_a_blank_text_has_an_embedding_and_ends_no_evaluation(folder: str) -> None:

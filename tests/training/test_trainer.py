@@ -770,11 +770,12 @@ def test_the_best_checkpoint_by_retrieval_is_kept(model: LFVilaModel, tmp_path: 
     assert len(ranks) == 2 and trainer.state.best_metric == min(ranks)
 
 
-def test_evaluation_during_training_may_take_a_sample_of_the_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}])
+def test_evaluation_during_training_may_take_a_sample_of_the_rows(tmp_path: Path, workers: dict[str, Any]) -> None:
     trainer = LFVilaTrainer(
         model=tiny_model(LFVilaModel),
         args=arguments(
-            tmp_path, max_steps=2, eval_strategy="steps", eval_steps=1, eval_sample_size=4, learning_rate=0.0
+            tmp_path, max_steps=2, eval_strategy="steps", eval_steps=1, eval_sample_size=4, learning_rate=0.0, **workers
         ),
         train_dataset=pairs(2),
         eval_dataset=pairs(9),
@@ -785,6 +786,18 @@ def test_evaluation_during_training_may_take_a_sample_of_the_rows(tmp_path: Path
     assert first["eval_both_num_texts"] == 4
     assert {n: v for n, v in first.items() if "both" in n} == {n: v for n, v in second.items() if "both" in n}
     assert trainer.evaluate()["eval_both_num_texts"] == 9
+    trainer.eval_twins = []
+    assert trainer.evaluate(pairs(3))["eval_both_num_texts"] == 3, "a loader of other rows was used"
+
+
+def test_persistent_workers_draw_nothing_from_the_generator_of_dropout(tmp_path: Path) -> None:
+    # A resumed run starts its workers anew, at an epoch where the uninterrupted run has them.
+    options = arguments(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    loader = LFVilaTrainer(model=tiny_model(LFVilaModel), args=options, train_dataset=pairs(4)).get_train_dataloader()
+    before = torch.get_rng_state()
+    for _ in range(2):
+        assert sum(len(batch["input_ids"]) for batch in loader) == 4
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # -- heads of the fusion phase ---------------------------------------------------------------------------------------

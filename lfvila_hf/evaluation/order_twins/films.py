@@ -37,7 +37,7 @@ VERSION = 1
 
 ORIGINAL = "original"
 KINDS = ("reversed", "permuted", "swapped")
-"""Kinds of twins, from the most to the fewest clips that change places with one another."""
+"""Kinds of twins, from all clips in other places (in a reversed film of odd length, all but one) to two of them."""
 
 FEWEST_CLIPS = 3
 """With two clips all kinds of twins are the same."""
@@ -148,6 +148,22 @@ class TwinFilms:
         """SHA-256 of the annotations."""
         return str(self.settings["fingerprint"])
 
+    def check_settings(self, wanted: dict[str, Any]) -> None:
+        """Check that the films are those of a source, seed and number.
+
+        Raises:
+            ValueError: Others are in the folder.
+        """
+        differing = [
+            f"{name} is {self.settings.get(name)!r} there and {wanted.get(name)!r} here"
+            for name in sorted(wanted.keys() | self.settings.keys() - {"fingerprint"})
+            if self.settings.get(name) != wanted.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.root} holds other films: {'; '.join(differing)}. Use another folder or remove this one"
+            )
+
     def path(self, film: Film) -> Path:
         """Return the file of a film."""
         return self.root / "videos" / f"{film.name}.mp4"
@@ -224,13 +240,7 @@ def make_order_twins(
     wanted = {"name": "OrderTwins", "version": VERSION, "num_films": num_films, "seed": seed, **source.settings}
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         made = load_order_twins(root)
-        differing = [
-            f"{name} is {made.settings.get(name)!r} there and {wanted.get(name)!r} here"
-            for name in sorted(wanted.keys() | made.settings.keys() - {"fingerprint"})
-            if made.settings.get(name) != wanted.get(name)
-        ]
-        if differing:
-            raise ValueError(f"{root} holds other films: {'; '.join(differing)}. Use another folder or remove this one")
+        made.check_settings(wanted)
         return made
     stories = source.stories(num_films, seed)
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -241,11 +251,13 @@ def make_order_twins(
         try:
             os.replace(unfinished, root)  # onto nothing, or an empty folder
         except OSError:
-            if not (root / "manifest.json").is_file():  # another process may have been faster with the same films
+            if not (root / "manifest.json").is_file():  # another process may have been faster
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return load_order_twins(root)
+    made = load_order_twins(root)
+    made.check_settings(wanted)
+    return made
 
 
 def load_order_twins(root: str | os.PathLike[str]) -> TwinFilms:

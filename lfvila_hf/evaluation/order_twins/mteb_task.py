@@ -16,6 +16,8 @@ task for moments: an encoder gives one vector per input, and no seconds.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,7 @@ class OrderTwins(AbsTask):
         eval_splits=[SPLIT],
         eval_langs={kind: ["eng-Latn"] for kind in KINDS},
         main_score="pair_accuracy",
+        prompt="Identify the paragraph that tells the events of the video in their order.",
         date=("2026-11-01", "2026-11-30"),
         domains=["Constructed", "Animation"],
         task_subtypes=["Caption Pairing"],
@@ -69,7 +72,6 @@ class OrderTwins(AbsTask):
         bibtex_citation="",
         is_public=True,
     )
-    abstask_prompt = "Identify the paragraph that tells the events of the video in their order."
 
     def __init__(self, films: TwinFilms | str | os.PathLike[str], **kwargs: Any) -> None:
         if not isinstance(films, TwinFilms):
@@ -78,8 +80,9 @@ class OrderTwins(AbsTask):
         self.films = films
         standard = tuple(films.settings.get(key) for key in ("source", "source_version", "num_films", "seed"))
         # Results are stored by the task's name: those of other films have another one.
-        name = self.metadata.name + ("" if standard == STANDARD else f"-{films.fingerprint[:12]}")
-        dataset = {**self.metadata.dataset, "revision": films.fingerprint}
+        content = hashlib.sha256(json.dumps(films.settings, sort_keys=True).encode()).hexdigest()
+        name = self.metadata.name + ("" if standard == STANDARD else f"-{content[:12]}")
+        dataset = {**self.metadata.dataset, "revision": content}
         self.metadata = self.metadata.model_copy(update={"name": name, "dataset": dataset})
         super().__init__(**kwargs)
 

@@ -10,6 +10,14 @@ import sys
 import tempfile
 from typing import Any
 
+OWNERS = {
+    "split": ("dataset",),
+    "video_column": ("dataset",),
+    "caption_column": ("dataset",),
+    "clips_per_film": ("footage", "dataset"),
+}
+"""Options with those that they belong to."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
@@ -34,20 +42,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="join these clips, one sentence each in captions.jsonl (default: ShapeTales)",
     )
     parser.add_argument("--dataset", metavar="NAME", help="join clips of this set of the datasets library")
-    parser.add_argument("--split", default="test", help="split of the data set (default: %(default)s)")
-    parser.add_argument("--video-column", default="video", help="its column of clips (default: %(default)s)")
-    parser.add_argument("--caption-column", default="caption", help="its column of captions (default: %(default)s)")
+    parser.add_argument("--split", help="split of the data set (default: test)")
+    parser.add_argument("--video-column", metavar="NAME", help="its column of clips (default: video)")
+    parser.add_argument("--caption-column", metavar="NAME", help="its column of captions (default: caption)")
     parser.add_argument(
-        "--clips-per-film", type=int, nargs="+", default=[5], metavar="N", help="with --footage, --dataset (default: 5)"
+        "--clips-per-film", type=int, nargs="+", metavar="N", help="with --footage, --dataset; 3 or more (default: 5)"
     )
     parser.add_argument("--num-films", type=int, default=100, metavar="N", help="stories (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of clips and orders (default: %(default)s)")
     parser.add_argument(
         "--num-clips",
         type=int,
-        default=8,
         metavar="K",
-        help="equal parts that a film is cut into, for models that read clips (default: %(default)s)",
+        help="equal parts that a film is cut into, for models that read clips (default: 8)",
     )
     parser.add_argument("--known-cuts", action="store_true", help="cut films where their clips begin instead")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="clips at once (default: %(default)s)")
@@ -66,13 +73,24 @@ def check(options: argparse.Namespace) -> None:
     """
     if options.footage and options.dataset:
         raise ValueError("--footage and --dataset were given: films come from one of them")
+    for name, owners in OWNERS.items():
+        if getattr(options, name) is not None and not any(getattr(options, owner) for owner in owners):
+            raise ValueError(f"{_flag(name)} is for {' and '.join(map(_flag, owners))}: leave it out")
+    if options.known_cuts and options.num_clips is not None:
+        raise ValueError("--num-clips and --known-cuts were given: films are cut by one of them")
+    if options.clips_per_film and min(options.clips_per_film) < 3:
+        raise ValueError(f"--clips-per-film must be 3 or more, got {min(options.clips_per_film)}")
     for name in ("num_films", "num_clips", "batch_size"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(options, name)}")
     if options.seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {options.seed}")
     if options.footage and not os.path.isdir(options.footage):
         raise ValueError(f"--footage {options.footage}: there is no such folder")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def main(arguments: list[str]) -> int:
@@ -82,7 +100,7 @@ def main(arguments: list[str]) -> int:
     from transformers.utils import logging
 
     from lfvila_hf.evaluation.order_twins.films import make_order_twins
-    from lfvila_hf.evaluation.order_twins.scoring import evaluate_order_twins, format_table
+    from lfvila_hf.evaluation.order_twins.scoring import DEFAULT_CLIPS, evaluate_order_twins, format_table
     from lfvila_hf.search.encoders import load_encoder
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
@@ -91,8 +109,9 @@ def main(arguments: list[str]) -> int:
     encoder = load_encoder(
         options.model, options.trust_remote_code, device=options.device, dtype=options.dtype
     )  # before the films: a wrong name is told at once
-    if options.known_cuts and encoder.num_frames:
-        raise ValueError(f"--known-cuts is for models that read clips: {encoder.name} cuts films by itself")
+    if encoder.num_frames and (options.known_cuts or options.num_clips is not None):
+        option = "--known-cuts" if options.known_cuts else "--num-clips"
+        raise ValueError(f"{option} is for models that read clips: {encoder.name} cuts films by itself")
     with tempfile.TemporaryDirectory(prefix="order_twins_") as temporary:
         films = make_order_twins(
             options.films or os.path.join(temporary, "films"),
@@ -104,7 +123,7 @@ def main(arguments: list[str]) -> int:
         result = evaluate_order_twins(
             encoder,
             films,
-            num_clips=options.num_clips,
+            num_clips=options.num_clips or DEFAULT_CLIPS,
             known_cuts=options.known_cuts,
             batch_size=options.batch_size,
             progress=progress,
@@ -116,12 +135,13 @@ def main(arguments: list[str]) -> int:
 def _source(options: argparse.Namespace) -> Any:
     from lfvila_hf.evaluation.order_twins.sources import ClipFolder, DatasetClips, ShapeTalesSource
 
+    counts = options.clips_per_film or [5]
     if options.footage:
-        return ClipFolder(options.footage, clips_per_film=options.clips_per_film)
+        return ClipFolder(options.footage, clips_per_film=counts)
     if options.dataset:
         from datasets import load_dataset
 
-        dataset = load_dataset(options.dataset, split=options.split)
-        columns = (options.video_column, options.caption_column)
-        return DatasetClips(dataset, *columns, name=options.dataset, clips_per_film=options.clips_per_film)
+        dataset = load_dataset(options.dataset, split=options.split or "test")
+        columns = (options.video_column or "video", options.caption_column or "caption")
+        return DatasetClips(dataset, *columns, name=options.dataset, clips_per_film=counts)
     return ShapeTalesSource()

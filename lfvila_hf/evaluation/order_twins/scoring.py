@@ -275,7 +275,14 @@ def _notes(encoder: StoryEncoder, data: TwinFilms) -> list[str]:
         cut = sum(count > encoder.text_limit for count in counts)
     found = [f"global: only the first {encoder.text_limit} tokens were read of {cut} paragraphs"] if cut else []
     stories = [notes for film in data.films if (notes := encoder.notes(film.sentences))]
-    return [*found, *([f"{len(stories)} films: {stories[0][0]}"] if stories else [])]
+    if stories:
+        found.append(f"of {len(stories)} films not all sentences can be read as they are; the first: {stories[0][0]}")
+    most, frames = max(len(film.order) for film in data.films), encoder.frames_per_clip
+    if not encoder.num_frames and frames < most:
+        found.append(
+            f"global: {frames} frames of films of up to {most} clips; which clips they show depends on the order"
+        )
+    return found
 
 
 def format_table(result: dict[str, Any]) -> str:

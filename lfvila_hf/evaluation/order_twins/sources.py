@@ -67,13 +67,14 @@ class CaptionedClips:
     """Clips with one sentence each, joined into films: base of the sources of one's own footage.
 
     Every film draws its clips anew, without a sentence twice. Of each clip the middle `clip_seconds` are shown, scaled
-    into the frame with black bars. All clips that a film needs are checked before the first film is made.
+    into the frame with black bars. All clips that a film needs are opened before the first film is made.
 
     Args:
         name: Name of the source for the manifest.
         sentences: Sentence of every clip. White space is collapsed, and a full stop added where an end is missing.
         videos: Every clip, as `read_frames` takes it.
         labels: Every clip, as an error names it.
+        version: What changes with the clips, for the manifest; JSON.
         clips_per_film: Numbers of clips; films take turns.
         clip_seconds: Longest clip in a film.
         frame_size: Height and width in pixels, even numbers.
@@ -89,6 +90,7 @@ class CaptionedClips:
         sentences: Sequence[str],
         videos: Sequence[Any],
         labels: Sequence[str],
+        version: Any,
         *,
         clips_per_film: int | Sequence[int] = 5,
         clip_seconds: float = 4.0,
@@ -102,9 +104,9 @@ class CaptionedClips:
             raise ValueError(f"fps is {fps} and clip_seconds {clip_seconds}, expected 1 and {SHORTEST_SECONDS} or more")
         if min(frame_size) < 32 or any(side % 2 for side in frame_size):
             raise ValueError(f"frame_size is {frame_size}, expected even numbers of 32 or more")
-        self.name, self.videos, self.labels = name, videos, labels
+        self.name, self.videos, self.labels, self.version = name, videos, labels, version
         self.sentences = [_sentence(text) for text in sentences]
-        self.clip_seconds, self.size, self.rate = clip_seconds, frame_size, fps
+        self.clip_seconds, self.frame_size, self.fps = clip_seconds, frame_size, fps
         self.packets: dict[int, list[bytes]] = {}
 
     @property
@@ -113,22 +115,14 @@ class CaptionedClips:
         return {
             "source": self.name,
             "clips": len(self.sentences),
-            "captions": hashlib.sha256(json.dumps([list(self.labels), self.sentences]).encode()).hexdigest(),
+            "content": hashlib.sha256(
+                json.dumps([list(self.labels), self.sentences, self.version]).encode()
+            ).hexdigest(),
             "clips_per_film": list(self.counts),
             "clip_seconds": self.clip_seconds,
-            "frame_size": list(self.size),
-            "fps": self.rate,
+            "frame_size": list(self.frame_size),
+            "fps": self.fps,
         }
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """See `FilmSource`."""
-        return self.size
-
-    @property
-    def fps(self) -> int:
-        """See `FilmSource`."""
-        return self.rate
 
     def stories(self, num_films: int, seed: int) -> list[Story]:
         """See `FilmSource`."""
@@ -162,7 +156,7 @@ class CaptionedClips:
         """See `FilmSource`; a clip that several films show is decoded and encoded once."""
         for clip in story.clips:
             if clip not in self.packets:
-                self.packets[clip] = encode_clip(self._frames(clip), self.rate)
+                self.packets[clip] = encode_clip(self._frames(clip), self.fps)
         return [self.packets[clip] for clip in story.clips]
 
     def _check(self, clip: int) -> None:
@@ -176,18 +170,19 @@ class CaptionedClips:
         """Read the middle of a clip, `(n, H, W, 3)`."""
         duration = float(probe_video(self.videos[clip]).duration or 0)
         shown = min(duration, self.clip_seconds)
-        count = max(int(shown * self.rate), 2)
+        count = max(int(shown * self.fps), 2)
         times = (duration - shown) / 2 + (np.arange(count) + 0.5) * shown / count
         read = read_frames(self.videos[clip], times=times.tolist(), transform=self._fit)
         return read.frames.permute(0, 2, 3, 1).numpy()  # (n, H, W, 3)
 
     def _fit(self, picture: torch.Tensor) -> torch.Tensor:
         """Scale one picture `(3, h, w)` into the frame, with black bars."""
-        scale = min(want / have for want, have in zip(self.size, picture.shape[1:], strict=True))
+        scale = min(want / have for want, have in zip(self.frame_size, picture.shape[1:], strict=True))
         height, width = (max(round(have * scale), 1) for have in picture.shape[1:])
         scaled = functional.interpolate(picture[None], size=(height, width), mode="bilinear", antialias=True)[0]
-        top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
-        return functional.pad(scaled, (left, self.size[1] - width - left, top, self.size[0] - height - top))
+        rest = self.frame_size[0] - height, self.frame_size[1] - width
+        top, left = rest[0] // 2, rest[1] // 2
+        return functional.pad(scaled, (left, rest[1] - left, top, rest[0] - top))
 
 
 class ClipFolder(CaptionedClips):
@@ -219,7 +214,9 @@ class ClipFolder(CaptionedClips):
                     raise ValueError(f"{path}:{number}: there is no file {root / name}")
                 names.append(name)
                 sentences.append(text)
-        super().__init__(root.name or "clips", sentences, [str(root / name) for name in names], names, **options)
+        paths = [str(root / name) for name in names]
+        sizes = [os.path.getsize(path) for path in paths]
+        super().__init__(root.name or "clips", sentences, paths, names, sizes, **options)
 
 
 class DatasetClips(CaptionedClips):
@@ -257,8 +254,8 @@ class DatasetClips(CaptionedClips):
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"row {number} of the data set has the caption {text!r}, expected a sentence")
         labels = [f"row {number}" for number in range(len(captions))]
-        videos = _Column(dataset, video_column)
-        super().__init__(name or dataset.builder_name or "dataset", captions, videos, labels, **options)
+        videos, version = _Column(dataset, video_column), [dataset._fingerprint, video_column]
+        super().__init__(name or dataset.builder_name or "dataset", captions, videos, labels, version, **options)
 
 
 class _Column(Sequence[Any]):
