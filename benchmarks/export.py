@@ -7,7 +7,7 @@
 
 | row | what runs |
 |---|---|
-| `floor`, `onednn` | linear layers of the video tower as bare matrix products, by BLAS and by oneDNN (floors.py) |
+| `floor`, `onednn` | linear layers of the tower as bare matrix products, by BLAS and by oneDNN (floors.py) |
 | `eager`, `compiled` | the tower with its projections in PyTorch; `compiled` with `--compiled` |
 | `plain` | the plain port of the video tower, eager (plain_htwa.py), without projections |
 | `onnx`, `openvino` | the exported tower in float32; with `int8` and `float16` in those |
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from floors import has_onednn, linear_shapes, make_floor, make_onednn_floor
+from floors import ProductRecorder, has_onednn, make_floor, make_onednn_floor
 from measuring import Part, finish, make_parser, print_table, ratio, read_options, record
 from text_tower import make_batch
 from video_baselines import BASELINES
@@ -102,13 +102,12 @@ def make_parts(
     model = make_model(options)
     inputs = make_inputs(tower, model, options)
     facts: dict[str, dict[str, Any]] = {}
-    parts: dict[str, Part] = {}
-    if tower == "video":
-        shapes = linear_shapes(model.config.video_config, options.batch)
-        parts["floor"] = make_floor(shapes, training=False)
-        if has_onednn():
-            parts["onednn"] = make_onednn_floor(shapes)
     module = (VideoTower if tower == "video" else TextTower)(model).eval()
+    with torch.no_grad(), ProductRecorder() as recorder:
+        module(*inputs)
+    parts = {"floor": make_floor(recorder.shapes, training=False)}
+    if has_onednn():
+        parts["onednn"] = make_onednn_floor(recorder.shapes)
     same: dict[str, Part] = {"eager": in_torch(module, inputs)}
     if options.compiled:
         same["compiled"] = in_torch(torch.compile(module, dynamic=False), inputs)
@@ -158,8 +157,7 @@ def measure(tower: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     for name, row in rows.items():
         row |= {"seconds": statistics.median(seconds[name]), "rounds": seconds[name]}
         row["x_eager"] = ratio(seconds, name, "eager")
-        if "floor" in parts:
-            row["x_floor"] = ratio(seconds, name, "floor")
+        row["x_floor"] = ratio(seconds, name, "floor")
     columns = [
         one
         for one in ("x_floor", "x_eager", "seconds", "difference", "mb", "load")
