@@ -351,7 +351,7 @@ class StreamClip:
     Args:
         index: Number of the clip.
         start: Second of its first frame.
-        end: Second of its last frame, and the mean distance of its frames behind it: where the next clip starts if
+        end: Second of its last frame, and the median distance of its frames behind it: where the next clip starts if
             frames come regularly.
         embedding: `(D,)`, L2-normalised float32 on the CPU.
     """
@@ -543,7 +543,7 @@ class ClipStream(ABC):
         clips = []
         for embedding in embeddings:
             own, self._seconds = self._seconds[: self.frames_per_clip], self._seconds[self.frames_per_clip :]
-            self._step = (own[-1] - own[0]) / (len(own) - 1) if len(own) > 1 else self._step
+            self._step = float(np.median(np.diff(own))) if len(own) > 1 else self._step
             clips.append(StreamClip(self.num_clips, own[0], own[-1] + self._step, embedding))
             self.num_clips += 1
         return clips

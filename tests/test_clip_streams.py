@@ -193,6 +193,14 @@ def test_clips_know_their_seconds() -> None:
     assert stream.finish().clips == []
 
 
+def test_a_gap_within_a_clip_does_not_move_its_end() -> None:
+    model = make_model()
+    stream = make_stream(model, frames_per_clip=4)
+    seconds = [0.0, 2.0, 602.0, 604.0]
+    (clip,) = stream.push(random_frames(model, 4), seconds)
+    assert (clip.start, clip.end) == (0.0, 606.0)
+
+
 def test_frames_are_scaled_as_by_the_processor() -> None:
     model = make_model()
     processor = LFVilaVideoProcessor(size={"height": 24, "width": 40})
