@@ -34,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="lfvila-hf watch",
         description="Print a line when a sentence begins or ends in a video that is still being made.",
         epilog='Example: ffmpeg -i CAMERA -f mpegts - | lfvila-hf watch - --model NAME "a man rides a horse". '
-        "Exit status: 0 the stream ended, 1 error, 3 it stalled, 4 it ended within a frame, 130 it was stopped. "
-        "What came before is printed and indexed in every case.",
+        "Exit status: 0 the stream ended, 1 error, 3 it stalled, 4 it ended within a frame, 130 it was stopped, 141 "
+        "nobody reads its lines. What came before is indexed and printed in every case.",
     )
     parser.add_argument("source", metavar="SOURCE", help="-, a file that grows, a device, or an address")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to watch for, in any order")
@@ -142,24 +142,25 @@ def main(arguments: list[str]) -> int:
     with stop_on_signals() as stop, only_writer(options.index) if options.index else nullcontext():
         live = LiveVideo(options.source, options.stall_seconds, options.allow_network, stop)
         index = StreamIndex(options.index, encoder, stream, step, name_of(options.source)) if options.index else None
-        error: Exception | None = None
-        try:
+        errors: list[Exception] = []  # the first is raised below: what came before is finished first
+        clips: list[Any] = []
+        with kept(errors):
             for second, picture in live.sampled(step):
-                clips = stream.push(picture[None], [second])
-                say((event for clip in clips for event in watching.see(clip)), options.json)
-                if index is not None:
-                    index.add(picture, second, clips)
-        except Exception as problem:  # raised below: what came before is finished first
-            error = problem
-        try:
-            if stream.num_frames:
-                end = stream.finish()
-                say((event for clip in end.clips for event in watching.see(clip)), options.json)
-                say(watching.finish(), options.json)
-                if index is not None:
-                    index.finish(end.clips)
-        except Exception as problem:
-            error = error or problem
+                found = stream.push(picture[None], [second])
+                try:
+                    if index is not None:
+                        index.add(picture, second, found)
+                finally:
+                    say((event for clip in found for event in watching.see(clip)), options.json)
+        with kept(errors):
+            clips = stream.finish().clips if stream.num_frames else []
+        with kept(errors):
+            if index is not None and stream.num_frames:
+                index.finish(clips)
+        with kept(errors):
+            say((event for clip in clips for event in watching.see(clip)), options.json)
+            say(watching.finish(), options.json)
+    error = errors[0] if errors else None
     for note in live.notes:
         tell(note)
     ending = live.ending or "end"
@@ -172,6 +173,15 @@ def main(arguments: list[str]) -> int:
         print(json.dumps({"event": "finish", "reason": ending, **counts, "notes": live.notes}), flush=True)
     tell(f"{ENDINGS[ending].format(stall=options.stall_seconds)} after {clock(seconds, 1)} ({stream.num_clips} clips)")
     return STATUS[ending]
+
+
+@contextmanager
+def kept(errors: list[Exception]) -> Iterator[None]:
+    """Append an error to a list instead of raising it."""
+    try:
+        yield
+    except Exception as error:
+        errors.append(error)
 
 
 def say(events: Iterable[Any], as_json: bool) -> None:
