@@ -49,11 +49,12 @@ class ServiceLimits:
     Args:
         max_body: Bytes of a request. Defaults to 32 MiB.
         max_held: Bytes of all requests that are being read and answered. Defaults to 512 MiB.
-        max_requests: Requests that are being read and answered. Defaults to 1,024.
-        max_inputs: Inputs of a request. Defaults to 256.
+        max_requests: Requests whose body has come and that are being answered. Defaults to 1,024.
+        max_inputs: Inputs of a request, and sentences of all its texts together. Defaults to 256.
         max_batch: Texts in one pass of the model; a quarter as many clips. Defaults to 32.
         read_seconds: Seconds in which the body of a request must have come. Defaults to 30.
-        answer_seconds: Seconds after which a request is given up. Defaults to 120.
+        answer_seconds: Seconds after which a request is given up, and a client that does not read its answer. Defaults
+            to 120.
         decode_seconds: Seconds that decoding one video may take. Defaults to 30.
         decoders: Videos decoded at the same time. Defaults to 2.
         isolated: Decode in processes of their own. Defaults to True.
