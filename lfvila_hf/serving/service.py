@@ -304,8 +304,9 @@ class EmbeddingService:
         wanted = await loop.run_in_executor(None, read)
         # A request has one batch of each kind in the queues at a time, so that the others come in between.
         turns = {tuple: asyncio.Semaphore(limits.max_batch), bytes: asyncio.Semaphore(self.most_clips)}
+        decoding = asyncio.Semaphore(max(limits.decoders // 2, 1))
         inputs = enumerate(wanted.inputs)
-        tasks = [asyncio.ensure_future(self._embed(one, place, turns[type(one)])) for place, one in inputs]
+        tasks = [asyncio.ensure_future(self._embed(one, place, turns[type(one)], decoding)) for place, one in inputs]
         try:
             found = await asyncio.gather(*tasks)
         finally:
@@ -314,8 +315,10 @@ class EmbeddingService:
         tokens = sum(one.tokens for one in found)
         return await loop.run_in_executor(None, _as_json, found, wanted.as_base64, wanted.parts, self.name, tokens)
 
-    async def _embed(self, value: tuple[str, ...] | bytes, place: int, turns: asyncio.Semaphore) -> Embedded:
-        """Embed one input when its request has a turn.
+    async def _embed(
+        self, value: tuple[str, ...] | bytes, place: int, turns: asyncio.Semaphore, decoding: asyncio.Semaphore
+    ) -> Embedded:
+        """Embed one input when its request has a turn; a video when the request may decode besides.
 
         Raises:
             Refusal: The model cannot read it, or the video cannot be used.
@@ -326,12 +329,14 @@ class EmbeddingService:
                     message = f"input {place}: {self.name} has no vector of several sentences: send each alone"
                     raise Refusal(400, message, param="input")
                 return await self.texts.submit(value)
-            async with self.decoded:
-                try:
-                    clip = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decode, value)
-                except LFVilaVideoError as error:
-                    message = f"input {place}: the video cannot be used: {error.reason}"
-                    raise Refusal(400, message, param="input") from error
+            async with contextlib.AsyncExitStack() as until_embedded:
+                async with decoding:
+                    await until_embedded.enter_async_context(self.decoded)
+                    try:
+                        clip = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decode, value)
+                    except LFVilaVideoError as error:
+                        message = f"input {place}: the video cannot be used: {error.reason}"
+                        raise Refusal(400, message, param="input") from error
                 return await self.clips.submit(clip)
 
     # -- in threads ----------------------------------------------------------------------------------------------------

@@ -135,6 +135,36 @@ def test_an_input_that_breaks_the_model_harms_no_other_request() -> None:
     assert found == {"first": 200, "break": 500, "second": 200}
 
 
+def test_slow_videos_of_one_request_leave_a_decoder_for_the_others() -> None:
+    service = EmbeddingService(make_encoder(), "small", SMALL)
+    started, go_on = threading.Event(), threading.Event()
+
+    def decode(content: bytes) -> Any:
+        if content == b"slow":
+            started.set()
+            assert go_on.wait(30)
+        return torch.zeros(3, 3, 4, 4, dtype=torch.uint8), [0.0, 1.0, 2.0]
+
+    service._decode = decode  # type: ignore[method-assign]
+    statuses: list[int] = []
+    with TestClient(service.app()) as client:
+
+        def ask(*contents: bytes) -> None:
+            inputs = [{"video": data_url(content)} for content in contents]
+            statuses.append(client.post(ROUTE, json={"input": inputs}).status_code)
+
+        slow = threading.Thread(target=ask, args=[b"slow"] * 4)
+        slow.start()
+        assert started.wait(20)
+        quick = threading.Thread(target=ask, args=(b"quick",))
+        quick.start()
+        quick.join(20)
+        assert statuses == [200], "the other request waits for the slow videos"
+        go_on.set()
+        slow.join()
+    assert statuses == [200, 200]
+
+
 def test_a_request_that_takes_too_long_is_given_up() -> None:
     service = EmbeddingService(make_encoder(), "small", ServiceLimits(answer_seconds=0.2, isolated=False))
     embed = service._embed_texts
