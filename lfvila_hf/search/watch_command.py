@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", metavar="DIR", help="append the stream to this index while it runs")
     parser.add_argument("--allow-network", action="store_true", help="let SOURCE be an address such as rtsp://...")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--device", help="where the model runs (default: cuda if there is one)")
+    parser.add_argument("--device", help="where the model runs (default: cuda if there is one; an export: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the model (default: the checkpoint's)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")
     return parser
@@ -113,10 +113,9 @@ def main(arguments: list[str]) -> int:
     """Run the command: read, embed, print begins and ends until the stream ends."""
     options = build_parser().parse_args(arguments)
     check(options)
-    import torch
     from transformers.utils import logging
 
-    from lfvila_hf.search.encoders import load_encoder
+    from lfvila_hf.search.encoders import default_device, load_encoder
     from lfvila_hf.search.formats import clock
     from lfvila_hf.search.index import only_writer
     from lfvila_hf.search.watching import SentenceWatch, StreamIndex, clips_in_segment, thresholds_of_index
@@ -126,7 +125,7 @@ def main(arguments: list[str]) -> int:
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or default_device(options.model)
     encoder = load_encoder(options.model, options.trust_remote_code, device=device, dtype=options.dtype)
     stream, step = stream_encoder(encoder, options.clip_seconds)
     thresholds = None
