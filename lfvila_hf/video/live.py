@@ -226,7 +226,9 @@ class LiveVideo:
             grows = kind == stat.S_IFREG and self.source != "-"
             self._bytes = (_GrowingFile if grows else _GrowingBytes)(descriptor, self.stall_seconds, self.stop)
             handle = self._bytes
-            options["container_options"] = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+            # FFmpeg would look at the end of a transport stream for its duration, and wait there for a file to grow.
+            never = {"skip_estimate_duration_from_pts": "1"}
+            options["container_options"] = {"format_whitelist": FORMATS, "protocol_whitelist": "file", **never}
         try:
             try:
                 with video_errors(self.name):

@@ -35,13 +35,18 @@ def test_a_finished_file_gives_the_frames_on_screen_as_the_reader_does(name: str
 
 
 def test_a_file_is_read_while_it_grows(tmp_path: Path) -> None:
-    data = write_colours(tmp_path / "whole.ts", PARTS).read_bytes()
+    data = write_colours(tmp_path / "whole.ts", [("red", 20.0), ("green", 2.0)]).read_bytes()
     growing = tmp_path / "growing.ts"
-    growing.write_bytes(data[:1000])
-    writer = feed(growing, data[1000:], pause=0.05)
-    live = LiveVideo(str(growing), stall_seconds=0.6)
-    assert seen(live) == SEEN and live.ending == "end"
-    writer.join()
+    growing.write_bytes(data[: len(data) // 2])
+    live = LiveVideo(str(growing), stall_seconds=2.0)
+    found = []
+    for second, picture in live.sampled(1.0):
+        if not found:  # nothing more is written before a picture was given out
+            with growing.open("ab") as file:
+                file.write(data[len(data) // 2 :])
+        found.append((second, colour_of(picture)))
+    assert found == [*((float(second), "red") for second in range(20)), (20.0, "green"), (21.0, "green")]
+    assert live.ending == "end"
 
 
 def test_a_pipe_ends_when_its_writer_closes_it(tmp_path: Path) -> None:
