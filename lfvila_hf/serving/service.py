@@ -203,10 +203,8 @@ class EmbeddingService:
 
         start, size = time.perf_counter(), 0
         headers = {}
+        answer: Any
         try:
-            self.requests += 1
-            if self.requests > self.limits.max_requests:
-                raise Refusal(503, f"{self.limits.max_requests} requests are at work already: try again", "overloaded")
             chunks: list[bytes] = []
             try:
                 self._check_length(request.headers.get("content-length"))
@@ -220,16 +218,22 @@ class EmbeddingService:
                 raise Refusal(
                     408, f"the body did not come within {self.limits.read_seconds:g} s: send it faster", "timeout"
                 ) from error
+            self.requests += 1  # not before: half a body takes nobody's place
             try:
+                if self.requests > self.limits.max_requests:
+                    message = f"{self.limits.max_requests} requests are at work already: try again"
+                    raise Refusal(503, message, "overloaded")
                 async with asyncio.timeout(self.limits.answer_seconds):
-                    body = await self._answer(chunks)
+                    pieces = await self._answer(chunks)
             except TimeoutError as error:
                 raise Refusal(
                     504,
                     f"no answer within {self.limits.answer_seconds:g} s: send fewer inputs, or try again",
                     "timeout",
                 ) from error
-            status, answer = 200, Response(body, media_type="application/json")
+            finally:
+                self.requests -= 1
+            status, answer = 200, JsonAnswer(pieces, self.limits.answer_seconds)
         except Refusal as refusal:
             status = refusal.status
             if status == 503:
@@ -250,7 +254,6 @@ class EmbeddingService:
             status = 500
             answer = JSONResponse(Refusal(500, "the service failed; its log says why", "server_error").body(), 500)
         finally:
-            self.requests -= 1
             self.held -= size
         self.answers.labels(str(status)).inc()
         self.seconds.observe(time.perf_counter() - start)
@@ -292,8 +295,8 @@ class EmbeddingService:
         if self.held > self.limits.max_held:
             raise Refusal(503, "too many bytes are at work already: try again", "overloaded")
 
-    async def _answer(self, chunks: list[bytes]) -> bytes:
-        """Return the JSON of the embeddings of a request; takes the chunks of its body out of the list."""
+    async def _answer(self, chunks: list[bytes]) -> list[bytes]:
+        """Return the JSON of the embeddings of a request, in pieces; takes the chunks of its body out of the list."""
         loop, limits, splits = asyncio.get_running_loop(), self.limits, bool(self.encoder.num_frames)
 
         def read() -> EmbeddingRequest:
@@ -368,18 +371,46 @@ class EmbeddingService:
         return [Embedded(vector, rows, 0) for vector, rows in zip(vectors.numpy(), own, strict=True)]
 
 
-def _as_json(found: Sequence[Embedded], as_base64: bool, parts: bool, name: str, tokens: int) -> bytes:
-    """Write the answer in the shape of embedding services."""
+class JsonAnswer:
+    """An ASGI application that sends JSON in pieces, and gives up a client that does not read them.
+
+    Args:
+        pieces: The JSON.
+        seconds: Seconds in which the client must have taken all but what the system's buffers hold.
+    """
+
+    def __init__(self, pieces: list[bytes], seconds: float) -> None:
+        self.pieces, self.seconds = pieces, seconds
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send the answer."""
+        length = str(sum(map(len, self.pieces))).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        try:
+            async with asyncio.timeout(self.seconds):
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                for piece in self.pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:  # an answer that is not complete makes the server close the connection
+            LOG.warning("a client did not read its answer within %g s", self.seconds)
+
+
+def _as_json(found: Sequence[Embedded], as_base64: bool, parts: bool, name: str, tokens: int) -> list[bytes]:
+    """Write the answer in the shape of embedding services: a piece before the vectors, one per input, one behind.
+
+    One piece for all would keep the other threads of Python waiting while it is made.
+    """
 
     def written(vector: np.ndarray) -> Any:
         vector = vector.astype("<f4")
         return base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist()
 
-    data: list[dict[str, Any]] = []
+    pieces = [b'{"object": "list", "data": [']
     for index, one in enumerate(found):
         row: dict[str, Any] = {"object": "embedding", "index": index, "embedding": written(one.vector)}
         if parts:
             row["parts"] = None if one.parts is None else [written(part) for part in one.parts]
-        data.append(row)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json.dumps({"object": "list", "data": data, "model": name, "usage": usage}).encode()
+        pieces.append((", " if index else "").encode() + json.dumps(row).encode())
+    rest = {"model": name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    return [*pieces, b"], " + json.dumps(rest).encode().removeprefix(b"{")]
