@@ -93,7 +93,10 @@ def encode_long_frames(
         ValueError: There is no frame, a size is no multiple, or the model has no video projection.
     """
     stream = FeatureStream(model, frames_per_clip, segment_frames, overlap, dtype)
-    clips = [stream.push(chunk) for chunk in chunks]
+    clips = []
+    for chunk in chunks:
+        stream.hold(chunk)
+        clips.append(stream.advance())
     rest, video = stream.finish()
     exact = torch.tensor(_exact_frames(model.config.video_config, stream.num_frames, stream.upper))  # (T,)
     # Windows up to the clip level are not shifted.

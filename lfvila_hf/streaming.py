@@ -108,15 +108,21 @@ class FeatureStage:
 
     Args:
         run: Maps `(1, t, ...)` to tensors `(t, ...)`.
+        take: Takes the outputs of a pass. If it raises, the pass is run again later.
         hop: Frames whose outputs one pass gives, a multiple of `alignment`.
         alignment: Least common multiple of the temporal windows of the levels.
         overlap: Frames before and behind them that the pass reads as well.
     """
 
     def __init__(
-        self, run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], hop: int, alignment: int, overlap: int
+        self,
+        run: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
+        take: Callable[..., None],
+        hop: int,
+        alignment: int,
+        overlap: int,
     ) -> None:
-        self.run, self.hop, self.overlap = run, hop, overlap
+        self.run, self.take, self.hop, self.overlap = run, take, hop, overlap
         # The last pass reads at least an alignment before the remainder, so that no window is shrunk to the remainder.
         self.before_last = max(overlap, alignment)
         self.held: torch.Tensor | None = None  # (t, ...), frames from `start` on
@@ -131,8 +137,8 @@ class FeatureStage:
         """Take frames `(t, ...)`."""
         self.held = frames if self.held is None else torch.cat([self.held, frames])
 
-    def passes(self, is_last: bool = False) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yield the outputs of every pass that the frames are there for.
+    def passes(self, is_last: bool = False) -> Iterator[None]:
+        """Run every pass that the frames are there for; yields after each.
 
         Args:
             is_last: Whether no more frames come. Defaults to False.
@@ -147,9 +153,10 @@ class FeatureStage:
             outputs = self.run(self.held[first - self.start : stop - self.start][None])
             kept = slice(self.done - first, end - first)
             start = max(end - self.before_last, 0)
-            held, self.start, self.done = self.held[start - self.start :].clone(), start, end
-            self.held = held
-            yield tuple(output[kept] for output in outputs)
+            held = self.held[start - self.start :].clone()
+            self.take(*(output[kept] for output in outputs))
+            self.held, self.start, self.done = held, start, end
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         """Return the frames held and their numbers."""
@@ -174,20 +181,19 @@ class _Means:
 
     def add(self, features: torch.Tensor) -> list[torch.Tensor]:
         """Add features `(t, D)`; returns the means `(D,)` of the groups that are full now."""
-        full = []
+        total, count, full = self.total, self.count, []
         for feature in features.double():
-            self.total = feature if self.total is None else self.total + feature
-            self.count += 1
-            if self.count == self.size:
-                full += self.rest()
+            total = feature if total is None else total + feature
+            count += 1
+            if count == self.size:
+                full.append(total / count)
+                total, count = None, 0
+        self.total, self.count = total, count
         return full
 
     def rest(self) -> list[torch.Tensor]:
-        """Return the mean of the group that is not full, if it has a frame, and begin the next one."""
-        if self.total is None:
-            return []
-        mean, self.total, self.count = self.total / self.count, None, 0
-        return [mean]
+        """Return the mean of the group that is not full, if it has a frame."""
+        return [] if self.total is None else [self.total / self.count]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sum and its number of frames."""
@@ -246,8 +252,8 @@ class FeatureStream:
             )
         self.model, self.dtype, self.frames_per_clip = model, dtype, clip
         self.clips_come_early = model.config.clip_feature_source == "clip_level"
-        self.lower = FeatureStage(self._run_lower_levels, clip_hop, clip_alignment, 0)
-        self.upper = FeatureStage(self._run_upper_levels, hop, alignment, overlap)
+        self.lower = FeatureStage(self._run_lower_levels, self._take_lower, clip_hop, clip_alignment, 0)
+        self.upper = FeatureStage(self._run_upper_levels, self._take_upper, hop, alignment, overlap)
         self.clips, self.video = _Means(clip), _Means(0)
         self.ready: list[torch.Tensor] = []  # means (D,) of clips that were not given out yet
 
@@ -256,12 +262,17 @@ class FeatureStream:
         """Frames pushed so far."""
         return self.lower.seen
 
-    def push(self, pixels: torch.Tensor | None = None) -> torch.Tensor:
-        """Take normalised frames `(t, 3, H, W)`; returns the embeddings `(n, D)` of the clips that are final now."""
-        if pixels is not None and len(pixels):
+    def hold(self, pixels: torch.Tensor) -> None:
+        """Take normalised frames `(t, 3, H, W)`, all of them or, if that fails, none."""
+        if len(pixels):
             self.lower.push(pixels.to(self.model.device))
+
+    def advance(self) -> torch.Tensor:
+        """Return the embeddings `(n, D)` of the clips that are final now. If it fails, a later call goes on."""
         self._advance(is_last=False)
-        return self._take_clips()
+        embeddings = self._project_clips(self.ready)
+        self.ready = []
+        return embeddings
 
     def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the end of the video.
@@ -275,23 +286,29 @@ class FeatureStream:
         if not self.num_frames:
             raise ValueError("the video has no frames, at least one is expected")
         self._advance(is_last=True)
-        self.ready += self.clips.rest()
-        return self._take_clips(), self._project(self.model.video_projection, torch.stack(self.video.rest()))
+        # Nothing is reset, so that a call after a failure finds the same.
+        embeddings = self._project_clips(self.ready + self.clips.rest())
+        return embeddings, self._project(self.model.video_projection, torch.stack(self.video.rest()))
 
     def _advance(self, is_last: bool) -> None:
         """Run all passes that the frames are there for. If one fails, the next call goes on with it."""
-        for grid, *clip_frames in self.lower.passes(is_last):
-            self.upper.push(grid)
-            for features in clip_frames:
-                self.ready += self.clips.add(features)
+        for _ in self.lower.passes(is_last):
             self._advance_upper(is_last=False)
         self._advance_upper(is_last)
 
     def _advance_upper(self, is_last: bool) -> None:
-        for (features,) in self.upper.passes(is_last):
-            self.video.add(features)
-            if not self.clips_come_early:
-                self.ready += self.clips.add(features)
+        for _ in self.upper.passes(is_last):
+            pass
+
+    def _take_lower(self, grid: torch.Tensor, *clip_frames: torch.Tensor) -> None:
+        self.upper.push(grid)
+        for features in clip_frames:
+            self.ready += self.clips.add(features)
+
+    def _take_upper(self, features: torch.Tensor) -> None:
+        self.video.add(features)
+        if not self.clips_come_early:
+            self.ready += self.clips.add(features)
 
     def _run_lower_levels(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map pixels `(1, t, 3, H, W)` to the grid behind the clip level `(t, h, w, C)` and clip features `(t, D)`.
@@ -313,12 +330,11 @@ class FeatureStream:
             grid, _ = tower.run_levels(grid, tower.config.clip_level + 1, len(tower.levels))
             return (tower.pool(tower.norm(grid))[0].mean(1).float().cpu(),)
 
-    def _take_clips(self) -> torch.Tensor:
-        """Project the clips that are full `(n, D)`, one by one, so that no bit depends on the clips beside."""
+    def _project_clips(self, means: list[torch.Tensor]) -> torch.Tensor:
+        """Project means of clips to `(n, D)`, one by one, so that no bit depends on the clips beside."""
         clips = [torch.zeros(0, self.model.config.hidden_size)]
         if self.model.clip_projection is not None:
-            clips += [self._project(self.model.clip_projection, mean[None]) for mean in self.ready]
-        self.ready = []
+            clips += [self._project(self.model.clip_projection, mean[None]) for mean in means]
         return torch.cat(clips)
 
     def _project(self, projection: Any, features: torch.Tensor) -> torch.Tensor:
@@ -351,7 +367,7 @@ class StreamClip:
     Args:
         index: Number of the clip.
         start: Second of its first frame.
-        end: Second of its last frame, and the mean distance of its frames behind it: where the next clip starts if
+        end: Second of its last frame, and the median distance of its frames behind it: where the next clip starts if
             frames come regularly.
         embedding: `(D,)`, L2-normalised float32 on the CPU.
     """
@@ -414,19 +430,19 @@ class ClipStream(ABC):
 
         Raises:
             ValueError: Frames or seconds are not as described, or `finish` was called. Nothing of the call is taken
-                then, and the stream can go on. If the model fails, frames are kept: a later call goes on with them.
+                then, nor if frames cannot be prepared or stored, and the stream can go on. If the model fails, frames
+                are kept: a later call goes on with them. `num_frames` tells which.
         """
         seconds = [float(second) for second in seconds]
         frames = self._checked(frames, seconds)
-        if not len(frames):
-            return self._clips(self._take(None, []))
-        # First what may fail without harm, then what changes the stream.
-        prepared = torch.stack([self._prepare(frame) for frame in frames])
-        self.picture_size = (frames.shape[2], frames.shape[3])
-        self.num_frames += len(frames)
-        self._seconds += seconds if self._gives_clips else []
-        self.last_second = seconds[-1]
-        return self._clips(self._take(prepared, seconds))
+        if len(frames):
+            # First what may fail without harm, then what changes the stream.
+            self._hold(torch.stack([self._prepare(frame) for frame in frames]), seconds)
+            self.picture_size = (frames.shape[2], frames.shape[3])
+            self.num_frames += len(frames)
+            self._seconds += seconds if self._gives_clips else []
+            self.last_second = seconds[-1]
+        return self._clips(self._advance())
 
     def finish(self) -> StreamEnd:
         """End the stream.
@@ -450,12 +466,16 @@ class ClipStream(ABC):
         """Scale one frame `(3, H, W)` uint8 to the encoder's size."""
 
     @abstractmethod
-    def _take(self, prepared: torch.Tensor | None, seconds: list[float]) -> torch.Tensor:
-        """Take prepared frames `(n, ...)`; returns the embeddings `(c, D)` of clips that are final."""
+    def _hold(self, prepared: torch.Tensor, seconds: list[float]) -> None:
+        """Take prepared frames `(n, ...)`, all of them or, if that fails, none."""
+
+    @abstractmethod
+    def _advance(self) -> torch.Tensor:
+        """Return the embeddings `(c, D)` of clips that are final. If it fails, a later call goes on."""
 
     @abstractmethod
     def _end(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the embeddings `(c, D)` of the other clips, and that of the video `(1, D)`."""
+        """Return the embeddings `(c, D)` of the other clips, and that of the video `(1, D)`; likewise."""
 
     @abstractmethod
     def _own_state(self) -> dict[str, Any]:
@@ -543,7 +563,7 @@ class ClipStream(ABC):
         clips = []
         for embedding in embeddings:
             own, self._seconds = self._seconds[: self.frames_per_clip], self._seconds[self.frames_per_clip :]
-            self._step = (own[-1] - own[0]) / (len(own) - 1) if len(own) > 1 else self._step
+            self._step = float(np.median(np.diff(own))) if len(own) > 1 else self._step
             clips.append(StreamClip(self.num_clips, own[0], own[-1] + self._step, embedding))
             self.num_clips += 1
         return clips
@@ -581,8 +601,11 @@ class StreamingEncoder(ClipStream):
     def _prepare(self, frame: torch.Tensor) -> torch.Tensor:
         return self._geometry(frame)
 
-    def _take(self, prepared: torch.Tensor | None, seconds: list[float]) -> torch.Tensor:
-        return self._features.push(None if prepared is None else normalize_pixels(prepared, self._settings))
+    def _hold(self, prepared: torch.Tensor, seconds: list[float]) -> None:
+        self._features.hold(normalize_pixels(prepared, self._settings))
+
+    def _advance(self) -> torch.Tensor:
+        return self._features.advance()
 
     def _end(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self._features.finish()
@@ -626,10 +649,11 @@ class EncoderStream(ClipStream):
     def _prepare(self, frame: torch.Tensor) -> torch.Tensor:
         return self.encoder.prepare(frame)
 
-    def _take(self, prepared: torch.Tensor | None, seconds: list[float]) -> torch.Tensor:
-        if prepared is not None:
-            self._held = prepared if self._held is None else torch.cat([self._held, prepared])
-            self._times = self._times + seconds
+    def _hold(self, prepared: torch.Tensor, seconds: list[float]) -> None:
+        self._held = prepared if self._held is None else torch.cat([self._held, prepared])
+        self._times = self._times + seconds
+
+    def _advance(self) -> torch.Tensor:
         while len(self._times) >= self.frames_per_clip:
             self._embed_first()
         return self._take_ready()
@@ -641,18 +665,21 @@ class EncoderStream(ClipStream):
         missing = self.frames_per_clip - len(times)
         full = torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])
         (found,) = self.encoder.encode_clips(full[None], [times + missing * times[-1:]])
-        self._held, self._times = self._held[len(times) :].clone(), self._times[len(times) :]
-        self._ready.append(found)
+        held = self._held[len(times) :].clone()
         self._video.add(found[None])
+        self._held, self._times = held, self._times[len(times) :]
+        self._ready.append(found)
 
     def _take_ready(self) -> torch.Tensor:
-        ready, self._ready = self._ready, []
-        return torch.stack(ready) if ready else torch.zeros(0, self.encoder.width)
+        ready = torch.stack(self._ready) if self._ready else torch.zeros(0, self.encoder.width)
+        self._ready = []
+        return ready
 
     def _end(self) -> tuple[torch.Tensor, torch.Tensor]:
         while self._times:
             self._embed_first()
-        return self._take_ready(), F.normalize(torch.stack(self._video.rest()), dim=-1).float()
+        video = F.normalize(torch.stack(self._video.rest()), dim=-1).float()
+        return self._take_ready(), video
 
     def _own_state(self) -> dict[str, Any]:
         ready, video = list(self._ready), self._video.state_dict()

@@ -22,6 +22,7 @@ def write_colours(
     fps: int = 10,
     first_second: float = 0.0,
     container_format: str | None = None,
+    sound_seconds: int = 0,
 ) -> Path:
     """Write a film of plain colours.
 
@@ -32,11 +33,19 @@ def write_colours(
         fps: Frames per second.
         first_second: Time stamp of the first frame.
         container_format: FFmpeg's name of the muxer.
+        sound_seconds: Seconds of silence from second 0 on.
     """
     with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.gop_size = fps
+        if sound_seconds:
+            sound = container.add_stream("mp2", rate=48000, layout="mono")
+            for place in range(48 * sound_seconds):
+                block = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.int16), format="s16", layout="mono")
+                block.rate, block.pts = 48000, 1000 * place
+                container.mux(sound.encode(block))
+            container.mux(sound.encode(None))
         number = round(first_second * fps)
         for colour, seconds in parts:
             for _ in range(round(seconds * fps)):

@@ -5,6 +5,8 @@ Windows that reach across segments come from `temporal_shift` of the video tower
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
 import subprocess
 import sys
@@ -16,11 +18,12 @@ import torch
 from tiny_models import VIDEO, tiny_config, tiny_model
 from torch.nn.functional import normalize
 
-from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaVideoProcessor
+from lfvila_hf import LFVilaConfig, LFVilaModel, LFVilaVideoProcessor, streaming
 from lfvila_hf.search.encoders import Clip, as_encoder
 from lfvila_hf.streaming import (
     ClipStream,
     EncoderStream,
+    FeatureStream,
     StreamClip,
     StreamEnd,
     StreamingEncoder,
@@ -191,6 +194,14 @@ def test_clips_know_their_seconds() -> None:
     first = stream.push(random_frames(model, 4), [5.0, 5.0, 6.5, 9.5])
     assert [(clip.start, clip.end) for clip in first] == [(5.0, 5.0), (6.5, 12.5)]
     assert stream.finish().clips == []
+
+
+def test_a_gap_within_a_clip_does_not_move_its_end() -> None:
+    model = make_model()
+    stream = make_stream(model, frames_per_clip=4)
+    seconds = [0.0, 2.0, 602.0, 604.0]
+    (clip,) = stream.push(random_frames(model, 4), seconds)
+    assert (clip.start, clip.end) == (0.0, 606.0)
 
 
 def test_frames_are_scaled_as_by_the_processor() -> None:
@@ -462,38 +473,75 @@ def test_a_stream_without_frames_and_unknown_settings_are_refused() -> None:
         make_stream(LFVilaModel(tiny_config(), add_projections=False))
 
 
+def fail_at_times(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:
+    """Let a third of the calls of a function raise; returns a list that grows with each."""
+    whole, draw, fails = getattr(owner, name), random.Random(1), []
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if draw.random() < 1 / 3:
+            fails.append(1)
+            raise RuntimeError("out of memory")
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, failing)
+    return fails
+
+
+def run_with_retries(stream: ClipStream, frames: torch.Tensor) -> tuple[list[StreamClip], StreamEnd]:
+    """Push three frames a call and finish; after an error, frames that were not counted are pushed again."""
+    clips: list[StreamClip] = []
+    while stream.num_frames < len(frames):
+        start = stream.num_frames
+        some = frames[start : start + 3]
+        with contextlib.suppress(RuntimeError):
+            clips += stream.push(some, [1.675 * number for number in range(start, start + len(some))])
+        assert stream.num_frames in (start, start + len(some))
+    while True:
+        with contextlib.suppress(RuntimeError):
+            return clips, stream.finish()
+
+
 @pytest.mark.parametrize("source", ["clip_level", "last"])
-def test_a_model_that_fails_once_loses_no_frame_and_no_clip(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (None, "run_levels"),
+        (streaming, "normalize_pixels"),
+        (torch, "cat"),
+        (torch, "stack"),
+        (FeatureStream, "_project"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_step_that_fails_at_times_loses_no_frame_and_no_clip(
+    owner: Any, name: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model(clip_feature_source=source)
     frames = random_frames(model, 21)
     expected, _, expected_end = run(make_stream(model), frames, (3,))
-    stream, clips, fails = make_stream(model), [], 0
-    tower = model.video_model
-    run_levels, calls = tower.run_levels, 0
+    with monkeypatch.context() as patch:
+        fails = fail_at_times(patch, owner or model.video_model, name)
+        clips, end = run_with_retries(make_stream(model), frames)
+    assert len(fails) > 2
+    assert torch.equal(vectors_of(clips + end.clips), vectors_of(expected))
+    assert torch.equal(end.video_embeds, expected_end.video_embeds)
+    assert [(c.index, c.start, c.end) for c in clips + end.clips] == [(c.index, c.start, c.end) for c in expected]
 
-    def failing(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls % 3 == 0:
-            raise RuntimeError("out of memory")
-        return run_levels(*arguments, **options)
 
-    monkeypatch.setattr(tower, "run_levels", failing)
-    for start in range(0, 21, 3):
-        some, seconds = frames[start : start + 3], [1.675 * number for number in range(start, start + 3)]
-        while True:
-            try:
-                clips += stream.push(some, seconds)
-                break
-            except RuntimeError:
-                fails += 1
-                some, seconds = some[:0], []  # they were taken
-    while True:
-        try:
-            end = stream.finish()
-            break
-        except RuntimeError:
-            fails += 1
-    assert fails > 5
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(MeanColour, "encode_clips"), (torch, "cat"), (torch, "stack"), (torch.nn.functional, "normalize")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_encoder_that_fails_at_times_loses_no_frame_and_no_clip(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = as_encoder(MeanColour())
+    frames = torch.randint(0, 256, (20, 3, 10, 12), dtype=torch.uint8)
+    expected, _, expected_end = run(EncoderStream(encoder), frames, (3,))
+    with monkeypatch.context() as patch:
+        fails = fail_at_times(patch, owner, name)
+        clips, end = run_with_retries(EncoderStream(encoder), frames)
+    assert fails
     assert torch.equal(vectors_of(clips + end.clips), vectors_of(expected))
     assert torch.equal(end.video_embeds, expected_end.video_embeds)

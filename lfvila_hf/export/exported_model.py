@@ -187,23 +187,8 @@ class ExportedLFVila(nn.Module):
         Raises:
             ValueError: A modality is missing, or a shape does not fit.
         """
-        if input_ids is None or pixel_values_videos is None:
-            raise ValueError(
-                "input_ids and pixel_values_videos are both expected; for one side alone use get_text_features or "
-                "get_video_features"
-            )
-        text = self.get_text_features(input_ids, attention_mask)
-        video = self.get_video_features(pixel_values_videos)
-        logits = self.similarity(text, video) / self.config.temperature  # (B, B')
-        return LFVilaOutput(
-            logits_per_text=logits,
-            logits_per_video=logits.T,
-            text_embeds=text.text_embeds,
-            video_embeds=video.video_embeds,
-            sentence_embeds=text.sentence_embeds,
-            clip_embeds=video.clip_embeds,
-            sentence_mask=text.sentence_mask,
-        )
+        forward: Any = LFVilaModel.forward  # without a loss it reads nothing but the methods above
+        return forward(self, input_ids, attention_mask, pixel_values_videos, return_loss=False, return_dict=True)
 
     def to(self, *args: Any, **kwargs: Any) -> ExportedLFVila:
         """Return the model; it stays on the CPU and in its precision.

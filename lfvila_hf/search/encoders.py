@@ -262,6 +262,23 @@ def load_encoder(
     return encoder.to(device or "cpu", dtype)
 
 
+def default_device(checkpoint: str, offered: Any = None) -> Any:
+    """Choose the device of an encoder that `load_encoder` loads.
+
+    Args:
+        checkpoint: As for `load_encoder`.
+        offered: Device of this process. Defaults to "cuda" if there is one, else "cpu".
+
+    Returns:
+        The device; "cpu" for an exported folder, which runs nowhere else.
+    """
+    from lfvila_hf.export.manifest import is_exported
+
+    if is_exported(checkpoint):
+        return "cpu"
+    return offered or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def fingerprint_of(model: torch.nn.Module, settings: Any, vocabulary: Any) -> str:
     """Compute a SHA-256 over weights, configuration, processor settings and vocabulary.
 
@@ -290,4 +307,4 @@ def _relevant(value: Any) -> Any:
     return [_relevant(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-__all__ = ["Clip", "OwnEncoder", "StoryEncoder", "as_encoder", "fingerprint_of", "load_encoder"]
+__all__ = ["Clip", "OwnEncoder", "StoryEncoder", "as_encoder", "default_device", "fingerprint_of", "load_encoder"]

@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--isolated", action="store_true", help="decode in separate processes, for files from untrusted sources"
     )
-    parser.add_argument("--device", help="where the model runs (default: cuda if there is one)")
+    parser.add_argument("--device", help="where the model runs (default: cuda if there is one; an export: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the model (default: the checkpoint's)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")
     parser.add_argument("--rebuild", action="store_true", help="embed all videos again and replace the index")
@@ -82,17 +82,16 @@ def main(arguments: list[str]) -> int:
     """Run the command: embed new files, commit them, print the report."""
     options = build_parser().parse_args(arguments)
     check(options)
-    import torch
     from transformers.utils import logging
 
-    from lfvila_hf.search.encoders import load_encoder
+    from lfvila_hf.search.encoders import default_device, load_encoder
     from lfvila_hf.search.indexing import Processes, RayEmbedding, index_folder
     from lfvila_hf.search.segments import SegmentRule
 
     rule = SegmentRule(options.segment_seconds, options.overlap, options.clip_seconds)
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
-    device = options.device or Processes().device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or default_device(options.model, Processes().device)
     encoder = load_encoder(options.model, options.trust_remote_code, device=device, dtype=options.dtype)
     embed = None
     if options.engine == "ray":

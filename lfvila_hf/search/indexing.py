@@ -361,12 +361,9 @@ class EmbeddingActor:
         trust_remote_code: bool,
         isolated: bool,
     ) -> None:
-        import torch
+        from lfvila_hf.search.encoders import default_device, load_encoder
 
-        from lfvila_hf.search.encoders import load_encoder
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        encoder = load_encoder(checkpoint, trust_remote_code, device=device, dtype=dtype)
+        encoder = load_encoder(checkpoint, trust_remote_code, device=default_device(checkpoint), dtype=dtype)
         self.provenance = pickle.loads(provenance)
         self.provenance.check_continues(replace(self.provenance, fingerprint=encoder.fingerprint), "of the caller")
         self.embedder = VideoEmbedder(encoder, self.provenance.rule, batch_size, isolated=isolated)

@@ -34,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="lfvila-hf watch",
         description="Print a line when a sentence begins or ends in a video that is still being made.",
         epilog='Example: ffmpeg -i CAMERA -f mpegts - | lfvila-hf watch - --model NAME "a man rides a horse". '
-        "Exit status: 0 the stream ended, 1 error, 3 it stalled, 4 it ended within a frame, 130 it was stopped. "
-        "What came before is printed and indexed in every case.",
+        "Exit status: 0 the stream ended, 1 error, 3 it stalled, 4 it ended within a frame, 130 it was stopped, 141 "
+        "nobody reads its lines. What came before is indexed and printed in every case.",
     )
     parser.add_argument("source", metavar="SOURCE", help="-, a file that grows, a device, or an address")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to watch for, in any order")
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", metavar="DIR", help="append the stream to this index while it runs")
     parser.add_argument("--allow-network", action="store_true", help="let SOURCE be an address such as rtsp://...")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--device", help="where the model runs (default: cuda if there is one)")
+    parser.add_argument("--device", help="where the model runs (default: cuda if there is one; an export: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the model (default: the checkpoint's)")
     parser.add_argument("--trust-remote-code", action="store_true", help="let the checkpoint run its own Python code")
     return parser
@@ -113,10 +113,9 @@ def main(arguments: list[str]) -> int:
     """Run the command: read, embed, print begins and ends until the stream ends."""
     options = build_parser().parse_args(arguments)
     check(options)
-    import torch
     from transformers.utils import logging
 
-    from lfvila_hf.search.encoders import load_encoder
+    from lfvila_hf.search.encoders import default_device, load_encoder
     from lfvila_hf.search.formats import clock
     from lfvila_hf.search.index import only_writer
     from lfvila_hf.search.watching import SentenceWatch, StreamIndex, clips_in_segment, thresholds_of_index
@@ -126,7 +125,7 @@ def main(arguments: list[str]) -> int:
 
     logging.set_verbosity_error()  # heads of pre-training are left out on purpose
     logging.disable_progress_bar()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or default_device(options.model)
     encoder = load_encoder(options.model, options.trust_remote_code, device=device, dtype=options.dtype)
     stream, step = stream_encoder(encoder, options.clip_seconds)
     thresholds = None
@@ -142,24 +141,25 @@ def main(arguments: list[str]) -> int:
     with stop_on_signals() as stop, only_writer(options.index) if options.index else nullcontext():
         live = LiveVideo(options.source, options.stall_seconds, options.allow_network, stop)
         index = StreamIndex(options.index, encoder, stream, step, name_of(options.source)) if options.index else None
-        error: Exception | None = None
-        try:
+        errors: list[Exception] = []  # the first is raised below: what came before is finished first
+        clips: list[Any] = []
+        with kept(errors):
             for second, picture in live.sampled(step):
-                clips = stream.push(picture[None], [second])
-                say((event for clip in clips for event in watching.see(clip)), options.json)
-                if index is not None:
-                    index.add(picture, second, clips)
-        except Exception as problem:  # raised below: what came before is finished first
-            error = problem
-        try:
-            if stream.num_frames:
-                end = stream.finish()
-                say((event for clip in end.clips for event in watching.see(clip)), options.json)
-                say(watching.finish(), options.json)
-                if index is not None:
-                    index.finish(end.clips)
-        except Exception as problem:
-            error = error or problem
+                found = stream.push(picture[None], [second])
+                try:
+                    if index is not None:
+                        index.add(picture, second, found)
+                finally:
+                    say((event for clip in found for event in watching.see(clip)), options.json)
+        with kept(errors):
+            clips = stream.finish().clips if stream.num_frames else []
+        with kept(errors):
+            if index is not None and stream.num_frames:
+                index.finish(clips)
+        with kept(errors):
+            say((event for clip in clips for event in watching.see(clip)), options.json)
+            say(watching.finish(), options.json)
+    error = errors[0] if errors else None
     for note in live.notes:
         tell(note)
     ending = live.ending or "end"
@@ -172,6 +172,15 @@ def main(arguments: list[str]) -> int:
         print(json.dumps({"event": "finish", "reason": ending, **counts, "notes": live.notes}), flush=True)
     tell(f"{ENDINGS[ending].format(stall=options.stall_seconds)} after {clock(seconds, 1)} ({stream.num_clips} clips)")
     return STATUS[ending]
+
+
+@contextmanager
+def kept(errors: list[Exception]) -> Iterator[None]:
+    """Append an error to a list instead of raising it."""
+    try:
+        yield
+    except Exception as error:
+        errors.append(error)
 
 
 def say(events: Iterable[Any], as_json: bool) -> None:

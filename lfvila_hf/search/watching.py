@@ -268,7 +268,7 @@ class StreamIndex:
             Segment(row["start"], row["end"], row["clip_times"], row["clips"], row["vector"], row["thumbnail"])
             for row in sorted(rows, key=lambda row: row["segment"])
         ]
-        if segments:
+        if self.count:
             if os.path.isfile(self.path):
                 status = os.stat(self.path)
                 self.file = VideoFile(self.path, "", status.st_size, status.st_mtime_ns)
@@ -277,27 +277,26 @@ class StreamIndex:
         self.index.compact()
 
     def _segment(self) -> Segment:
-        """Make a segment of what is held."""
+        """Make a segment of the first T frames or K clips that are held."""
         assert self._picture is not None  # there was a frame
         jpeg = self._thumbnail or thumbnail(self._picture)
-        self._thumbnail = None
         if not self.encoder.num_frames:
-            own, self._clips = self._clips[: self.clips_per_segment], self._clips[self.clips_per_segment :]
+            own = self._clips[: self.clips_per_segment]
             vectors = np.stack([clip.embedding.numpy() for clip in own])
             times = [*(clip.start for clip in own), own[-1].end]
             return Segment(times[0], times[-1], times, vectors, None, jpeg)
         # A shorter segment at the end repeats frames, as one of a file does.
-        places = np.linspace(0, len(self._frames) - 1, self.encoder.num_frames).astype(int).tolist()
+        held = min(len(self._frames), self.encoder.num_frames)
+        places = np.linspace(0, held - 1, self.encoder.num_frames).astype(int).tolist()
         whole, clips = self.encoder.encode_segments(torch.stack([self._frames[place] for place in places])[None])
-        seconds, end = [self._seconds[place] for place in places], self._seconds[-1] + self.step
-        self._frames, self._seconds = [], []
+        seconds, end = [self._seconds[place] for place in places], self._seconds[held - 1] + self.step
         if clips is None:
             return Segment(seconds[0], end, [], np.zeros((0, self.encoder.width), np.float32), whole[0].numpy(), jpeg)
         times = [*seconds[:: len(seconds) // clips.shape[1]], end]
         return Segment(seconds[0], end, times, clips[0].numpy(), whole[0].numpy(), jpeg)
 
     def _write(self) -> None:
-        """Append the row of a segment."""
+        """Append the row of a segment, and then let go of what it was made of."""
         segment = self._segment()
         row = rows_of_video(self.index.provenance, self.file, segment.end, [segment], self.count)
         if self.count:
@@ -305,5 +304,9 @@ class StreamIndex:
         else:
             self.index.commit([row], [self.path])
         self.count += 1
+        frames = self.encoder.num_frames
+        self._frames, self._seconds = self._frames[frames:], self._seconds[frames:]
+        self._clips = self._clips[self.clips_per_segment :]
+        self._thumbnail = None
         if self.count % SEGMENTS_PER_COMPACTION == 0:
             self.index.compact()

@@ -23,6 +23,8 @@ KNOWN = {"input", "model", "encoding_format", "dimensions", "user", "parts"}
 DATA_URL = re.compile(r"data:(?:[\w.+-]+(?:/[\w.+-]+)?)?(?:;[\w.+=-]+)*;base64,", re.ASCII)
 LONGEST_PREFIX = 200
 """Characters of a data URL before its content."""
+MOST_VALUES = 1_000_000
+"""Brackets, braces and commas of a body, which bound what `json.loads` makes of it; base64 has none."""
 
 
 class Refusal(Exception):
@@ -68,12 +70,17 @@ def read_request(body: bytes, name: str, width: int, max_inputs: int, splits: bo
         body: JSON.
         name: Name of the model that is served.
         width: D.
-        max_inputs: Most inputs.
+        max_inputs: Most inputs, and most sentences of all texts together.
         splits: Whether a string is cut into sentences, for models that read stories.
 
     Raises:
         Refusal: Something is wrong; the message says what.
     """
+    count = len(body) - len(body.translate(None, b"[{,"))
+    if count > MOST_VALUES:
+        raise Refusal(
+            400, f"the body has {count} brackets, braces and commas, at most {MOST_VALUES} are read: send fewer inputs"
+        )
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -99,9 +106,18 @@ def read_request(body: bytes, name: str, width: int, max_inputs: int, splits: bo
     inputs = given if isinstance(given, list) else [given]
     if not inputs or (len(inputs) > max_inputs):
         raise Refusal(400, f"input has {len(inputs)} entries, 1 to {max_inputs} are taken", param="input")
-    return EmbeddingRequest(
-        [_read_input(one, f"input {place}", splits) for place, one in enumerate(inputs)], form == "base64", parts
-    )
+    found: list[tuple[str, ...] | bytes] = []
+    sentences = 0
+    for place, one in enumerate(inputs):
+        found.append(_read_input(one, f"input {place}", splits))
+        sentences += len(found[-1]) if isinstance(found[-1], tuple) else 0
+        if sentences > max_inputs:
+            raise Refusal(
+                400,
+                f"input has more than {max_inputs} sentences up to entry {place}: send several requests",
+                param="input",
+            )
+    return EmbeddingRequest(found, form == "base64", parts)
 
 
 def _read_input(value: Any, place: str, splits: bool) -> tuple[str, ...] | bytes:

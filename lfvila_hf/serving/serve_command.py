@@ -18,7 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="lfvila-hf serve",
-        description="Serve embeddings of texts and clips at /v1/embeddings, with /health and /metrics.",
+        description="Serve embeddings of texts and clips at /v1/embeddings, with /health and /metrics. A request holds "
+        "at most 256 inputs, and 256 sentences in all.",
         epilog=f"If the environment variable {TOKEN} is set, requests must carry it: Authorization: Bearer TOKEN.",
     )
     parser.add_argument(

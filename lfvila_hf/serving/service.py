@@ -49,11 +49,12 @@ class ServiceLimits:
     Args:
         max_body: Bytes of a request. Defaults to 32 MiB.
         max_held: Bytes of all requests that are being read and answered. Defaults to 512 MiB.
-        max_requests: Requests that are being read and answered. Defaults to 1,024.
-        max_inputs: Inputs of a request. Defaults to 256.
+        max_requests: Requests whose body has come and that are being answered. Defaults to 1,024.
+        max_inputs: Inputs of a request, and sentences of all its texts together. Defaults to 256.
         max_batch: Texts in one pass of the model; a quarter as many clips. Defaults to 32.
         read_seconds: Seconds in which the body of a request must have come. Defaults to 30.
-        answer_seconds: Seconds after which a request is given up. Defaults to 120.
+        answer_seconds: Seconds after which a request is given up, and a client that does not read its answer. Defaults
+            to 120.
         decode_seconds: Seconds that decoding one video may take. Defaults to 30.
         decoders: Videos decoded at the same time. Defaults to 2.
         isolated: Decode in processes of their own. Defaults to True.
@@ -202,10 +203,8 @@ class EmbeddingService:
 
         start, size = time.perf_counter(), 0
         headers = {}
+        answer: Any
         try:
-            self.requests += 1
-            if self.requests > self.limits.max_requests:
-                raise Refusal(503, f"{self.limits.max_requests} requests are at work already: try again", "overloaded")
             chunks: list[bytes] = []
             try:
                 self._check_length(request.headers.get("content-length"))
@@ -219,16 +218,22 @@ class EmbeddingService:
                 raise Refusal(
                     408, f"the body did not come within {self.limits.read_seconds:g} s: send it faster", "timeout"
                 ) from error
+            self.requests += 1  # not before: half a body takes nobody's place
             try:
+                if self.requests > self.limits.max_requests:
+                    message = f"{self.limits.max_requests} requests are at work already: try again"
+                    raise Refusal(503, message, "overloaded")
                 async with asyncio.timeout(self.limits.answer_seconds):
-                    body = await self._answer(chunks)
+                    pieces = await self._answer(chunks)
             except TimeoutError as error:
                 raise Refusal(
                     504,
                     f"no answer within {self.limits.answer_seconds:g} s: send fewer inputs, or try again",
                     "timeout",
                 ) from error
-            status, answer = 200, Response(body, media_type="application/json")
+            finally:
+                self.requests -= 1
+            status, answer = 200, JsonAnswer(pieces, self.limits.answer_seconds)
         except Refusal as refusal:
             status = refusal.status
             if status == 503:
@@ -249,7 +254,6 @@ class EmbeddingService:
             status = 500
             answer = JSONResponse(Refusal(500, "the service failed; its log says why", "server_error").body(), 500)
         finally:
-            self.requests -= 1
             self.held -= size
         self.answers.labels(str(status)).inc()
         self.seconds.observe(time.perf_counter() - start)
@@ -291,8 +295,8 @@ class EmbeddingService:
         if self.held > self.limits.max_held:
             raise Refusal(503, "too many bytes are at work already: try again", "overloaded")
 
-    async def _answer(self, chunks: list[bytes]) -> bytes:
-        """Return the JSON of the embeddings of a request; takes the chunks of its body out of the list."""
+    async def _answer(self, chunks: list[bytes]) -> list[bytes]:
+        """Return the JSON of the embeddings of a request, in pieces; takes the chunks of its body out of the list."""
         loop, limits, splits = asyncio.get_running_loop(), self.limits, bool(self.encoder.num_frames)
 
         def read() -> EmbeddingRequest:
@@ -303,8 +307,9 @@ class EmbeddingService:
         wanted = await loop.run_in_executor(None, read)
         # A request has one batch of each kind in the queues at a time, so that the others come in between.
         turns = {tuple: asyncio.Semaphore(limits.max_batch), bytes: asyncio.Semaphore(self.most_clips)}
+        decoding = asyncio.Semaphore(max(limits.decoders // 2, 1))
         inputs = enumerate(wanted.inputs)
-        tasks = [asyncio.ensure_future(self._embed(one, place, turns[type(one)])) for place, one in inputs]
+        tasks = [asyncio.ensure_future(self._embed(one, place, turns[type(one)], decoding)) for place, one in inputs]
         try:
             found = await asyncio.gather(*tasks)
         finally:
@@ -313,8 +318,10 @@ class EmbeddingService:
         tokens = sum(one.tokens for one in found)
         return await loop.run_in_executor(None, _as_json, found, wanted.as_base64, wanted.parts, self.name, tokens)
 
-    async def _embed(self, value: tuple[str, ...] | bytes, place: int, turns: asyncio.Semaphore) -> Embedded:
-        """Embed one input when its request has a turn.
+    async def _embed(
+        self, value: tuple[str, ...] | bytes, place: int, turns: asyncio.Semaphore, decoding: asyncio.Semaphore
+    ) -> Embedded:
+        """Embed one input when its request has a turn; a video when the request may decode besides.
 
         Raises:
             Refusal: The model cannot read it, or the video cannot be used.
@@ -325,12 +332,14 @@ class EmbeddingService:
                     message = f"input {place}: {self.name} has no vector of several sentences: send each alone"
                     raise Refusal(400, message, param="input")
                 return await self.texts.submit(value)
-            async with self.decoded:
-                try:
-                    clip = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decode, value)
-                except LFVilaVideoError as error:
-                    message = f"input {place}: the video cannot be used: {error.reason}"
-                    raise Refusal(400, message, param="input") from error
+            async with contextlib.AsyncExitStack() as until_embedded:
+                async with decoding:
+                    await until_embedded.enter_async_context(self.decoded)
+                    try:
+                        clip = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decode, value)
+                    except LFVilaVideoError as error:
+                        message = f"input {place}: the video cannot be used: {error.reason}"
+                        raise Refusal(400, message, param="input") from error
                 return await self.clips.submit(clip)
 
     # -- in threads ----------------------------------------------------------------------------------------------------
@@ -362,18 +371,46 @@ class EmbeddingService:
         return [Embedded(vector, rows, 0) for vector, rows in zip(vectors.numpy(), own, strict=True)]
 
 
-def _as_json(found: Sequence[Embedded], as_base64: bool, parts: bool, name: str, tokens: int) -> bytes:
-    """Write the answer in the shape of embedding services."""
+class JsonAnswer:
+    """An ASGI application that sends JSON in pieces, and gives up a client that does not read them.
+
+    Args:
+        pieces: The JSON.
+        seconds: Seconds in which the client must have taken all but what the system's buffers hold.
+    """
+
+    def __init__(self, pieces: list[bytes], seconds: float) -> None:
+        self.pieces, self.seconds = pieces, seconds
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send the answer."""
+        length = str(sum(map(len, self.pieces))).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        try:
+            async with asyncio.timeout(self.seconds):
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                for piece in self.pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:  # an answer that is not complete makes the server close the connection
+            LOG.warning("a client did not read its answer within %g s", self.seconds)
+
+
+def _as_json(found: Sequence[Embedded], as_base64: bool, parts: bool, name: str, tokens: int) -> list[bytes]:
+    """Write the answer in the shape of embedding services: a piece before the vectors, one per input, one behind.
+
+    One piece for all would keep the other threads of Python waiting while it is made.
+    """
 
     def written(vector: np.ndarray) -> Any:
         vector = vector.astype("<f4")
         return base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist()
 
-    data: list[dict[str, Any]] = []
+    pieces = [b'{"object": "list", "data": [']
     for index, one in enumerate(found):
         row: dict[str, Any] = {"object": "embedding", "index": index, "embedding": written(one.vector)}
         if parts:
             row["parts"] = None if one.parts is None else [written(part) for part in one.parts]
-        data.append(row)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json.dumps({"object": "list", "data": data, "model": name, "usage": usage}).encode()
+        pieces.append((", " if index else "").encode() + json.dumps(row).encode())
+    rest = {"model": name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    return [*pieces, b"], " + json.dumps(rest).encode().removeprefix(b"{")]

@@ -101,8 +101,9 @@ class LiveVideo:
             step: Seconds between two pictures.
 
         Yields:
-            A second, counted from the first frame, and the upright picture `(3, H, W)` uint8 that is on screen then.
-            Where time stamps jump by more than `GAP_SECONDS`, the seconds between are left out.
+            A second, counted as `read_frames` does from the container's start, and the upright picture `(3, H, W)`
+            uint8 that is on screen then; the first one if none is yet. Where time stamps jump by more than
+            `GAP_SECONDS`, the seconds between are left out.
 
         Raises:
             LFVilaVideoError: The source cannot be decoded, or its time stamps go back.
@@ -124,6 +125,8 @@ class LiveVideo:
                     yield number * step, picture
                     number += 1
                 number = max(number, math.ceil((second - self._late) / step))
+            elif second > GAP_SECONDS:
+                number = math.ceil((second - self._late) / step)
             shown = second, frame
         if shown is not None and number * step <= shown[0] + self._late:
             yield number * step, converter.convert(shown[1])
@@ -131,8 +134,12 @@ class LiveVideo:
             self.notes.append(f"{gaps} gaps in time, the longest of {longest[0]:.1f} s after {longest[1]:.1f} s")
 
     def _frames(self) -> Iterator[tuple[float, Any]]:
-        """Decode forward; yields the second of every frame, counted from the first, and the frame."""
-        first = None
+        """Decode forward; yields the second of every frame, counted from the container's start, and the frame.
+
+        FFmpeg knows the start from the packets that it read to open the source. If they hold no earlier time stamp, the
+        first frame is at second 0.
+        """
+        zero = None  # time stamp of second 0
         broken = 0
         with self._opened() as container:
             with video_errors(self.name):
@@ -156,11 +163,13 @@ class LiveVideo:
                 if frame.pts is None:
                     raise LFVilaVideoError(self.name, "a frame has no time stamp", self._position())
                 stamp = frame.pts * session.time_base
-                first = stamp if first is None else first
-                second = float(stamp - first)
+                if zero is None:
+                    start = session.start(frame.pts)
+                    zero = stamp if start is None else start
+                second = float(stamp - zero)
                 if self._newest is not None and self._newest - second > CLOCK_RANGE / 2:
-                    first -= CLOCK_RANGE
-                    second = float(stamp - first)
+                    zero -= CLOCK_RANGE
+                    second = float(stamp - zero)
                 if self._newest is not None and second < self._newest:
                     raise LFVilaVideoError(self.name, f"its time stamps go back to {second:.2f} s", self._position())
                 self._newest, broken = second, session.corrupt_packets
@@ -217,7 +226,9 @@ class LiveVideo:
             grows = kind == stat.S_IFREG and self.source != "-"
             self._bytes = (_GrowingFile if grows else _GrowingBytes)(descriptor, self.stall_seconds, self.stop)
             handle = self._bytes
-            options["container_options"] = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+            # FFmpeg would look at the end of a transport stream for its duration, and wait there for a file to grow.
+            never = {"skip_estimate_duration_from_pts": "1"}
+            options["container_options"] = {"format_whitelist": FORMATS, "protocol_whitelist": "file", **never}
         try:
             try:
                 with video_errors(self.name):

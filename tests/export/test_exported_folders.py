@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from tiny_models import tiny_config
 
+from lfvila_hf import cli
 from lfvila_hf.export import ExportedLFVila
 from lfvila_hf.export.export_command import build_parser, check
 from lfvila_hf.export.exported_model import check_int8
 from lfvila_hf.export.exporting import export_model, frame_rule
 from lfvila_hf.export.manifest import FORMAT, MANIFEST, Manifest, describe_file, read_manifest
-from lfvila_hf.search.encoders import load_encoder
+from lfvila_hf.search.encoders import default_device, load_encoder
 
 VALUES: dict[str, Any] = {
     "engine": "onnx",
@@ -83,6 +84,32 @@ def test_the_search_names_the_folder_and_the_reason(tmp_path: Path) -> None:
     (folder / "video.onnx").unlink()
     with pytest.raises(ValueError, match="cannot be used: the exported folder .* is damaged"):
         load_encoder(str(folder))
+
+
+def test_commands_run_an_export_on_the_cpu_of_a_machine_with_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra index)")
+    from lfvila_hf.search.indexing import EmbeddingActor
+
+    devices: list[Any] = []
+
+    def load(*arguments: Any, device: Any = None, **options: Any) -> None:
+        devices.append(device)
+        raise ValueError("asked")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("lfvila_hf.search.encoders.load_encoder", load)
+    (tmp_path / "film.ts").touch()
+    (tmp_path / "checkpoint").mkdir()
+    export = str(make_folder(tmp_path / "export"))
+    for model in (export, str(tmp_path / "checkpoint")):
+        assert cli.main(["index", str(tmp_path), "--model", model, "--output", str(tmp_path / "index")]) == 1
+        assert cli.main(["watch", str(tmp_path / "film.ts"), "red", "--model", model]) == 1
+        with pytest.raises(ValueError, match="asked"):
+            EmbeddingActor(b"", model, 8, None, False, False)
+    assert devices == ["cpu"] * 3 + ["cuda"] * 3
+    assert (default_device(export, "cuda:1"), default_device("name", "cuda:1")) == ("cpu", "cuda:1")
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,49 @@ def test_a_stream_is_searched_while_it_runs_and_after_it(film: Path, tmp_path: P
     assert VideoLibrary.load(index, ColourEncoder()).num_segments == 1
 
 
+def test_a_stream_is_indexed_though_nobody_reads_its_lines(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lancedb")
+    index = tmp_path / "index"
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head -1` does
+    with os.fdopen(writer, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert watch(film, "a red thing", "--threshold", 0.95, "--index", index, "--clip-seconds", 0.5) == 141
+        monkeypatch.undo()
+    (row,) = VideoLibrary.load(index, ColourEncoder()).segments_of(str(film))
+    # the first line is tried with the clip at 2 s
+    assert (row["start"], row["end"], row["duration"]) == (0.0, 2.5, 2.5)
+
+
+@pytest.mark.parametrize("step", ["commit", "append"])
+def test_a_segment_that_could_not_be_written_is_written_at_the_end(
+    step: str, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lancedb")
+    from lfvila_hf.search.index import Index
+
+    write, calls = getattr(Index, step), []
+
+    def full_once(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("no space left")
+        write(*arguments)
+
+    monkeypatch.setattr(Index, step, full_once)
+    monkeypatch.setattr("lfvila_hf.search.watching.SEGMENT_SECONDS", 2.0)
+    index = tmp_path / "index"
+    assert watch(film, "a green thing", "--threshold", 0.95, "--index", index) == 1
+    captured = capsys.readouterr()
+    assert "no space left" in captured.err
+    assert captured.out.count("begins") == captured.out.count("ends") == 1
+    rows = VideoLibrary.load(index, ColourEncoder()).segments_of(str(film))
+    assert [row["start"] for row in rows] == ([0.0] if step == "commit" else [0.0, 2.0])
+    assert rows[-1]["end"] == (2.0 if step == "commit" else 4.0)
+
+
 def test_rows_of_a_stream_appear_segment_by_segment(
     tmp_path: Path, tiny_vocabulary: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

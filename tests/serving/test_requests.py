@@ -30,6 +30,11 @@ def test_a_video_is_a_data_url_or_base64() -> None:
         assert read(input={"video": value}).inputs == [b"a video"], value
 
 
+def test_videos_are_not_counted_as_sentences() -> None:
+    video = {"video": VIDEO}
+    assert len(read(input=[{"text": ["a", "b", "c"]}, video, video]).inputs) == 3
+
+
 def test_what_openai_clients_send_is_taken() -> None:
     found = read(input=["a"], model="small", encoding_format="base64", user="me", dimensions=8)
     assert (found.as_base64, found.parts) == (True, False)
@@ -46,6 +51,10 @@ def test_what_openai_clients_send_is_taken() -> None:
         ({}, 400, "must be a string"),
         ({"input": []}, 400, "0 entries, 1 to 3"),
         ({"input": ["a"] * 4}, 400, "4 entries, 1 to 3"),
+        ({"input": ["a", {"text": ["b", "c", "d"]}]}, 400, "more than 3 sentences up to entry 1"),
+        ({"input": "It rains. It stops. It snows. It melts."}, 400, "more than 3 sentences up to entry 0"),
+        (b'{"input":[' + b"[]," * 600_000 + b"[]]}", 400, "1200003 brackets, braces and commas, at most 1000000"),
+        (b'{"input":[' + b"1," * 1_000_001 + b"1]}", 400, "send fewer inputs"),
         ({"input": [1, 2]}, 400, "token ids are not taken"),
         ({"input": [["a"]]}, 400, "input 0 must be"),
         ({"input": ["a", "  "]}, 400, "input 1: the story is empty"),

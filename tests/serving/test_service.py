@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
 import os
 import re
 import socket
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from small_library import make_checkpoint
 from small_service import WIDTH, CountingEncoder, data_url, make_encoder, make_video
 
 pytest.importorskip("starlette", reason="Starlette is not installed (extra app)")
@@ -27,9 +30,13 @@ pytest.importorskip("prometheus_client", reason="prometheus_client is not instal
 pytestmark = pytest.mark.extras
 
 from starlette.testclient import TestClient  # noqa: E402 -- of an extra
+from transformers import AutoModel, AutoProcessor  # noqa: E402
 
+from lfvila_hf import encode_paragraphs, encode_videos  # noqa: E402
+from lfvila_hf.search.encoders import load_encoder  # noqa: E402
 from lfvila_hf.serving.serve_command import TOKEN, build_parser, check, is_loopback  # noqa: E402
 from lfvila_hf.serving.service import EmbeddingService, ServiceLimits  # noqa: E402
+from lfvila_hf.video_reading_lfvila import read_frames  # noqa: E402
 
 ROUTE = "/v1/embeddings"
 SMALL = ServiceLimits(max_body=2**16, max_inputs=4, isolated=False)
@@ -81,6 +88,43 @@ def test_a_clip_is_embedded_beside_texts(client: TestClient, video: bytes) -> No
     assert len({round(one, 6) for one in clip["embedding"][3:]}) == 1  # the encoder's constants
     assert clip["embedding"][0] != pytest.approx(clip["embedding"][3])  # the colours of the frames
     assert clip["parts"] == [clip["embedding"]]
+
+
+def test_lfvila_is_served_with_the_embeddings_of_encode_paragraphs_and_encode_videos(
+    tiny_vocabulary: dict[str, int], tmp_path: Path
+) -> None:
+    checkpoint = str(make_checkpoint(tmp_path / "checkpoint", tiny_vocabulary))
+    model, processor = AutoModel.from_pretrained(checkpoint).eval(), AutoProcessor.from_pretrained(checkpoint)
+    stories = [["a man rides", "the ball is red"], ["it is blue"], ["a man rides", "it is red", "then it is blue"]]
+    films = [make_video(tmp_path, frames) for frames in (10, 40)]
+    inputs = [
+        {"text": stories[0]},
+        "it is blue",
+        {"video": data_url(films[0])},
+        {"text": stories[2]},
+        {"video": data_url(films[1])},
+    ]
+    service = EmbeddingService(load_encoder(checkpoint), "small", ServiceLimits(isolated=False))
+    with TestClient(service.app()) as client:
+        answer = client.post(ROUTE, json={"input": inputs, "parts": True})
+        assert answer.status_code == 200, answer.text
+        plain = client.post(ROUTE, json={"input": inputs}).json()["data"]
+    rows = answer.json()["data"]
+    texts = encode_paragraphs(model, processor, stories)
+    frames = [read_frames(film, num_frames=processor.video_processor.num_frames).frames for film in films]
+    videos = encode_videos(model, processor, frames, do_sample_frames=False)
+    assert texts.sentence_embeds is not None and videos.clip_embeds is not None
+    for place, row in ((0, rows[0]), (1, rows[1]), (2, rows[3])):
+        np.testing.assert_allclose(row["embedding"], texts.text_embeds[place], atol=1e-5)
+        own = texts.sentence_embeds[place][texts.sentence_mask[place].bool()]
+        assert len(row["parts"]) == len(stories[place])
+        np.testing.assert_allclose(row["parts"], own, atol=1e-5)
+    for place, row in ((0, rows[2]), (1, rows[4])):
+        np.testing.assert_allclose(row["embedding"], videos.video_embeds[place], atol=1e-5)
+        np.testing.assert_allclose(row["parts"], videos.clip_embeds[place], atol=1e-5)
+    assert not np.allclose(rows[2]["embedding"], rows[4]["embedding"], atol=1e-3)
+    assert ["parts" in row for row in plain] == [False] * 5
+    np.testing.assert_allclose([row["embedding"] for row in plain], [row["embedding"] for row in rows], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +179,36 @@ def test_an_input_that_breaks_the_model_harms_no_other_request() -> None:
     assert found == {"first": 200, "break": 500, "second": 200}
 
 
+def test_slow_videos_of_one_request_leave_a_decoder_for_the_others() -> None:
+    service = EmbeddingService(make_encoder(), "small", SMALL)
+    started, go_on = threading.Event(), threading.Event()
+
+    def decode(content: bytes) -> Any:
+        if content == b"slow":
+            started.set()
+            assert go_on.wait(30)
+        return torch.zeros(3, 3, 4, 4, dtype=torch.uint8), [0.0, 1.0, 2.0]
+
+    service._decode = decode  # type: ignore[method-assign]
+    statuses: list[int] = []
+    with TestClient(service.app()) as client:
+
+        def ask(*contents: bytes) -> None:
+            inputs = [{"video": data_url(content)} for content in contents]
+            statuses.append(client.post(ROUTE, json={"input": inputs}).status_code)
+
+        slow = threading.Thread(target=ask, args=[b"slow"] * 4)
+        slow.start()
+        assert started.wait(20)
+        quick = threading.Thread(target=ask, args=(b"quick",))
+        quick.start()
+        quick.join(20)
+        assert statuses == [200], "the other request waits for the slow videos"
+        go_on.set()
+        slow.join()
+    assert statuses == [200, 200]
+
+
 def test_a_request_that_takes_too_long_is_given_up() -> None:
     service = EmbeddingService(make_encoder(), "small", ServiceLimits(answer_seconds=0.2, isolated=False))
     embed = service._embed_texts
@@ -143,6 +217,68 @@ def test_a_request_that_takes_too_long_is_given_up() -> None:
         answer = client.post(ROUTE, json={"input": "a"})
         assert answer.status_code == 504
         assert "no answer within 0.2 s" in answer.json()["error"]["message"]
+
+
+def ask_by_hand(service: EmbeddingService, body: bytes, send: Any = None, more: bool = False) -> list[Any]:
+    """Ask without a client, which would send its whole body and read the answer; returns what was sent.
+
+    Args:
+        service: The service.
+        body: The first chunk of the body.
+        send: Called with every message of the answer.
+        more: Whether the body goes on, but the rest never comes.
+    """
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": ROUTE,
+        "headers": [(b"host", b"localhost")],
+        "query_string": b"",
+    }
+    chunks = [{"type": "http.request", "body": body, "more_body": more}]
+    answer: list[Any] = []
+
+    async def receive() -> Any:
+        return chunks.pop() if chunks else await asyncio.sleep(60)
+
+    async def keep(message: Any) -> None:
+        answer.append(message)
+        if send is not None:
+            await send(message)
+
+    asyncio.run(asyncio.wait_for(service.app()(scope, receive, keep), 30))
+    return answer
+
+
+def test_a_body_that_does_not_come_is_given_up_and_takes_nobodys_place() -> None:
+    service = EmbeddingService(make_encoder(), "small", replace(SMALL, read_seconds=0.2))
+    at_work: list[int] = []
+
+    async def look(message: Any) -> None:
+        at_work.append(service.requests)
+
+    check = service._check_size
+    service._check_size = lambda size: (at_work.append(service.requests), check(size))[1]  # type: ignore[method-assign]
+    start, body = ask_by_hand(service, b'{"input": "a m', look, more=True)
+    assert start["status"] == 408 and (b"connection", b"close") in start["headers"]
+    assert "the body did not come within 0.2 s" in json.loads(body["body"])["error"]["message"]
+    assert service.held == 0 and set(at_work) == {0}
+
+
+def test_a_client_that_does_not_read_its_answer_is_given_up() -> None:
+    service = EmbeddingService(make_encoder(), "small", replace(SMALL, answer_seconds=0.5))
+
+    async def full(message: Any) -> None:
+        if message.get("body"):
+            await asyncio.sleep(60)  # as the server does while the client's buffers are full
+
+    start, *bodies = ask_by_hand(service, b'{"input": ["a", "b"]}', full)
+    assert start["status"] == 200
+    assert len(bodies) == 1 and bodies[0]["more_body"], "one piece was sent, and no end"
+    whole = ask_by_hand(service, b'{"input": ["a", "b"]}')
+    assert len(whole) == 6 and not whole[-1].get("more_body")
+    found = json.loads(b"".join(message["body"] for message in whole[1:]))
+    assert [row["index"] for row in found["data"]] == [0, 1]
 
 
 def test_more_requests_than_fit_are_told_to_come_again() -> None:
@@ -298,7 +434,7 @@ def test_a_thousand_requests_of_32_clients_beside_bad_ones_are_all_answered(tmp_
     assert statuses == [200] * REQUESTS
     assert memory[1] - memory[0] < GROWTH, memory
     # nobody waited for the slow ones, which are given 30 s
-    assert statistics.median(seconds) < 15
+    assert max(seconds) < 25
 
 
 @pytest.mark.slow

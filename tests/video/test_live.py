@@ -35,13 +35,18 @@ def test_a_finished_file_gives_the_frames_on_screen_as_the_reader_does(name: str
 
 
 def test_a_file_is_read_while_it_grows(tmp_path: Path) -> None:
-    data = write_colours(tmp_path / "whole.ts", PARTS).read_bytes()
+    data = write_colours(tmp_path / "whole.ts", [("red", 20.0), ("green", 2.0)]).read_bytes()
     growing = tmp_path / "growing.ts"
-    growing.write_bytes(data[:1000])
-    writer = feed(growing, data[1000:], pause=0.05)
-    live = LiveVideo(str(growing), stall_seconds=0.6)
-    assert seen(live) == SEEN and live.ending == "end"
-    writer.join()
+    growing.write_bytes(data[: len(data) // 2])
+    live = LiveVideo(str(growing), stall_seconds=2.0)
+    found = []
+    for second, picture in live.sampled(1.0):
+        if not found:  # nothing more is written before a picture was given out
+            with growing.open("ab") as file:
+                file.write(data[len(data) // 2 :])
+        found.append((second, colour_of(picture)))
+    assert found == [*((float(second), "red") for second in range(20)), (20.0, "green"), (21.0, "green")]
+    assert live.ending == "end"
 
 
 def test_a_pipe_ends_when_its_writer_closes_it(tmp_path: Path) -> None:
@@ -51,6 +56,26 @@ def test_a_pipe_ends_when_its_writer_closes_it(tmp_path: Path) -> None:
     live = LiveVideo(str(pipe), stall_seconds=5.0)
     assert seen(live) == SEEN and live.ending == "end"
     writer.join()
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv"])
+def test_seconds_count_from_the_start_of_the_sound_as_the_reader_counts_them(name: str, tmp_path: Path) -> None:
+    film = write_colours(tmp_path / name, PARTS, first_second=1.0, sound_seconds=4)
+    pipe = make_pipe(tmp_path / "pipe")
+    writer = feed(pipe, film.read_bytes())
+    for source in (film, pipe):
+        found = seen(LiveVideo(str(source), stall_seconds=0.5), 0.35)
+        # the first picture stands for the second before it; colours change at 2 and 3 s
+        assert [colour for _, colour in found] == ["red"] * 6 + ["green"] * 3 + ["blue"] * 3, found
+        read = read_frames(film, times=[second for second, _ in found])
+        assert [colour_of(picture) for picture in read.frames] == [colour for _, colour in found]
+    writer.join()
+
+
+def test_a_first_picture_long_after_the_sound_does_not_stand_for_the_time_before_it(tmp_path: Path) -> None:
+    film = write_colours(tmp_path / "a.mkv", [("red", 1.0)], first_second=40.0, sound_seconds=1)
+    found = seen(LiveVideo(str(film), stall_seconds=0.2))
+    assert found == [(40.0, "red"), (40.5, "red")]
 
 
 def test_a_pipe_that_stalls_gives_what_came_before(tmp_path: Path) -> None:
