@@ -271,7 +271,7 @@ def test_a_body_that_does_not_come_is_given_up_and_takes_nobodys_place() -> None
 
 
 def test_a_client_that_does_not_read_its_answer_is_given_up() -> None:
-    service = EmbeddingService(make_encoder(), "small", replace(SMALL, answer_seconds=0.5))
+    service = EmbeddingService(make_encoder(), "small", replace(SMALL, answer_seconds=3.0))
 
     async def full(message: Any) -> None:
         if message.get("body"):
