@@ -21,7 +21,8 @@ def read(splits: bool = True, **fields: Any) -> EmbeddingRequest:
 def test_strings_are_cut_into_sentences_for_models_that_read_stories() -> None:
     assert read(input="It rains. It stops.").inputs == [("It rains.", "It stops.")]
     assert read(splits=False, input="It rains. It stops.").inputs == [("It rains. It stops.",)]
-    assert read(input=["one", {"text": "two"}, {"text": ["a. b", "c"]}]).inputs == [("one",), ("two",), ("a. b", "c")]
+    assert read(input=["one", {"text": "two"}]).inputs == [("one",), ("two",)]
+    assert read(input={"text": ["a. b", "c"]}).inputs == [("a. b", "c")]
 
 
 def test_a_video_is_a_data_url_or_base64() -> None:

@@ -42,6 +42,7 @@ def test_a_file_is_read_while_it_grows(tmp_path: Path) -> None:
     found = []
     for second, picture in live.sampled(1.0):
         if not found:  # nothing more is written before a picture was given out
+            assert not live._bytes.has_ended, "the picture came only when the file counted as finished"
             with growing.open("ab") as file:
                 file.write(data[len(data) // 2 :])
         found.append((second, colour_of(picture)))
