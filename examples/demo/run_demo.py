@@ -122,15 +122,17 @@ def run(options: argparse.Namespace) -> None:
     if options.data is None:
         print("1/5 videos: drawing stories, encoding them as H.264, decoding the frames to train on", flush=True)
         store = FrameStore(options.output / "frames", resolution="crop")
-        decoder = make_video_processor(flips=False, **STORY_CLIPS)
-        data = shapetales(options.output / "shapetales", options.stories, options.workers, decoder, store)
     else:
         print(f"1/5 videos: decoding those of {options.data}", flush=True)
         # Of a whole video 32 frames are kept besides those of evaluation (twice T), which jitter picks from.
         store = FrameStore(options.output / "frames", frames_per_video=32)
-        data = own_footage(options.data, options.output)
     if len(store):
         print(f"    frames of {len(store)} videos are stored already", flush=True)
+    if options.data is None:
+        decoder = make_video_processor(flips=False, **STORY_CLIPS)
+        data = shapetales(options.output / "shapetales", options.stories, options.workers, decoder, store)
+    else:
+        data = own_footage(options.data, options.output)
 
     # 2. model and processor
     transformers.set_seed(options.seed)
@@ -169,7 +171,10 @@ def run(options: argparse.Namespace) -> None:
         losses |= last_losses(fusion)
         lap("fusion")
     else:
-        print("4/5 fusion phase: left out (--fusion-steps 200: a minute, tells 0.80 of pairs apart)", flush=True)
+        print(
+            "4/5 fusion phase: left out (--fusion-steps 200: a minute; tells 0.80 of ShapeTales pairs apart)",
+            flush=True,
+        )
 
     # 6. result table and checkpoint
     results = report(test, best, 1 / len(data.test))

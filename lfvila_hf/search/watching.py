@@ -263,12 +263,12 @@ class StreamIndex:
             self._clips += clips
         while self._frames or self._clips:
             self._write()
-        rows = list(self.index.full(f"path = {quoted(self.path)}"))
-        segments = [
-            Segment(row["start"], row["end"], row["clip_times"], row["clips"], row["vector"], row["thumbnail"])
-            for row in sorted(rows, key=lambda row: row["segment"])
-        ]
         if self.count:
+            rows = list(self.index.full(f"path = {quoted(self.path)}"))
+            segments = [
+                Segment(row["start"], row["end"], row["clip_times"], row["clips"], row["vector"], row["thumbnail"])
+                for row in sorted(rows, key=lambda row: row["segment"])
+            ]
             if os.path.isfile(self.path):
                 status = os.stat(self.path)
                 self.file = VideoFile(self.path, "", status.st_size, status.st_mtime_ns)

@@ -107,7 +107,7 @@ def test_a_task_keeps_its_films_after_it_was_evaluated(films: TwinFilms) -> None
     task = OrderTwins(films.root)
     name = task.metadata.name
     assert name.startswith("OrderTwins-") and OrderTwins.metadata.name == "OrderTwins"
-    assert task.get_prompt() if hasattr(task, "get_prompt") else task.metadata.prompt
+    assert task.metadata.prompt == OrderTwins.metadata.prompt != ""
     for sees, score in ((True, 1.0), (False, 0.5)):
         found = mteb.evaluate(Reader(films, sees), tasks=[task], cache=None, co2_tracker=False)
         assert found.task_results[0].get_score() == score and task.metadata.name == name

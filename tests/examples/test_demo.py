@@ -132,6 +132,7 @@ def test_the_run_is_told_on_one_screen(stories: tuple[Path, str]) -> None:
     assert len(lines) < 60
     assert [line[:4] for line in lines if line[1:4] == "/5 "] == ["1/5 ", "2/5 ", "3/5 ", "4/5 ", "5/5 "]
     assert any(line.startswith("    first look after 2 steps: R@1 ") for line in lines)
+    assert "already" not in stories[1], "a first run has nothing to go on with"
     assert {"lfvila-hf index", "lfvila-hf app o", "make demo DATA="} <= {line.strip()[:15] for line in lines}
 
 
